@@ -1,0 +1,5936 @@
+"""Link batch programs into flows that can be recovered.
+
+A flow is a tree of steps. A step runs when what it requires has happened; every status is
+stored, so that after a failure a recovery run does only what is not done yet::
+
+    import sequent as seq
+
+    flow = seq.Sequent()
+    a1 = flow.add_step('a1', func=print, args=('extract 1',))
+    a2 = flow.add_step('a2', func=print, args=('extract 2',))
+    b = flow.add_step('b', func=print, args=('process',), require=(a1, a2))
+    flow.add_step('c', func=print, args=('transmit',), require=((b, seq.STEP_SUCCESS),))
+
+    if __name__ == '__main__':
+        raise SystemExit(0 if flow() else 1)
+
+Run it as a program, or with ``python -m sequent MODULE``; ``python -m sequent MODULE recover``
+goes on after a failure. ``Eventor`` is the layer below: events, steps, associations, triggers.
+
+The file reads downward; no section names a later one:
+
+    1 Compatibility      what depends on the version of Python or SQLite
+    2 Vocabulary         statuses, errors, records, the table of status changes
+    3 Model              expressions, events, steps, pools
+    4 Plan               the model compiled: counters, scopes, checks
+    5 Engine             a pure state machine: inputs and a time in, actions out
+    6 Stores             where statuses are kept: SqliteStore, MemoryStore
+    7 Constructs         what runs a function: process, thread, inline
+    8 Driver             the only loop
+    9 Facades            Eventor, Sequent
+    10 Command line      python -m sequent
+"""
+
+import abc
+import collections
+import contextlib
+import enum
+import functools
+import heapq
+import importlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import typing
+
+__all__ = [
+    'Sequent', 'Eventor', 'or_', 'current', 'ResourcePool',
+    'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
+    'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
+    'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
+    'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord',
+    'TaskConstruct', 'ProcessConstruct', 'ThreadConstruct', 'InlineConstruct', 'Job', 'Outcome',
+    'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
+    'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'main',
+]
+__version__ = '4.0.0'
+
+# backends/ beside this file (sequent_backends/ once installed) holds the optional
+# backends: backends/slurm.py is imported as sequent.slurm.
+_here = os.path.dirname(os.path.abspath(__file__))
+__path__ = [os.path.join(_here, name) for name in ('sequent_backends', 'backends')]
+
+logger = logging.getLogger('sequent')
+logger.addHandler(logging.NullHandler())
+
+# 1 Compatibility #################################################################
+
+if sys.version_info >= (3, 9) and hasattr(os, 'pidfd_open'):
+    def _watch_pid(pid):
+        """Return a descriptor that is readable once a process has ended, or None."""
+        try:
+            return os.pidfd_open(pid)
+        except OSError:  # a kernel before 5.3, a sandbox without it, no descriptor left
+            return None
+else:
+    def _watch_pid(pid):
+        """Return None: such a process must be polled."""
+        return None
+
+if sys.version_info >= (3, 12):
+    @contextlib.contextmanager
+    def _fork_beside_threads():
+        """Do not warn of a fork beside threads.
+
+        Of what a thread may hold at the fork, the child uses nothing that is not made anew there.
+        """
+        import warnings
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*multi-threaded.*', DeprecationWarning)
+            yield
+else:
+    @contextlib.contextmanager
+    def _fork_beside_threads():
+        yield
+
+if sys.version_info >= (3, 7):
+    def _renew_logging_locks():
+        """Nothing: logging itself renews its locks in a forked child."""
+else:
+    def _renew_logging_locks():
+        """Replace the locks of logging, which another thread may have held at the fork."""
+        logging._lock = threading.RLock()
+        for reference in list(logging._handlerList):
+            handler = reference()
+            if handler is not None and handler.lock is not None:
+                handler.createLock()
+
+# 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
+_START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
+
+
+# 2 Vocabulary ####################################################################
+
+
+class _Named(str, enum.Enum):
+    """Members that are their own names: they compare equal to them and print as them."""
+
+    def __str__(self):
+        return str(self.value)
+
+
+class StepStatus(_Named):
+    """What a step can be in, and what can be required of it (semantics 2.2).
+
+    ``complete`` is raised together with ``success`` or ``failure``; no task is stored with it.
+    """
+
+    ready = 'ready'
+    active = 'active'
+    success = 'success'
+    failure = 'failure'
+    complete = 'complete'
+
+
+class TaskStatus(_Named):
+    """What a task is stored with: the members of `StepStatus` without ``complete``."""
+
+    ready = 'ready'
+    active = 'active'
+    success = 'success'
+    failure = 'failure'
+
+
+class StepReplay(_Named):
+    """What a recovery does with a task (semantics 7.2)."""
+
+    rerun = 'rerun'
+    skip = 'skip'
+
+
+class RunMode(_Named):
+    """How a run begins: anew, from an earlier one, or where one stopped (semantics 7)."""
+
+    restart = 'restart'
+    recover = 'recover'
+    continue_ = 'continue'
+
+
+StepState = StepStatus
+STEP_READY, STEP_ACTIVE = StepStatus.ready, StepStatus.active
+STEP_SUCCESS, STEP_FAILURE = StepStatus.success, StepStatus.failure
+STEP_COMPLETE = StepStatus.complete
+STEP_RERUN, STEP_SKIP = StepReplay.rerun, StepReplay.skip
+RUN_RESTART, RUN_RECOVER, RUN_CONTINUE = RunMode.restart, RunMode.recover, RunMode.continue_
+
+# Inside, statuses are plain strings: the members compare equal to them, and strings are faster.
+READY, ACTIVE, SUCCESS, FAILURE, COMPLETE = 'ready', 'active', 'success', 'failure', 'complete'
+
+#: Every change of a task's stored status that may happen, and why. None: not stored yet.
+STATUS_CHANGES = {
+    (None, READY): 'its requirement holds (a due time says that its delay is not over)',
+    (None, ACTIVE): 'it became ready and started within one turn',
+    (None, SUCCESS): 'nothing to call: a leaf without func, an empty loop',
+    (None, FAILURE): 'it became ready within the turn in which it had to fail',
+    (READY, ACTIVE): 'it got its slot and its resources',
+    (READY, SUCCESS): 'nothing to call',
+    (READY, FAILURE): 'its resources can never be granted',
+    (ACTIVE, SUCCESS): 'its function returned; all iterations of a container succeeded',
+    (ACTIVE, FAILURE): 'its function raised or died; something in a container failed unhandled',
+    (ACTIVE, READY): 'its start was committed ahead, but a stop came before it was called',
+}
+
+
+class SequentError(Exception):
+    """The base of all errors that this library raises."""
+
+
+class FlowError(SequentError, ValueError):
+    """A flow says something that cannot be: a name twice, an unknown status, a bad scope."""
+
+
+class FlowTypeError(SequentError, TypeError):
+    """A flow was given an object of the wrong type."""
+
+
+class CycleError(FlowError):
+    """Steps wait for one another."""
+
+
+class ConfigError(SequentError, ValueError):
+    """A configuration value is wrong."""
+
+
+class ConstructError(SequentError, ValueError):
+    """A task construct is unknown, or cannot run what it was given."""
+
+
+class StoreError(SequentError, OSError):
+    """A store cannot be opened, read or written."""
+
+
+class AlreadyRunningError(SequentError, RuntimeError):
+    """Another supervisor, or something it left running, is at work on the same thing."""
+
+
+class RecoveryError(SequentError, LookupError):
+    """There is no run to recover or to continue."""
+
+
+class ClosedError(SequentError, RuntimeError):
+    """A flow was used after ``close()``."""
+
+
+class RunRecord(typing.NamedTuple):
+    """One supervisor's work on a run: what a store keeps of a run and of each recovery of it.
+
+    A run is named by (flow, run_id); its recoveries are numbered from 0, the first run.
+    ``status`` is ``active`` (at work, or dead), ``stopped`` (ended by a signal, ``max_loops`` or
+    an error; `RunMode.continue_` goes on with it), ``success`` or ``failure`` (over).
+    Times are seconds since the epoch. ``process`` identifies the supervisor (JSON), ``steps``
+    is a JSON object of every step's path and signature, to tell what was edited since.
+    """
+
+    flow: str
+    run_id: str
+    recovery: int = 0
+    mode: str = 'restart'
+    status: str = ACTIVE
+    started: typing.Optional[float] = None
+    ended: typing.Optional[float] = None
+    process: str = ''
+    steps: str = ''
+
+
+class TaskRecord(typing.NamedTuple):
+    """What a store keeps of one attempt at one task. (path, sequence, recovery, attempt) is unique
+    within a run.
+
+    ``kind`` is ``leaf``, ``container``, ``loop`` (a leaf with a loop, as a whole), ``timer`` (a
+    delayed association of an Eventor) or ``iteration`` (one iteration of a container: it has an
+    item and no status). ``item`` and ``result`` are pickles or None; ``due`` is when a
+    delay ends; times are seconds since the epoch. ``process`` (JSON) identifies the process that
+    runs the task. ``events`` (JSON) are those that the task raised by hand.
+    """
+
+    path: str
+    sequence: str
+    recovery: int
+    attempt: int
+    kind: str
+    status: str
+    handled: bool = False
+    item: typing.Optional[bytes] = None
+    due: typing.Optional[float] = None
+    started: typing.Optional[float] = None
+    ended: typing.Optional[float] = None
+    process: typing.Optional[str] = None
+    result: typing.Optional[bytes] = None
+    error: typing.Optional[str] = None
+    events: typing.Optional[str] = None
+
+
+class Outcome(typing.NamedTuple):
+    """How an attempt at a task ended, as a construct reports it.
+
+    ``status`` is ``success`` or ``failure``; ``error`` one sentence that says why it failed, with
+    ``trace`` the traceback as text. ``result`` is the pickled return value, or None for None;
+    ``warning`` says what could not be kept of it. ``interrupted``: ended by the stop of the run,
+    the task stays ``active`` (semantics 8.3). ``ended`` is seconds since the epoch, where
+    somebody else than the supervisor saw the end.
+    """
+
+    status: str
+    error: typing.Optional[str] = None
+    trace: str = ''
+    result: typing.Optional[bytes] = None
+    warning: str = ''
+    interrupted: bool = False
+    ended: typing.Optional[float] = None
+
+
+def _nearest(name, known):
+    """Return ``; did you mean 'x'?`` for the known name nearest to a wrong one, or nothing."""
+    import difflib
+    near = difflib.get_close_matches(str(name), [str(one) for one in known], 1)
+    return '; did you mean %r?' % near[0] if near else ''
+
+
+# 3 Model #########################################################################
+
+
+class or_:  # noqa: N801 (the documented name)
+    """An expression that holds as soon as one of its operands does (semantics 2.1).
+
+    Args:
+        operands: expressions: events, steps, (step, status) pairs, tuples, other ``or_``.
+    """
+
+    __slots__ = ('operands',)
+
+    def __init__(self, *operands):
+        self.operands = operands
+
+    def __repr__(self):
+        return 'or_(%s)' % ', '.join(map(repr, self.operands))
+
+
+class Event:
+    """A named expression (Sequent) or something that can be raised (Eventor).
+
+    Made by ``add_event``; used in the requirements of steps and of other events.
+    """
+
+    __slots__ = ('flow', 'name', 'require')
+
+    def __init__(self, flow, name, require):
+        self.flow = flow
+        self.name = name
+        self.require = require
+
+    def __repr__(self):
+        return '<Event %s>' % (self.name,)
+
+
+class ResourcePool:
+    """Something of which there is a limited amount, shared by the steps of a flow (semantics 4.3).
+
+    Args:
+        name: names it in messages.
+        resource_limit: how much of it there is, an int of 1 or more.
+    """
+
+    def __init__(self, name, resource_limit):
+        if not isinstance(name, str) or not name:
+            raise FlowTypeError('the name of a pool must be a non-empty str, not %r' % (name,))
+        if isinstance(resource_limit, bool) or not isinstance(resource_limit, int):
+            raise FlowTypeError('pool %r: resource_limit must be an int, not %r'
+                                % (name, resource_limit))
+        if resource_limit < 1:
+            raise FlowError('pool %r: resource_limit must be 1 or more, not %r'
+                            % (name, resource_limit))
+        self.name = name
+        self.resource_limit = resource_limit
+
+    def __repr__(self):
+        return '<ResourcePool %s of %d>' % (self.name, self.resource_limit)
+
+
+class Step:
+    """One step of a flow, as it was given. No behaviour: see ``add_step`` of the flow.
+
+    ``children`` is a list; a step without is a leaf. ``require`` is a parsed expression.
+    ``stop_on_exception``, ``max_concurrent`` (None: not set on this step) and ``settings`` (its
+    resolved configuration) are filled in when the flow is run.
+    """
+
+    kind = 'leaf'
+    func = loop = None
+    args = ()
+    kwargs = {}
+    delay = 0
+    acquires = ()
+    releases = None
+    recovery = {}
+    config = {}
+    stop_on_exception = True
+    max_concurrent = None
+    settings = {}
+
+    def __init__(self, flow, parent, name, **given):
+        self.flow = flow
+        self.parent = parent
+        self.name = name
+        self.path = '%s_%s' % (parent.path, name) if parent is not None and parent.path else name
+        self.children = []
+        self.require = All(())
+        for key in given:
+            setattr(self, key, given[key])
+
+    def __repr__(self):
+        return '<Step %s>' % self.path
+
+
+# A parsed expression is one of these, or an Event (which stands for its own expression).
+
+class Atom(typing.NamedTuple):
+    """A status of a step."""
+
+    step: Step
+    status: str
+
+
+class All(typing.NamedTuple):
+    """Holds when all operands hold; at once when there are none."""
+
+    operands: tuple
+
+
+class Any(typing.NamedTuple):
+    """Holds when one operand holds; never when there are none."""
+
+    operands: tuple
+
+
+def parse_expression(given, flow, who):
+    """Turn a requirement as users write it into `Atom`, `All`, `Any` and `Event` objects.
+
+    Args:
+        given: see semantics 2.1.
+        flow: the flow whose steps and events may be named.
+        who: what the requirement belongs to, for messages.
+
+    Raises:
+        FlowTypeError: something is neither a step, an event, a pair, a sequence nor ``or_``.
+        FlowError: an unknown status, or a step or event of another flow.
+    """
+    if isinstance(given, (Step, Event)):
+        if given.flow is not flow:
+            raise FlowError('%s requires %r, which belongs to another flow' % (who, given))
+        return given if isinstance(given, Event) else Atom(given, SUCCESS)
+    if isinstance(given, or_):
+        if not given.operands:
+            raise FlowError('%s requires or_() of nothing, which can never hold' % who)
+        return Any(tuple(parse_expression(one, flow, who) for one in given.operands))
+    if isinstance(given, (tuple, list)):
+        if len(given) == 2 and isinstance(given[0], Step) and isinstance(given[1], str):
+            return parse_pair(given[0], given[1], flow, who)
+        return All(tuple(parse_expression(one, flow, who) for one in given))
+    raise FlowTypeError('%s requires %r, which is no step, event, (step, status) pair, tuple or or_'
+                        % (who, given))
+
+
+def parse_pair(step, status, flow, who):
+    """Return the `Atom` for a (step, status) pair; raise `FlowError` where there is none."""
+    parse_expression(step, flow, who)
+    if status not in StepStatus.__members__:
+        raise FlowError('%s requires status %r of step %r%s; known: %s' % (
+            who, str(status), step.path, _nearest(status, StepStatus.__members__),
+            ', '.join(StepStatus.__members__)))
+    return Atom(step, StepStatus[status].value)
+
+# 4 Plan ##########################################################################
+#
+# A plan is the model compiled for the engine. The steps of one container share a *scope*: the
+# engine makes one instance of it for each iteration. In it every expression is a *gate*, a
+# counter of what is still missing: a tuple starts at the number of its operands, or_ at 1. A
+# status that is raised counts down the gates that mention it; a gate at 0 starts its step or
+# counts down the gates above it. So a status costs as much as there are expressions that
+# mention it, and a step that requires 10,000 others is decided in 10,000 decrements.
+
+_STARTED, _READY, _ACTIVE, _SUCCESS, _FAILURE = 1, 2, 4, 8, 16
+_COMPLETE = _SUCCESS | _FAILURE
+_BITS = {READY: _READY, ACTIVE: _ACTIVE, SUCCESS: _SUCCESS, FAILURE: _FAILURE,
+         COMPLETE: _COMPLETE}
+_REPLAYS = {READY: 'rerun', ACTIVE: 'rerun', FAILURE: 'rerun', SUCCESS: 'skip'}
+
+
+class PlanStep:
+    """One step compiled. A container has ``children`` and the gates of its scope; else None."""
+
+    __slots__ = (
+        'step', 'path', 'kind', 'index', 'slot', 'parent', 'depth', 'last', 'calls',
+        'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery',
+        # whether a recovery must go through it though it succeeded: something in it is rerun
+        # then, or keeps resources
+        'replayed',
+        # who is to be told of its statuses: gates beside it; gates in containers beside it
+        'on', 'inner',
+        # atoms about steps further out: (levels up, step, bit)
+        'outer',
+        # containers only: (levels, step, status, gate) read when an iteration starts; children with
+        # such atoms; the gates: what each misses, which gates and which step it leads to
+        'children', 'loops', 'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
+
+    def __init__(self, step, kind, parent, index, slot):
+        self.step = step
+        self.path = step.path
+        self.kind = kind
+        self.index = self.last = index
+        self.slot = slot
+        self.parent = parent
+        self.depth = parent.depth + 1 if parent is not None else 0
+        self.calls = step.func is not None
+        self.delay = step.delay
+        self.needs = self.gives = ()
+        self.stop = step.stop_on_exception
+        self.limit = 1
+        self.handled = False
+        self.recovery = _REPLAYS
+        self.replayed = False
+        self.on = {}
+        self.inner = {}
+        self.outer = ()
+        self.children = None
+        self.loops = False
+
+    def __repr__(self):
+        return '<PlanStep %s>' % self.path
+
+    def requires(self):
+        """Whether its requirement counts: not the flow's, nor that of the body of a loop."""
+        return self.parent is not None and self.step is not self.parent.step
+
+    def contain(self):
+        """Make it a container, still empty."""
+        self.children = []
+        self.initial = []
+        self.imports = []
+        self.awaits = []
+        self.missing = []
+        self.leads = []
+        self.starts = []
+
+    def gate(self, missing, starts=None):
+        """Add a gate to this container's scope and return its number."""
+        self.missing.append(missing)
+        self.leads.append(())
+        self.starts.append(starts)
+        return len(self.missing) - 1
+
+
+class Plan(typing.NamedTuple):
+    """What the engine runs.
+
+    ``dynamic``: sequences come from events (an Eventor), not from the tree. ``events`` maps an
+    event's name to its gate in the root (dynamic plans). ``pools`` are (name, limit) pairs, the
+    numbers in ``needs`` and ``gives`` count in it; caps of single steps are pools without a name.
+    """
+
+    root: PlanStep
+    steps: list
+    pools: list
+    events: dict
+    dynamic: bool
+
+
+def compile_plan(root, complete_handles=True, dynamic=False, sources=None):
+    """Compile the tree of steps below ``root`` and check it (semantics 2, 4.3).
+
+    Args:
+        root: a `Step` without a name, whose children are the flow's steps.
+        complete_handles: whether requiring ``complete`` handles a failure (semantics 3.7).
+        dynamic: compile for an Eventor: events can be raised from outside.
+        sources: for a dynamic plan, a mapping of each `Event` to the list of expressions that
+            raise it.
+
+    Raises:
+        FlowError: a requirement out of scope, or more asked of a pool than it has.
+        CycleError: steps wait for one another.
+    """
+    return _Compiler(complete_handles, dynamic, sources or {}).compile(root)
+
+
+class _Compiler:
+    """Compiles one plan."""
+
+    def __init__(self, complete_handles, dynamic, sources):
+        self.handles = (FAILURE, COMPLETE) if complete_handles else (FAILURE,)
+        self.dynamic = dynamic
+        self.sources = sources
+        self.steps = []
+        self.compiled = {}       # Step -> PlanStep
+        self.pools = []
+        self.pool_numbers = {}   # ResourcePool -> its number
+        self.event_gates = {}    # (Event, container) -> gate
+        self.always = {}         # Event -> whether it holds from the start
+        self.ordered = True      # every atom points backward: there can be no circle
+
+    def compile(self, root):
+        top = self.add_step(root, None, 0, {}, ())
+        for plan_step in self.steps:
+            if plan_step.requires():
+                self.require(plan_step)
+        events = {}
+        if self.dynamic:
+            events = {event.name: self.event_gate(event, top) for event in self.sources}
+        if not self.ordered and not self.dynamic:
+            check_circles(self.steps, self.compiled)
+        return Plan(top, self.steps, self.pools, events, self.dynamic)
+
+    # The tree.
+
+    def add_step(self, step, parent, slot, recovery, held):
+        """Compile a step and those below it, without their requirements."""
+        leaf_loop = step.loop is not None and not step.children
+        container = parent is None or bool(step.children) or leaf_loop
+        kind = step.kind if step.kind != 'leaf' else (
+            'loop' if leaf_loop else 'container' if container else 'leaf')
+        plan_step = PlanStep(step, kind, parent, len(self.steps), slot)
+        self.steps.append(plan_step)
+        self.compiled[step] = plan_step
+        recovery = dict(recovery, **step.recovery) if step.recovery else recovery
+        if recovery:
+            plan_step.recovery = dict(_REPLAYS, **recovery)
+        plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
+        if not leaf_loop:
+            held = self.resources(plan_step, step, held)
+        if container:
+            plan_step.contain()
+            plan_step.loops = step.loop is not None
+            if step.max_concurrent is not None and parent is not None:
+                plan_step.limit = step.max_concurrent
+            if leaf_loop:
+                self.add_body(plan_step, step, held)
+            for slot, child in enumerate(step.children):
+                self.add_child(plan_step, self.add_step(child, plan_step, slot, recovery, held))
+        else:
+            self.cap(plan_step)
+        return plan_step
+
+    def add_child(self, container, child):
+        container.children.append(child)
+        container.last = child.last
+        container.replayed = container.replayed or child.replayed
+
+    def add_body(self, loop, step, held):
+        """The leaf inside a leaf with a loop: it has the same path, one component deeper."""
+        body = PlanStep(step, 'leaf', loop, len(self.steps), 0)
+        self.steps.append(body)
+        body.delay = 0
+        body.recovery = loop.recovery
+        self.resources(body, step, held)
+        body.replayed = body.replayed or loop.replayed
+        self.cap(body)
+        self.add_child(loop, body)
+        loop.initial.append(body)
+
+    def resources(self, plan_step, step, held):
+        """Fill in what a step acquires and releases; return all that is held at its depth."""
+        if not step.acquires and step.releases is None:
+            return held
+        plan_step.needs = self.amounts(step.acquires)
+        releases = step.acquires if step.releases is None else step.releases
+        plan_step.gives = self.amounts(releases)
+        for number, amount in plan_step.needs:
+            holders = [(path, n) for path, pool, n in held if pool == number]
+            asked = amount + sum(n for _, n in holders)
+            name, limit = self.pools[number]
+            if asked > limit:
+                also = ''.join(' and %r, which it is in, %d' % one for one in holders)
+                raise FlowError('step %r acquires %d of pool %r%s: more than its limit of %d'
+                                % (step.path, amount, name, also, limit))
+        kept = any(amount > dict(plan_step.gives).get(number, 0)
+                   for number, amount in plan_step.needs)
+        plan_step.replayed = plan_step.replayed or kept
+        return held + tuple((step.path, number, amount) for number, amount in plan_step.needs)
+
+    def amounts(self, pairs):
+        total = collections.OrderedDict()
+        for pool, amount in pairs:
+            if pool not in self.pool_numbers:
+                self.pool_numbers[pool] = len(self.pools)
+                self.pools.append((pool.name, pool.resource_limit))
+            number = self.pool_numbers[pool]
+            total[number] = total.get(number, 0) + amount
+        return tuple(total.items())
+
+    def cap(self, plan_step):
+        """A leaf's max_concurrent is a pool of its own, of which each task holds 1. There need
+        be none where the leaf cannot run at two sequences at one time."""
+        limit, outer = plan_step.step.max_concurrent, plan_step.parent
+        if plan_step.step is outer.step:
+            outer = outer.parent
+        while outer is not None and outer.limit == 1 and not (self.dynamic and not outer.parent):
+            outer = outer.parent
+        if limit is None or limit < 1 or outer is None:
+            return
+        self.pools.append((None, limit))
+        number = len(self.pools) - 1
+        plan_step.needs += ((number, 1),)
+        plan_step.gives += ((number, 1),)
+
+    # Requirements.
+
+    def require(self, plan_step):
+        """Compile what a step requires into gates of its container."""
+        container = plan_step.parent
+        expression = self.fold(plan_step.step.require)
+        if expression is True:
+            container.initial.append(plan_step)
+        elif expression is not False:
+            outer = []
+            gate = self.expression_gate(expression, container, plan_step, outer)
+            container.starts[gate] = plan_step
+            if outer:
+                plan_step.outer = tuple(outer)
+                container.awaits.append(plan_step)
+
+    def fold(self, expression):
+        """Simplify an expression: True if it always holds, False if it never can."""
+        if isinstance(expression, Event):
+            return True if self.holds_always(expression) else expression
+        if isinstance(expression, Atom):
+            return expression
+        conjunction = isinstance(expression, All)
+        kept = []
+        for operand in expression.operands:
+            operand = self.fold(operand)
+            if operand is not conjunction and isinstance(operand, bool):
+                return operand
+            if not isinstance(operand, bool):
+                kept.append(operand)
+        if not kept:
+            return conjunction
+        return kept[0] if len(kept) == 1 else type(expression)(tuple(kept))
+
+    def holds_always(self, event):
+        if self.dynamic:
+            return False
+        if event not in self.always:
+            self.always[event] = self.fold(event.require) is True
+        return self.always[event]
+
+    def expression_gate(self, expression, container, plan_step, outer):
+        """Return a new gate that opens when an expression holds; add its outer atoms to a list."""
+        operands = (expression.operands if isinstance(expression, (All, Any)) else (expression,))
+        gate = container.gate(len(operands) if isinstance(expression, All) else 1)
+        for operand in operands:
+            self.feed(operand, container, gate, plan_step, outer)
+        return gate
+
+    def feed(self, operand, container, gate, plan_step, outer):
+        """Let an operand count down a gate."""
+        if isinstance(operand, Atom):
+            self.feed_atom(operand, container, gate, plan_step, outer)
+            return
+        if isinstance(operand, Event):
+            source = self.event_gate(operand, container, plan_step)
+            outer.extend(self.event_gates[operand, container][1])
+        else:
+            source = self.expression_gate(operand, container, plan_step, outer)
+        container.leads[source] += (gate,)
+
+    def event_gate(self, event, container, plan_step=None):
+        """Return the gate of an event in a scope: its expression is read there (semantics 2.4)."""
+        known = self.event_gates.get((event, container))
+        if known is None:
+            self.ordered = False
+            gate, outer = container.gate(1), []
+            self.event_gates[event, container] = gate, outer
+            for source in self.sources.get(event, ()) if self.dynamic else (event.require,):
+                expression = self.fold(source)
+                if not isinstance(expression, bool):
+                    self.feed(expression, container, gate, plan_step, outer)
+            return gate
+        return known[0]
+
+    def feed_atom(self, atom, container, gate, plan_step, outer):
+        target = self.compiled[atom.step]
+        if atom.status in self.handles:
+            target.handled = True
+        levels = self.levels(target, container, plan_step)
+        if plan_step is None or target.last >= plan_step.index:
+            self.ordered = False
+        if levels == 0:
+            target.on.setdefault(atom.status, []).append(gate)
+        else:
+            target.inner.setdefault(atom.status, []).append((container, gate))
+            container.imports.append((levels, target, atom.status, gate))
+            outer.append((levels, target, _BITS[atom.status]))
+
+    def levels(self, target, container, plan_step):
+        """How many levels further out than the container's scope a required step stands."""
+        levels, scope = 0, container
+        while scope is not None:
+            if target.parent is scope:
+                return levels
+            levels, scope = levels + 1, scope.parent
+        if target.parent is None:
+            raise FlowError('step %r requires the flow itself' % plan_step.path)
+        scopes = set()
+        while container is not None:
+            scopes.add(container)
+            container = container.parent
+        outside = target
+        while outside.parent not in scopes:
+            outside = outside.parent
+        raise FlowError('step %r requires step %r, which is inside the container %r and has no '
+                        'single sequence here; require the container instead: (%r, %r)'
+                        % (plan_step.path, target.path, outside.path, outside.path, 'success'))
+
+
+def check_circles(steps, compiled):
+    """Raise `CycleError` if some step can never start because steps wait for one another.
+
+    Every step is two things that can come to be: its start and its end. A step can start when its
+    container can and its expression can hold; a leaf can end when it can start, a container when
+    all that is inside can end (semantics 2.6). What is left when nothing more can come to be
+    waits in a circle.
+    """
+    possible, known = set(), set()
+    waiting = collections.defaultdict(list)   # thing -> [counter] of what waits for it
+    agenda = []
+
+    def await_all(thing, needs, missing=None):
+        counter = [len(needs) if missing is None else missing, thing]
+        for need in needs:
+            waiting[need].append(counter)
+        if counter[0] == 0:
+            agenda.append(thing)
+
+    for step in steps:
+        needs = [('start', step.parent)] if step.parent is not None else []
+        if step.requires():
+            needs.append(_await_expression(step.step.require, compiled, known, await_all))
+        await_all(('start', step), needs)
+        await_all(('end', step), [('start', step)] + [('end', one) for one in step.children or ()])
+    while agenda:
+        thing = agenda.pop()
+        if thing in possible:
+            continue
+        possible.add(thing)
+        for counter in waiting[thing]:
+            counter[0] -= 1
+            if counter[0] == 0:
+                agenda.append(counter[1])
+    stuck = [step for step in steps if ('start', step) not in possible]
+    if stuck:
+        _raise_circle(waiting, possible, ('start', stuck[0]))
+
+
+def _await_expression(expression, compiled, known, await_all):
+    """Return the thing that stands for an expression's holding."""
+    if isinstance(expression, Atom):
+        side = 'start' if expression.status in (READY, ACTIVE) else 'end'
+        return side, compiled[expression.step]
+    thing = ('expression', id(expression))
+    if thing in known:
+        return thing
+    known.add(thing)
+    operands = ((expression.require,) if isinstance(expression, Event) else expression.operands)
+    needs = [_await_expression(one, compiled, known, await_all) for one in operands]
+    await_all(thing, needs, 1 if isinstance(expression, Any) else None)
+    return thing
+
+
+def _raise_circle(waiting, possible, thing):
+    """Walk from something that cannot come to be along what it waits for, until it repeats."""
+    awaits = {}
+    for need, counters in waiting.items():
+        if need not in possible:
+            for _, waiter in counters:
+                awaits.setdefault(waiter, need)
+    seen = []
+    while thing not in seen:
+        seen.append(thing)
+        thing = awaits[thing]
+    paths = [one[1].path for one in seen[seen.index(thing):] if one[0] != 'expression']
+    circle = [path for n, path in enumerate(paths) if path != paths[n - 1]] or paths[:1]
+    raise CycleError('steps wait for one another, so that none can start: %s'
+                     % ' -> '.join(circle + circle[:1]))
+
+
+# 5 Engine ########################################################################
+#
+# The engine decides everything and does nothing. The driver hands in what happened, with the
+# time; the engine answers with actions:
+#
+#     Begin, Trigger, Tick, Done, Opened, LoopFailed, Halt   ->   handle(input, now)
+#     ('record', task)   its status is to be stored, with the next commit, before what follows
+#     ('submit', task)   start it, once that is committed
+#     ('open', task)     the container asks for its next loop item: answer with Opened or
+#                        LoopFailed before anything else is handed in
+#     ('replay', task, events)   it was skipped and had raised these events by hand: trigger them
+#     ('closed', task)   the container is over
+#     ('finish', ok)     nothing is left to do
+#
+# A *scope* is one iteration of a container, live. It has a counter for each gate and remembers
+# which statuses its steps have raised. ``busy`` counts what is going on in it: tasks that are
+# delayed, ready or running, containers about to open an iteration, inner iterations that are
+# themselves busy. When it falls to 0 the iteration ends -- unless a step in it still waits for
+# a step further out that may yet get there (`_waits`). An iteration that is over is forgotten.
+#
+# Within one input, statuses are raised first, wherever that leads; then containers that are
+# over end, then tasks that became ready are put in order and started as far as slots and pools
+# allow (`_proceed`).
+
+
+class Begin(typing.NamedTuple):
+    """The run begins. ``earlier``: outcomes of the top-level steps, or None in a new run."""
+
+    earlier: typing.Optional[dict] = None
+
+
+class Done(typing.NamedTuple):
+    """A submitted task ended with ``success`` or ``failure``."""
+
+    task: typing.Any
+    status: str
+    error: typing.Optional[str] = None
+
+
+class Tick(typing.NamedTuple):
+    """Time has passed: the earliest delay may be over. Hand it in while ``next_due()`` is past."""
+
+
+class Opened(typing.NamedTuple):
+    """The answer to ``open``: the next item of the container's loop, or ``over``.
+
+    ``blob`` is the item as stored. ``earlier`` maps paths to `Earlier` at the new iteration's
+    sequence; None says that nothing earlier counts there.
+    """
+
+    task: typing.Any
+    over: bool
+    item: typing.Any = None
+    blob: typing.Optional[bytes] = None
+    earlier: typing.Optional[dict] = None
+
+
+class LoopFailed(typing.NamedTuple):
+    """The answer to ``open`` when the container's loop raised."""
+
+    task: typing.Any
+    error: str
+
+
+class Trigger(typing.NamedTuple):
+    """An event is raised from outside (dynamic plans). ``earlier`` as in `Begin`, where the
+    sequence is new."""
+
+    event: str
+    sequence: str
+    earlier: typing.Optional[dict] = None
+
+
+class Halt(typing.NamedTuple):
+    """From now on nothing new starts; what runs may still end."""
+
+
+class Earlier(typing.NamedTuple):
+    """What an earlier supervisor left of a task.
+
+    ``running``: its process still runs and is to be adopted. ``changed``: (containers) what is
+    inside is not what it was.
+    """
+
+    status: str
+    recovery: int = 0
+    attempt: int = 1
+    due: typing.Optional[float] = None
+    running: bool = False
+    changed: bool = False
+    events: typing.Any = None
+
+
+class Task:
+    """One execution of one step at one sequence, while it lives."""
+
+    __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
+                 'order', 'granted', 'adopted', 'job', 'started', 'ended', 'result', 'events')
+
+    def __init__(self, step, scope, recovery):
+        self.step = step
+        self.scope = scope
+        self.sequence = scope.sequence if scope is not None else ''
+        self.status = None
+        self.recovery = recovery
+        self.attempt = 1
+        self.due = None
+        self.error = None
+        self.order = 0
+        self.granted = self.adopted = False
+        # the driver's
+        self.job = self.started = self.ended = self.result = self.events = None
+
+    def __repr__(self):
+        return '<Task %s %s %s>' % (self.step.path, self.sequence, self.status)
+
+
+class ContainerTask(Task):
+    """A container at one sequence: ``live`` are its iterations in flight (a dict as ordered set)."""
+
+    __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stopped', 'failed', 'cut')
+
+    def __init__(self, step, scope, recovery):
+        Task.__init__(self, step, scope, recovery)
+        self.live = {}
+        self.opened = 0
+        self.opening = self.exhausted = self.stopped = self.failed = False
+        self.cut = False      # a stop kept something in it from starting
+
+
+class Scope:
+    """One iteration of a container."""
+
+    __slots__ = ('task', 'step', 'parent', 'sequence', 'items', 'item', 'blob', 'counts', 'raised',
+                 'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier')
+
+    def __init__(self, task, sequence, items, earlier):
+        step = task.step
+        self.task = task
+        self.step = step
+        self.parent = task.scope
+        self.sequence = sequence
+        self.items = items
+        self.item = self.blob = None
+        self.counts = list(step.missing)
+        self.raised = bytearray(len(step.children))
+        self.inner = {}       # slot -> live ContainerTask
+        self.busy = self.ready = self.delayed = 0
+        self.stopped = task.stopped
+        self.ended = False
+        self.earlier = earlier
+
+
+class Engine:
+    """The state machine. See the text above.
+
+    Args:
+        plan: a `Plan`.
+        max_concurrent: how many tasks may run at one time; below 1: no limit.
+        recovery: the number of this recovery.
+        mode: ``'restart'``, ``'recover'`` or ``'continue'``.
+    """
+
+    #: A loop without limit opens no further iteration while so many tasks wait for a slot.
+    backlog = 1000
+
+    def __init__(self, plan, max_concurrent=0, recovery=0, mode='restart'):
+        self.plan = plan
+        self.max_concurrent = max_concurrent
+        self.recovery = recovery
+        self.mode = mode
+        self.running = self.ready = self.delayed = 0
+        self.halted = self.over = False
+        self.root = ContainerTask(plan.root, None, recovery)
+        self.roots = {}                 # sequence -> scope (dynamic plans)
+        self._order = 0
+        self._agenda = collections.deque()    # (scope, gates) to count down
+        self._fresh = []                # tasks that became ready, not yet in order
+        self._idle = collections.deque()      # scopes that may have ended
+        self._over = []                 # containers that are over
+        self._opening = 0               # open actions not yet answered
+        self._plain = collections.deque()     # ready tasks that need only a slot
+        self._granted = []              # heap of ready tasks whose resources are free
+        self._queues = [collections.deque() for _ in plan.pools]
+        self._out = [0] * len(plan.pools)
+        self._holders = [collections.OrderedDict() for _ in plan.pools]
+        self._delays = []               # heap of (due, index, order, task)
+        self._actions = []
+        self._now = 0.0
+        self._handlers = {
+            Begin: self._begin, Done: self._done, Tick: self._tick, Opened: self._opened,
+            LoopFailed: self._loop_failed, Trigger: self._trigger, Halt: self._halt}
+
+    def handle(self, event, now):
+        """Take one input at a time (seconds) and return the list of actions that follow."""
+        self._now = now
+        self._handlers[type(event)](event)
+        self._proceed()
+        actions, self._actions = self._actions, []
+        return actions
+
+    def next_due(self):
+        """Return when the earliest delay is over (seconds), or None."""
+        delays = self._delays
+        while delays and delays[0][3].scope.stopped:
+            heapq.heappop(delays)
+        return delays[0][0] if delays else None
+
+    def upcoming(self, limit):
+        """Return up to so many tasks that need only a slot, in the order in which they start."""
+        tasks = []
+        for task in self._plain:
+            if len(tasks) >= limit:
+                break
+            if not task.scope.stopped:
+                tasks.append(task)
+        return tasks
+
+    @property
+    def ok(self):
+        """Whether nothing has failed unhandled so far."""
+        return not self.root.failed
+
+    # Inputs.
+
+    def _begin(self, event):
+        self.root.status = ACTIVE
+        if not self.plan.dynamic:
+            self.root.exhausted = True
+            self._open_scope(self.root, '1', (), event.earlier)
+
+    def _trigger(self, event):
+        scope = self.roots.get(event.sequence)
+        if scope is None:
+            scope = Scope(self.root, event.sequence, (), event.earlier)
+            self.roots[event.sequence] = scope
+            self.root.live[scope] = None
+        self.over = False
+        self._agenda.append((scope, (self.plan.events[event.event],)))
+
+    def _tick(self, event):
+        due = self.next_due()
+        while due is not None and due <= self._now and self._delays[0][0] == due:
+            task = heapq.heappop(self._delays)[3]
+            self.delayed -= 1
+            task.scope.delayed -= 1
+            self._become_ready(task)
+            if self.next_due() is None:
+                break
+
+    def _done(self, event):
+        task = event.task
+        self.running -= 1
+        task.error = event.error
+        self._end(task, event.status)
+        self._leave(task.scope)
+
+    def _opened(self, event):
+        task = event.task
+        self._answered(task)
+        if event.over:
+            task.exhausted = True
+        elif not task.stopped:
+            self._open_iteration(task, event)
+        self._advance(task)
+        self._leave(task.scope)
+
+    def _loop_failed(self, event):
+        task = event.task
+        self._answered(task)
+        task.exhausted = task.failed = True
+        task.error = event.error
+        self._advance(task)
+        self._leave(task.scope)
+
+    def _answered(self, task):
+        self._opening -= 1
+        task.opening = False
+
+    def _halt(self, event):
+        self.halted = True
+
+    # What follows from an input, until nothing more does.
+
+    def _proceed(self):
+        agenda = self._agenda
+        while True:
+            if agenda:
+                self._fire(*agenda.popleft())
+            elif self._opening:
+                break
+            elif self._over:
+                self._end_containers()
+            elif self._idle:
+                self._settle(self._idle.popleft())
+            elif self._fresh:
+                self._put_in_order()
+            elif self.halted or not (self._start_next() or self._fail_deadlocked()):
+                break
+        if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
+                                      or self._opening):
+            self._finish()
+
+    def _finish(self):
+        self.over = True
+        self._actions.append(('finish', self.ok))
+
+    def _fire(self, scope, gates):
+        """Count down gates; start the steps and follow the gates that open."""
+        counts, step = scope.counts, scope.step
+        for gate in gates:
+            counts[gate] -= 1
+            if counts[gate] == 0:
+                if step.starts[gate] is not None:
+                    self._start(scope, step.starts[gate])
+                if step.leads[gate]:
+                    self._agenda.append((scope, step.leads[gate]))
+
+    def _raise(self, scope, step, status):
+        """Make a status of a step at a scope's sequence known to all who mention it."""
+        scope.raised[step.slot] |= _BITS[status]
+        gates = step.on.get(status)
+        if gates:
+            self._agenda.append((scope, gates))
+        if step.inner:
+            for container, gate in step.inner.get(status, ()):
+                for inner in self._iterations(scope, container):
+                    self._agenda.append((inner, (gate,)))
+
+    def _iterations(self, scope, container):
+        """Return the live iterations of a container that are within a scope, in order."""
+        chain = []
+        while container is not scope.step:
+            chain.append(container)
+            container = container.parent
+        scopes = [scope]
+        for step in reversed(chain):
+            scopes = [live for one in scopes if step.slot in one.inner
+                      for live in one.inner[step.slot].live]
+        return scopes
+
+    # A task, from its requirement to its end.
+
+    def _start(self, scope, step):
+        """The requirement of a step holds: make its task."""
+        if scope.stopped or scope.raised[step.slot] & _STARTED:
+            scope.task.cut = scope.task.cut or scope.stopped
+            return
+        scope.raised[step.slot] |= _STARTED
+        kind = Task if step.children is None else ContainerTask
+        task = kind(step, scope, self.recovery)
+        earlier = scope.earlier.get(step.path) if scope.earlier else None
+        if earlier is not None and self._replay(task, earlier):
+            return
+        self._enter(scope)
+        due = earlier.due if earlier is not None and earlier.status != SUCCESS else None
+        if step.delay and (due is None or due > self._now):
+            self._delay(task, self._now + step.delay if due is None else due)
+        else:
+            self._become_ready(task)
+
+    def _delay(self, task, due):
+        task.due = due
+        task.status = READY
+        self.delayed += 1
+        task.scope.delayed += 1
+        heapq.heappush(self._delays, (due, task.step.index, self._next_order(), task))
+        self._actions.append(('record', task))
+
+    def _become_ready(self, task):
+        """What needs no slot and no resource starts at once; the rest is put in order later."""
+        step = task.step
+        if step.needs or step.calls and step.children is None:
+            self.ready += 1
+            task.scope.ready += 1
+            self._fresh.append(task)
+            return
+        task.status = READY
+        self._raise(task.scope, step, READY)
+        self._activate(task)
+
+    def _put_in_order(self):
+        """Tasks that became ready together start in the order in which steps were added."""
+        fresh, self._fresh = self._fresh, []
+        if len(fresh) > 1:
+            fresh.sort(key=lambda task: task.step.index)
+        for task in fresh:
+            scope, step = task.scope, task.step
+            if scope.stopped:
+                continue
+            task.order = self._next_order()
+            task.status = READY
+            self._actions.append(('record', task))
+            self._raise(scope, step, READY)
+            if step.needs:
+                for number, _ in step.needs:
+                    self._queues[number].append(task)
+                self._grant(task)
+            else:
+                self._plain.append(task)
+
+    def _start_next(self):
+        """Start the first ready task that can start; return whether there was one."""
+        task = self._pop_startable()
+        if task is None:
+            return False
+        if task.step.needs:
+            self._take(task)
+            for number, _ in task.step.needs:
+                self._queues[number].popleft()
+                self._grant_next(number)
+        self._activate(task)
+        return True
+
+    def _pop_startable(self):
+        """Return the next ready task that may start now, in ready order, or None."""
+        plain, granted = self._plain, self._granted
+        slot = self.max_concurrent < 1 or self.running < self.max_concurrent
+        while plain and plain[0].scope.stopped:
+            plain.popleft()
+        kept, found = [], None
+        while granted and found is None:
+            if plain and slot and plain[0].order < granted[0][0]:
+                break
+            task = heapq.heappop(granted)[1]
+            if task.scope.stopped:
+                continue
+            if not self._grantable(task):
+                task.granted = False
+            elif slot or not task.step.calls or task.step.children is not None:
+                found = task
+            else:
+                kept.append((task.order, task))
+        for entry in kept:
+            heapq.heappush(granted, entry)
+        if found is None and plain and slot:
+            found = plain.popleft()
+        return found
+
+    def _activate(self, task):
+        """Start a task that has what it needs."""
+        scope, step = task.scope, task.step
+        if task.order:
+            self.ready -= 1
+            scope.ready -= 1
+        task.status = ACTIVE
+        self._raise(scope, step, ACTIVE)
+        if step.children is not None:
+            self._actions.append(('record', task))
+            scope.inner[step.slot] = task
+            self._advance(task)
+            self._leave(scope)
+        elif step.calls:
+            self.running += 1
+            self._actions.append(('record', task))
+            self._actions.append(('submit', task))
+        else:
+            self._end(task, SUCCESS)
+            self._leave(scope)
+
+    def _end(self, task, status):
+        """A task is over: give back, record, raise, and see to a failure."""
+        step, scope = task.step, task.scope
+        if step.gives:
+            error = self._release(task)
+            if error and status == SUCCESS:
+                status, task.error = FAILURE, error
+        task.status = status
+        self._actions.append(('record', task))
+        self._conclude(task, status)
+
+    def _conclude(self, task, status):
+        """Raise the final status of a task, and see to a failure."""
+        step, scope = task.step, task.scope
+        self._raise(scope, step, status)
+        self._raise(scope, step, COMPLETE)
+        if status == FAILURE and not step.handled:
+            self._fail(task)
+        if step.inner:
+            self._recheck(scope, step)
+
+    def _recheck(self, scope, step):
+        """Iterations further in that waited for this step may have nothing to wait for any more."""
+        for mentions in step.inner.values():
+            for container, _ in mentions:
+                self._idle.extend(one for one in self._iterations(scope, container)
+                                  if not one.busy)
+
+    def _next_order(self):
+        self._order += 1
+        return self._order
+
+    # Failure (semantics 3).
+
+    def _fail(self, task):
+        """A failure that nothing handles fails the container, and stops it if it is to."""
+        container = task.scope.task
+        if not container.failed:
+            container.failed = True
+            if container.error is None:
+                container.error = '%s failed at %s: %s' % (
+                    task.step.path, task.sequence, task.error or 'no reason was given')
+        stops = task.step.stop
+        while stops:
+            self._stop(container)
+            if container.scope is None or container.step.handled:
+                break
+            stops = container.step.stop
+            container = container.scope.task
+
+    def _stop(self, container):
+        """Nothing new starts in a container; what is ready or delayed there is dropped."""
+        if container.stopped:
+            return
+        container.stopped = True
+        for scope in container.live:
+            scope.stopped = True
+            dropped = scope.ready + scope.delayed
+            self.ready -= scope.ready
+            self.delayed -= scope.delayed
+            scope.ready = scope.delayed = 0
+            for inner in list(scope.inner.values()):
+                self._stop(inner)
+            container.cut = container.cut or dropped > 0
+            for _ in range(dropped):
+                self._leave(scope)
+            if not scope.busy:
+                self._idle.append(scope)
+        for number in range(len(self._queues)):
+            self._grant_next(number)
+
+    # Containers and their iterations.
+
+    def _advance(self, task):
+        """Open a container's next iteration, or see that it is over, as far as it is time to."""
+        step = task.step
+        if task.opening or (self.halted and not task.exhausted):
+            return
+        if task.stopped or task.exhausted:
+            task.cut = task.cut or not task.exhausted
+            if not task.live:
+                self._over.append(task)
+        elif not task.live or len(task.live) < step.limit or (
+                step.limit < 1 and self.ready < self.backlog):
+            if not step.loops and task.scope.earlier is None:
+                task.exhausted = True
+                self._open_scope(task, task.sequence + '.1', task.scope.items, None)
+            else:
+                task.opening = True
+                self._opening += 1
+                self._enter(task.scope)
+                self._actions.append(('open', task))
+
+    def _open_iteration(self, task, event):
+        """Open the iteration that the driver got an item for."""
+        task.opened += 1
+        items = task.scope.items
+        if task.step.loops:
+            items += (event.item,)
+        else:
+            task.exhausted = True
+        sequence = '%s.%d' % (task.sequence, task.opened)
+        self._open_scope(task, sequence, items, event.earlier, event)
+
+    def _open_scope(self, task, sequence, items, earlier, event=None):
+        scope = Scope(task, sequence, items, earlier)
+        if event is not None:
+            scope.item, scope.blob = event.item, event.blob
+        task.live[scope] = None
+        self._enter(scope)
+        for step in task.step.initial:
+            self._start(scope, step)
+        for levels, target, status, gate in task.step.imports:
+            outer = self._up(scope, levels)
+            if outer.raised[target.slot] & _BITS[status]:
+                self._agenda.append((scope, (gate,)))
+        self._leave(scope)
+
+    def _end_containers(self):
+        """End the containers that are over, in the order in which steps were added."""
+        over, self._over = sorted(self._over, key=lambda task: task.step.index), []
+        for task in over:
+            if task.scope is None:
+                self._finish()
+                continue
+            self._enter(task.scope)
+            del task.scope.inner[task.step.slot]
+            self._actions.append(('closed', task))
+            if task.failed or not task.cut:
+                self._end(task, FAILURE if task.failed else SUCCESS)
+            else:
+                # Stopped from further out before it was through: it stays active.
+                task.scope.task.cut = True
+            self._leave(task.scope)
+
+    def _settle(self, scope):
+        """End what can end now that nothing goes on in an iteration (semantics 3.6)."""
+        if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
+            return
+        innermost = []
+        self._collect_innermost(scope, innermost)
+        for one in [one for one in innermost if not self._waits(one)]:
+            one.ended = True
+            del one.task.live[one]
+            self._advance(one.task)
+
+    def _collect_innermost(self, scope, found):
+        live = [one for task in scope.inner.values() for one in task.live]
+        for one in live:
+            self._collect_innermost(one, found)
+        if not live:
+            found.append(scope)
+
+    def _waits(self, scope):
+        """Whether a step of an idle iteration waits for something that can still be raised."""
+        return not scope.stopped and any(self._alive(outer) for outer in self._awaited(scope))
+
+    def _awaited(self, scope):
+        """Yield the outer scopes in which something is that steps of this one wait for."""
+        for step in scope.step.awaits:
+            if scope.raised[step.slot] & _STARTED:
+                continue
+            for levels, target, bits in step.outer:
+                outer = self._up(scope, levels)
+                if not outer.raised[target.slot] & (bits | _COMPLETE):
+                    yield outer
+
+    def _alive(self, scope):
+        """Whether a status can still be raised in a scope: something goes on there, or something
+        in it waits for something further out that can still be raised."""
+        return bool(scope.busy) or any(
+            outer.step.depth < scope.step.depth and self._alive(outer)
+            for one in self._within(scope) for outer in self._awaited(one))
+
+    def _within(self, scope):
+        yield scope
+        for task in scope.inner.values():
+            for one in task.live:
+                for inner in self._within(one):
+                    yield inner
+
+    def _up(self, scope, levels):
+        for _ in range(levels):
+            scope = scope.parent
+        return scope
+
+    def _enter(self, scope):
+        """One more thing goes on in an iteration, and so in those around it."""
+        while scope is not None:
+            scope.busy += 1
+            if scope.busy > 1:
+                return
+            scope = scope.parent
+
+    def _leave(self, scope):
+        """One thing less goes on in an iteration; note those in which nothing does any more."""
+        while scope is not None:
+            scope.busy -= 1
+            if scope.busy:
+                return
+            self._idle.append(scope)
+            scope = scope.parent
+
+    # Resources (semantics 4.3). Queues are in ready order; only the head of all its queues is
+    # granted, so nobody is overtaken where he waits.
+
+    def _grantable(self, task):
+        for number, amount in task.step.needs:
+            if self._queues[number][0] is not task:
+                return False
+            if self._out[number] + amount > self.plan.pools[number][1]:
+                return False
+        return True
+
+    def _grant(self, task):
+        if not task.granted and self._grantable(task):
+            task.granted = True
+            heapq.heappush(self._granted, (task.order, task))
+
+    def _grant_next(self, number):
+        queue = self._queues[number]
+        while queue and (queue[0].scope.stopped or queue[0].status != READY):
+            queue.popleft()
+        if queue:
+            self._grant(queue[0])
+
+    def _take(self, task):
+        for number, amount in task.step.needs:
+            self._out[number] += amount
+            holders = self._holders[number]
+            key = (task.step.path, task.sequence)
+            holders[key] = holders.get(key, 0) + amount
+
+    def _release(self, task):
+        """Give back what a task is to give back; return an error if that is more than is out."""
+        error = None
+        for number, amount in task.step.gives:
+            name = self.plan.pools[number][0]
+            if amount > self._out[number]:
+                error = 'it releases %d of pool %r, of which only %d is out' % (
+                    amount, name, self._out[number])
+                amount = self._out[number]
+            self._out[number] -= amount
+            self._forget_holders(number, (task.step.path, task.sequence), amount)
+            self._grant_next(number)
+        return error
+
+    def _forget_holders(self, number, key, amount):
+        """Take an amount off what a task holds, then off what the oldest holders hold."""
+        holders = self._holders[number]
+        for one in [key] + [other for other in holders if other != key]:
+            if not amount:
+                break
+            taken = min(amount, holders.get(one, 0))
+            amount -= taken
+            if taken:
+                holders[one] -= taken
+                if not holders[one]:
+                    del holders[one]
+
+    def _fail_deadlocked(self):
+        """When all that is left waits for resources that nobody will give back, fail the first."""
+        if self.running or self.delayed or not self.ready:
+            return False
+        task = min((one for queue in self._queues for one in queue
+                    if one.status == READY and not one.scope.stopped),
+                   key=lambda one: one.order)
+        for number, _ in task.step.needs:
+            self._queues[number].remove(task)
+        self.ready -= 1
+        task.scope.ready -= 1
+        task.error = 'it waits for resources that nobody gives back: ' + '; '.join(
+            self._shortage(number, amount) for number, amount in task.step.needs
+            if self._out[number] + amount > self.plan.pools[number][1]
+            and self.plan.pools[number][0] is not None)
+        task.status = FAILURE
+        self._actions.append(('record', task))
+        self._conclude(task, FAILURE)
+        for number, _ in task.step.needs:
+            self._grant_next(number)
+        self._leave(task.scope)
+        return True
+
+    def _shortage(self, number, amount):
+        name, limit = self.plan.pools[number]
+        held = ', '.join('%s at %s holds %d' % (path, sequence, n)
+                         for (path, sequence), n in self._holders[number].items())
+        return '%d of pool %r of %d (%s)' % (amount, name, limit, held)
+
+    # Recovery (semantics 7).
+
+    def _replay(self, task, earlier):
+        """Deal with a task that has an earlier outcome; return whether that was all."""
+        step = task.step
+        if earlier.running:
+            self._adopt(task, earlier)
+            return True
+        if self.mode == 'continue':
+            if earlier.status == FAILURE:
+                self._stay_failed(task, earlier)
+                return True
+            skips = earlier.status == SUCCESS
+            task.attempt = earlier.attempt + (earlier.status == ACTIVE and step.children is None)
+        else:
+            skips = step.recovery[earlier.status] == 'skip'
+        if skips and not (step.children is not None and earlier.status == SUCCESS
+                          and (earlier.changed or step.replayed)):
+            self._skip(task, earlier)
+            return True
+        return False
+
+    def _skip(self, task, earlier):
+        """A skipped task counts as success (semantics 7.2) and holds what it had not given back."""
+        step, scope = task.step, task.scope
+        for number, amount in step.needs:
+            kept = amount - dict(step.gives).get(number, 0)
+            if kept > 0:
+                self._out[number] += kept
+                self._holders[number][step.path, task.sequence] = kept
+        for status in (READY, ACTIVE):
+            self._raise(scope, step, status)
+        self._conclude(task, SUCCESS)
+        if earlier.events:
+            self._actions.append(('replay', task, earlier.events))
+
+    def _stay_failed(self, task, earlier):
+        for status in (READY, ACTIVE):
+            self._raise(task.scope, task.step, status)
+        task.error = 'it failed before the run was continued'
+        self._conclude(task, FAILURE)
+        if earlier.events:
+            self._actions.append(('replay', task, earlier.events))
+
+    def _adopt(self, task, earlier):
+        """A process of an earlier supervisor still runs it: it is a running task from the start."""
+        task.recovery, task.attempt = earlier.recovery, earlier.attempt
+        task.adopted = True
+        self._enter(task.scope)
+        self._raise(task.scope, task.step, READY)
+        self._take(task)
+        self._activate(task)
+
+# 6 Stores ########################################################################
+
+# Process identity -----------------------------------------------------------------
+
+
+def _this_system():
+    """Return (host, boot id, pid namespace): what a pid means something on. None: not known."""
+    if not _system:
+        _system.append((_host(), _read_line('/proc/sys/kernel/random/boot_id'),
+                        _read_link('/proc/self/ns/pid')))
+    return _system[0]
+
+
+_system = []  # what _this_system found: none of it changes while a program runs
+
+
+def _host():
+    if hasattr(os, 'uname'):
+        return os.uname().nodename
+    import platform
+    return platform.node()
+
+
+def _read_line(path):
+    try:
+        with open(path) as file:
+            return file.readline().strip()
+    except OSError:
+        return None
+
+
+def _read_link(path):
+    try:
+        return os.readlink(path)
+    except (OSError, AttributeError):
+        return None
+
+
+def _proc_stat(pid):
+    """Return (state, start in clock ticks) of a process, (None, None) where /proc has none."""
+    try:
+        with open('/proc/%d/stat' % pid, 'rb') as file:
+            fields = file.read().rpartition(b')')[2].split()  # its name may hold ') '
+        return fields[0].decode(), int(fields[19])
+    except (OSError, IndexError):  # it may end while it is read
+        return None, None
+
+
+def process_identity(pid=None):
+    """Return what tells a process from all others, also from a later one with its pid.
+
+    Args:
+        pid: of a living process or a zombie; None: this process.
+    Returns:
+        JSON of ``host``, ``boot`` (id), ``ns`` (pid namespace), ``pid`` and ``start`` (clock
+        ticks since boot); ``boot``, ``ns`` and ``start`` are null where there is no ``/proc``.
+    """
+    import json
+    host, boot, namespace = _this_system()
+    pid = os.getpid() if pid is None else pid
+    return json.dumps({'host': host, 'boot': boot, 'ns': namespace, 'pid': pid,
+                       'start': _proc_stat(pid)[1]})
+
+
+def _read_identity(identity):
+    """Return the dict that an identity is the JSON of, an empty one if it is of nothing."""
+    import json
+    try:
+        known = json.loads(identity or '{}')
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) and isinstance(known.get('pid'), int) else {}
+
+
+def process_alive(identity):
+    """Say whether the process that `process_identity` described still runs.
+
+    Returns:
+        True or False (a zombie is dead, so is what ran before the last boot); None if that
+        cannot be seen from here: it is on another host, in another pid namespace, or unknown.
+    """
+    host, boot, namespace = _this_system()
+    known = _read_identity(identity)
+    if not known or known.get('host') != host:
+        return None
+    if known.get('boot') != boot:
+        return False
+    if known.get('ns') != namespace:
+        return None
+    state, start = _proc_stat(known['pid'])
+    if state is None:
+        return _takes_signals(known['pid'])
+    return state not in 'ZX' and known.get('start') in (None, start)
+
+
+def _takes_signals(pid):
+    """Ask the system whether there is a process: where /proc is missing or hides it."""
+    if os.name == 'nt':  # signal 0 is Ctrl-C there
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# The protocol ---------------------------------------------------------------------
+
+
+class Store(abc.ABC):
+    """Where runs and tasks are kept: the manual for those who write one.
+
+    A store holds many runs of many flows: its history. It has no opinion about statuses: it
+    keeps what it is given. The engine decides, the driver commits once per turn, and
+    constructs start nothing before that commit has returned (semantics 6.2): what `begin`,
+    `finish` and `commit` promise, everything else is built on.
+
+    *Threads.* All methods are called from the thread that called `open`, except `private_fds`,
+    which a forked child calls, too. Two flows that run in two threads do not share an object.
+
+    *Errors.* Whatever goes wrong outside the program (a disk that is full, a server that is
+    gone) is raised as `StoreError`, with the exception behind it as its cause and a message
+    that names the store and says what to do. A method that raised has changed nothing.
+
+    *Records.* `RunRecord` and `TaskRecord` come back equal to what was stored, of the same
+    types (``handled`` is a bool, ``item`` and ``result`` are bytes). A run is named by (flow,
+    run_id); methods that take a ``run`` look only at these two fields, if they do not say more.
+    A task is named by (path, sequence); its *latest* record is the one with the highest
+    (recovery, attempt).
+
+    `open`, `close`, `private_fds`, `latest` and `counts` have defaults; the rest is abstract.
+    ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
+    """
+
+    #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
+    volatile = False
+    #: Folder in which a task that outlived its supervisor leaves its outcome (semantics 7.6).
+    #: It need not exist: who writes there makes it. None: such outcomes are lost.
+    folder = None
+    #: Default folder for the logs of tasks; it need not exist. None: there is no default.
+    logs = None
+
+    def open(self, create=True):
+        """Make ready to work. Opening an open store does nothing, or adds the right to write.
+
+        Args:
+            create: True: make what is missing (but no folders), readable by nobody else; the
+                store will be written to. False: it will only be read: nothing is made, changed
+                or locked, and what is missing, empty or half-made simply holds no runs.
+        Raises:
+            StoreError: it cannot be reached or written, it belongs to another program, or to a
+                newer version of this one. Nothing was changed then.
+        """
+
+    def close(self):
+        """Release what `open` took and the locks still held. May be called more than once.
+
+        A closed store can be opened again. Other methods raise StoreError until then, unless
+        the store needs no opening at all.
+        """
+
+    def private_fds(self):
+        """Return the list of descriptors that a forked child must close.
+
+        With the parent's connection and locks in its hands a child could keep both alive.
+        Called in a child: must not touch anything but look.
+        """
+        return []
+
+    @abc.abstractmethod
+    def lock(self, flow, run_id, exclusive=True):
+        """Claim a run for this supervisor, until `unlock`, `close` or death: without waiting.
+
+        A run is claimed by one supervisor at a time, whether that is in another process or in
+        this one. An exclusive claim tolerates no other claim on any run of the flow, others
+        tolerate one another. When the holder dies, however it dies, its claim is gone at once,
+        even if children of it live on.
+
+        Raises:
+            AlreadyRunningError: the claim stands against another one; names the pid, the host
+                and the start of its holder, as the holder's RunRecord has them.
+            StoreError: locks cannot be had here.
+        """
+
+    @abc.abstractmethod
+    def unlock(self, flow, run_id):
+        """Give back what `lock` of this object claimed; do nothing if it claimed nothing."""
+
+    @abc.abstractmethod
+    def runs(self, flow=None):
+        """Iterate over the RunRecords of one flow, or of all: one per (run, recovery).
+
+        They come in the order in which they were first begun. Nothing is held between two of
+        them that could keep a writer waiting.
+        """
+
+    def latest(self, flow, run_id=''):
+        """Return the RunRecord with the highest recovery of a run, or None if there is none.
+
+        Args:
+            run_id: of the run; ``''`` or None: the run of the flow that was first begun last.
+        """
+        recoveries = collections.OrderedDict()
+        for run in self.runs(flow):
+            recoveries.setdefault(run.run_id, []).append(run)
+        if not run_id and recoveries:
+            run_id = next(reversed(recoveries))
+        return max(recoveries.get(run_id, ()), key=lambda run: run.recovery, default=None)
+
+    @abc.abstractmethod
+    def begin(self, run):
+        """Store a RunRecord durably; one with the same (flow, run_id, recovery) is replaced.
+
+        A replaced one keeps its place in the order of `runs`, and the run keeps its tasks.
+        """
+
+    @abc.abstractmethod
+    def finish(self, run):
+        """Replace ``status`` and ``ended`` of the RunRecord with ``run``'s, durably.
+
+        Raises:
+            StoreError: that (flow, run_id, recovery) was never begun.
+        """
+
+    @abc.abstractmethod
+    def commit(self, run, records):
+        """Store TaskRecords of a run that was begun: all of them or none, durable on return.
+
+        Of two records with the same (path, sequence, recovery, attempt) the later replaces the
+        earlier, also within one commit, and takes its place in all orders. Durable means: it
+        survives the end of the program however it comes, and, unless the user has asked for
+        less, a power cut (a `volatile` store promises neither).
+
+        Args:
+            records: an iterable of TaskRecord; it may be empty.
+        Raises:
+            StoreError: nothing of it is stored.
+        """
+
+    @abc.abstractmethod
+    def outcomes(self, run, sequence, upto):
+        """Return ``{path: TaskRecord}``: the latest of every task at exactly that sequence.
+
+        Recovery asks this once for every sequence it comes to: the cost must not grow with the
+        size of the run. Records of kind ``iteration`` stand among them under the path of their
+        container (whose own task has a shorter sequence, so that they cannot be confused).
+
+        Args:
+            upto: recoveries above that number do not count.
+        """
+
+    @abc.abstractmethod
+    def tasks(self, run, upto=None, status=None):
+        """Iterate over the latest record of every task, in the order of their first records.
+
+        Records of kind ``iteration`` are left out. A run may have millions of tasks: they are
+        read lazily, and between two of them nothing is held that could keep a writer waiting;
+        what is committed meanwhile may or may not be seen.
+
+        Args:
+            upto: recoveries above that number do not count; None: all count.
+            status: only those tasks whose latest record has it.
+        """
+
+    @abc.abstractmethod
+    def attempts(self, run):
+        """Iterate over all TaskRecords of a run, of every kind, in the order of first storing.
+
+        Lazily and without holding anything, as `tasks` does.
+        """
+
+    def counts(self, run):
+        """Return ``[(path, kind, status, n)]``: the records that `tasks` gives, counted.
+
+        Paths come in the order in which they were first stored. A `volatile` store counts
+        those that it has dropped, too. Where this would be slow, a store does better.
+        """
+        found = collections.OrderedDict()
+        for task in self.tasks(run):
+            statuses = found.setdefault(task.path, collections.OrderedDict())
+            key = task.kind, task.status
+            statuses[key] = statuses.get(key, 0) + 1
+        return [(path,) + key + (n,) for path in found for key, n in found[path].items()]
+
+
+# Locks ----------------------------------------------------------------------------
+
+
+class _LockFile:
+    """The locks that this process holds in one file: one byte each, at offsets made of names.
+
+    POSIX locks have two traps: they do not exclude within a process, hence the table; and all
+    of them go when *any* descriptor of the file is closed, hence one object per file and process
+    (`_lock_file`), with one descriptor, open while anything is held. In return they belong to
+    the process alone: they end with it, whatever its children have inherited.
+    """
+
+    def __init__(self, path=None):
+        self.path = path  # None: the table is all there is
+        self.fd = None
+        self.held = {}  # offset: -1 for an exclusive lock, else how many share it
+        self.guard = threading.Lock()
+
+    def acquire(self, offset, exclusive):
+        """Lock one byte and return True; or return False, at once, if somebody else has it."""
+        with self.guard:
+            held = self.held.get(offset, 0)
+            if held < 0 or held and exclusive:
+                return False
+            if not held and not self._lock_byte(offset, exclusive):
+                return False
+            self.held[offset] = -1 if exclusive else held + 1
+            return True
+
+    def release(self, offset):
+        with self.guard:
+            held = self.held.pop(offset)
+            if held > 1:
+                self.held[offset] = held - 1
+            elif self.fd is not None:
+                self._unlock_byte(offset)
+
+    def _lock_byte(self, offset, exclusive):
+        if self.path is None:
+            return True
+        try:
+            import fcntl
+        except ImportError:  # no POSIX locks on this system: the table is all there is
+            return True
+        if self.fd is None:
+            self.fd = _open_private(self.path)
+        how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.lockf(self.fd, how | fcntl.LOCK_NB, 1, offset)
+        except (BlockingIOError, PermissionError):  # EAGAIN; some systems say EACCES
+            self._close_unused()
+            return False
+        return True
+
+    def _unlock_byte(self, offset):
+        import fcntl
+        fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, offset)
+        self._close_unused()
+
+    def _close_unused(self):
+        if not self.held:
+            os.close(self.fd)
+            self.fd = None
+
+
+_lock_files = {}  # (pid, path): _LockFile. With the pid, as a forked child has no locks yet
+
+
+def _lock_file(path):
+    return _lock_files.setdefault((os.getpid(), path), _LockFile(path))
+
+
+def _make_private(path):
+    """Make an empty file that only its owner can read, under any umask; return a descriptor.
+
+    Raises:
+        FileExistsError: there is one already.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.chmod(path, 0o600)
+    return fd
+
+
+def _open_private(path):
+    try:
+        return _make_private(path)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR)
+
+
+def _lock_offset(*names):
+    """Return the place of a lock in its file: 62 bits of a hash, which fit any off_t."""
+    import hashlib
+    import json
+    digest = hashlib.sha256(json.dumps(names).encode()).digest()
+    return int.from_bytes(digest[:8], 'big') >> 2
+
+
+class _Claims:
+    """What one store object has locked: `Store.lock` and `Store.unlock`.
+
+    A claim is two locks: that of the flow, shared unless the claim is exclusive, and that of
+    the run, never shared.
+    """
+
+    def __init__(self, store, lock_file):
+        self.store = store
+        self.lock_file = lock_file  # a callable: the _LockFile depends on the process
+        self.taken = {}  # (flow, run_id): (pid, _LockFile, offsets)
+
+    def lock(self, flow, run_id, exclusive):
+        file = self.lock_file()
+        taken = []
+        try:
+            for offset, alone in ((_lock_offset('flow', flow), exclusive),
+                                  (_lock_offset('run', flow, run_id), True)):
+                if not file.acquire(offset, alone):
+                    raise _already_running(self.store, flow, run_id, run_only=bool(taken))
+                taken.append(offset)
+        except BaseException as exc:
+            self._release(os.getpid(), file, taken)
+            if isinstance(exc, OSError) and not isinstance(exc, StoreError):
+                raise StoreError(
+                    'the file %r cannot be locked: %s; make it writable, or put the store on a '
+                    'file system that has POSIX locks' % (file.path, exc)) from exc
+            raise
+        self.taken[flow, run_id] = os.getpid(), file, taken
+
+    def unlock(self, flow, run_id):
+        if (flow, run_id) in self.taken:
+            self._release(*self.taken.pop((flow, run_id)))
+
+    def close(self):
+        for flow, run_id in list(self.taken):
+            self.unlock(flow, run_id)
+
+    @staticmethod
+    def _release(pid, file, offsets):
+        if pid == os.getpid():  # the locks of its parent are none of a child's business
+            for offset in offsets:
+                file.release(offset)
+
+
+def _already_running(store, flow, run_id, run_only):
+    """Return the AlreadyRunningError that names who stands in the way, as far as runs tell."""
+    holders = [run for run in store.runs(flow) if run.status == ACTIVE
+               and (run.run_id == run_id or not run_only)
+               and process_alive(run.process) is not False]
+    if not holders:
+        return AlreadyRunningError('flow %r is already being run, by a supervisor that has not '
+                                   'begun its run yet; try again in a moment' % (flow,))
+    holder = max(holders, key=lambda run: run.run_id == run_id)
+    whose = _read_identity(holder.process)
+    advice = 'wait for its end, or stop it with a SIGTERM to that pid'
+    if holder.run_id != run_id:
+        advice += "; config={'exclusive': False} lets runs of one flow work side by side"
+    return AlreadyRunningError(
+        'run %r of flow %r is already running: pid %s on host %r, started %s; %s' % (
+            holder.run_id, flow, whose.get('pid', 'unknown'), whose.get('host', 'unknown'),
+            time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(holder.started)), advice))
+
+
+# MemoryStore ----------------------------------------------------------------------
+
+
+class MemoryStore(Store):
+    """Keeps everything in memory; a flow can be recovered from it within the same process.
+
+    Args:
+        volatile: keep only what can still be asked for, so that a flow of any number of
+            iterations takes constant memory; this is ``store=':memory:'``. Kept are failures
+            and what is not over; of successes those of first iterations, that is, of everything
+            outside loops. Later ones are only counted, and ``iteration`` records are not kept.
+    """
+
+    def __init__(self, volatile=False):
+        self.volatile = volatile
+        self._runs = collections.OrderedDict()  # (flow, run_id, recovery): RunRecord
+        self._kept = {}  # (flow, run_id): _Kept
+        file = _LockFile()
+        self._claims = _Claims(self, lambda: file)
+
+    def __repr__(self):
+        return 'MemoryStore(volatile=True)' if self.volatile else 'MemoryStore()'
+
+    def close(self):
+        self._claims.close()
+
+    def lock(self, flow, run_id, exclusive=True):
+        self._claims.lock(flow, run_id, exclusive)
+
+    def unlock(self, flow, run_id):
+        self._claims.unlock(flow, run_id)
+
+    def runs(self, flow=None):
+        return iter([run for run in self._runs.values() if flow in (None, run.flow)])
+
+    def begin(self, run):
+        self._runs[run[:3]] = run
+        self._kept.setdefault(run[:2], _Kept())
+
+    def finish(self, run):
+        known = self._runs.get(run[:3])
+        if known is None:
+            raise _never_begun(run, self)
+        self._runs[run[:3]] = known._replace(status=run.status, ended=run.ended)
+
+    def commit(self, run, records):
+        kept = self._kept.get(run[:2])
+        if kept is None:
+            raise _never_begun(run, self)
+        for record in list(records):
+            if not self.volatile:
+                kept.add(record)
+            elif record.kind != 'iteration':
+                kept.add(record)
+                if record.status == SUCCESS and record.sequence.strip('1.'):
+                    kept.fold(record)
+
+    def outcomes(self, run, sequence, upto):
+        kept = self._kept.get(run[:2], _NOTHING_KEPT)
+        found = ((path, _latest(records, upto))
+                 for path, records in kept.places.get(sequence, {}).items())
+        return {path: record for path, record in found if record}
+
+    def tasks(self, run, upto=None, status=None):
+        kept = self._kept.get(run[:2], _NOTHING_KEPT)
+        for path, sequence in kept.order():
+            record = _latest(kept.places.get(sequence, {}).get(path, {}), upto)
+            if record and record.kind != 'iteration' and status in (None, record.status):
+                yield record
+
+    def attempts(self, run):
+        kept = self._kept.get(run[:2], _NOTHING_KEPT)
+        return iter(list(kept.records.values()))
+
+    def counts(self, run):
+        kept = self._kept.get(run[:2], _NOTHING_KEPT)
+        found = collections.Counter(kept.folded)
+        for task in self.tasks(run):
+            found[task.path, task.kind, task.status] += 1
+        order = {path: place for place, path in enumerate(kept.paths)}
+        return [key + (n,) for key, n in
+                sorted(found.items(), key=lambda item: order[item[0][0]])]
+
+
+class _Kept:
+    """The TaskRecords of one run in a MemoryStore."""
+
+    def __init__(self):
+        self.records = collections.OrderedDict()  # (path, sequence, recovery, attempt): record
+        self.places = {}  # sequence: {path: {(recovery, attempt): record}}
+        self.paths = collections.OrderedDict()  # keys: in the order in which they were stored
+        self.folded = collections.Counter()  # (path, kind, status): how many were dropped
+
+    def add(self, record):
+        self.records[record[:4]] = record
+        self.places.setdefault(record.sequence, {}).setdefault(record.path, {})[
+            record[2:4]] = record
+        self.paths[record.path] = None
+
+    def fold(self, record):
+        """Drop all records of one task, but count its latest."""
+        paths = self.places[record.sequence]
+        for recovery, attempt in paths.pop(record.path):
+            del self.records[record.path, record.sequence, recovery, attempt]
+        if not paths:
+            del self.places[record.sequence]
+        self.folded[record.path, record.kind, record.status] += 1
+
+    def order(self):
+        """Return (path, sequence) of all tasks, in the order of their first records."""
+        return list(collections.OrderedDict.fromkeys(key[:2] for key in self.records))
+
+
+_NOTHING_KEPT = _Kept()
+
+
+def _latest(records, upto):
+    """Return the latest of ``{(recovery, attempt): record}``, or None."""
+    keys = records if upto is None else [key for key in records if key[0] <= upto]
+    return records[max(keys)] if keys else None
+
+
+def _never_begun(run, store):
+    return StoreError('%r holds no recovery %d of run %r of flow %r to write to; call begin() '
+                      'with its RunRecord first' % (store, run.recovery, run.run_id, run.flow))
+
+
+# SqliteStore ----------------------------------------------------------------------
+#
+# One file, three tables. `run` is an integer that stands for (flow, run_id) in both runs and
+# tasks. The id of a task's row never changes, although the row is replaced: it is the order of
+# first storing. Only SQL that SQLite 3.7.17 knows.
+
+_APPLICATION = 0x53657175  # 'Sequ', in the header of every file of ours
+_FORMAT = 1  # PRAGMA user_version: rises with every change that an older version cannot read
+_BUSY = 60  # seconds to wait for a file that another process has locked
+_CHUNK = 200  # rows read at a time
+
+_TASK_COLUMNS = ', '.join(TaskRecord._fields)
+_RUN_COLUMNS = ', '.join(RunRecord._fields)
+
+_SCHEMA = (
+    'CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT)',
+    """CREATE TABLE runs (id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
+        flow TEXT NOT NULL, run_id TEXT NOT NULL, recovery INTEGER NOT NULL,
+        mode TEXT, status TEXT, started REAL, ended REAL, process TEXT, steps TEXT,
+        UNIQUE (flow, run_id, recovery))""",
+    """CREATE TABLE tasks (id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
+        path TEXT NOT NULL, sequence TEXT NOT NULL,
+        recovery INTEGER NOT NULL, attempt INTEGER NOT NULL,
+        kind TEXT, status TEXT, handled INTEGER, item BLOB, due REAL, started REAL, ended REAL,
+        process TEXT, result BLOB, error TEXT, events TEXT)""",
+    'CREATE UNIQUE INDEX tasks_place ON tasks (run, sequence, path, recovery, attempt)',
+    'CREATE INDEX tasks_order ON tasks (run)',
+    "INSERT INTO meta VALUES ('made by', 'sequent %s')" % __version__,
+    'PRAGMA application_id = %d' % _APPLICATION,
+    'PRAGMA user_version = %d' % _FORMAT,
+)
+
+_SQL_RUN_KEY = 'SELECT run FROM runs WHERE flow = ? AND run_id = ? LIMIT 1'
+_SQL_NEW_RUN_KEY = 'SELECT coalesce(max(run), 0) + 1 FROM runs'
+_SQL_INSERT_RUN = 'INSERT INTO runs (run, %s) VALUES (?%s)' % (
+    _RUN_COLUMNS, ', ?' * len(RunRecord._fields))
+_SQL_REPLACE_RUN = 'UPDATE runs SET %s WHERE flow = ? AND run_id = ? AND recovery = ?' % (
+    ', '.join('%s = ?' % name for name in RunRecord._fields))
+_SQL_FINISH_RUN = """UPDATE runs SET status = ?, ended = ?
+    WHERE flow = ? AND run_id = ? AND recovery = ?"""
+_SQL_RUNS = 'SELECT id, %s FROM runs WHERE id > ? ORDER BY id LIMIT ?' % _RUN_COLUMNS
+_SQL_RUNS_OF_FLOW = _SQL_RUNS.replace('WHERE', 'WHERE flow = ? AND')
+_SQL_LATEST_RECOVERY = """SELECT %s FROM runs WHERE flow = ? AND run_id = ?
+    ORDER BY recovery DESC LIMIT 1""" % _RUN_COLUMNS
+_SQL_LATEST_RUN = """SELECT %s FROM runs WHERE flow = ?
+    ORDER BY run DESC, recovery DESC LIMIT 1""" % _RUN_COLUMNS
+
+_SQL_COMMIT = """INSERT OR REPLACE INTO tasks (id, run, %s) VALUES (
+    (SELECT id FROM tasks
+     WHERE run = ? AND path = ? AND sequence = ? AND recovery = ? AND attempt = ?), ?%s)""" % (
+    _TASK_COLUMNS, ', ?' * len(TaskRecord._fields))
+_SQL_OUTCOMES = """SELECT %s FROM tasks WHERE run = ? AND sequence = ? AND recovery <= ?
+    ORDER BY path, recovery, attempt""" % _TASK_COLUMNS
+_SQL_LATEST_ID = """(SELECT id FROM tasks AS other INDEXED BY tasks_place
+    WHERE other.run = %s.run AND other.sequence = %s.sequence AND other.path = %s.path%s
+    ORDER BY recovery DESC, attempt DESC LIMIT 1)"""
+# A task stands where its first record stands, with the content of its latest. SQLite without
+# statistics takes the wrong index here, and quadratic time: so both are named.
+_SQL_TASKS = """SELECT first.id, %s
+    FROM tasks AS first INDEXED BY tasks_order JOIN tasks AS latest ON latest.id = %s
+    WHERE first.run = ? AND latest.kind != 'iteration' AND coalesce(latest.status = ?, 1)
+    AND NOT EXISTS (SELECT 1 FROM tasks AS earlier INDEXED BY tasks_place
+        WHERE earlier.run = first.run AND earlier.sequence = first.sequence
+        AND earlier.path = first.path AND earlier.id < first.id)
+    AND first.id > ? ORDER BY first.id LIMIT ?""" % (
+    ', '.join('latest.' + name for name in TaskRecord._fields),
+    _SQL_LATEST_ID % ('first', 'first', 'first', ' AND other.recovery <= ?'))
+_SQL_ATTEMPTS = 'SELECT id, %s FROM tasks WHERE run = ? AND id > ? ORDER BY id LIMIT ?' % (
+    _TASK_COLUMNS)
+_SQL_COUNTS = """SELECT path, kind, status, count(*) FROM tasks
+    WHERE run = ? AND kind != 'iteration' AND id = %s GROUP BY path, kind, status""" % (
+    _SQL_LATEST_ID % ('tasks', 'tasks', 'tasks', ''))
+_SQL_PATHS = 'SELECT path FROM tasks WHERE run = ? GROUP BY path ORDER BY min(id)'
+
+#: What SQLite says, and what to do about it. First match wins.
+_SQLITE_ADVICE = (
+    ('locked', 'another program has kept it locked for %d seconds: find it (fuser shows who has '
+     'the file open) and let it finish' % _BUSY),
+    ('full', 'make room on the disk, then go on with the run (continue)'),
+    ('readonly', 'make the file and its folder writable for this user'),
+    ('unable to open', 'make the file and its folder readable and writable for this user'),
+    ('malformed', 'the file is damaged: put a backup in its place, or move it away to start anew'),
+    ('not a database', 'move that file away, or give another store'),
+    ('no such table', 'the file is damaged: move it away to start anew'),
+    ('', 'check the file, its disk and its file system'),
+)
+
+
+class SqliteStore(Store):
+    """Keeps runs in one SQLite file: the default store (semantics 6.3, 6.4).
+
+    Beside the file stand ``<path>.lock``, which is made once and stays, and, while somebody
+    writes, ``<path>-journal``, which belongs to the file: never delete it.
+
+    Args:
+        path: of the file; it is made when first opened for writing, with mode 0600.
+        synchronous: ``'full'`` (default): a commit survives a power cut; ``'normal'``: a
+            power cut may damage the file on some older file systems; ``'off'``: it may on any,
+            and commits are some ten times as fast. None of them lets a killed program lose any.
+    """
+
+    def __init__(self, path, synchronous='full'):
+        modes = ('full', 'normal', 'off')
+        if synchronous not in modes:
+            raise ConfigError('synchronous must be one of %s, not %r%s' % (
+                ', '.join(map(repr, modes)), synchronous, _nearest(synchronous, modes)))
+        self.path = os.path.realpath(os.fspath(path))  # as SQLite does: its journal lies there
+        self.synchronous = synchronous
+        self.folder = self.path + '.outcomes'
+        self.logs = self.path + '.logs'
+        self._pid = None  # of the process that opened it
+        self._create = False
+        self._db = None
+        self._keys = {}  # (flow, run_id): run
+        self._claims = _Claims(self, lambda: _lock_file(self.path + '.lock'))
+
+    def __repr__(self):
+        return 'SqliteStore(%r)' % (self.path,)
+
+    # Opening and closing
+
+    def open(self, create=True):
+        if self._pid == os.getpid() and (self._create or not create):
+            return
+        self._disconnect()
+        self._connect(create)
+        self._pid, self._create = os.getpid(), create
+
+    def close(self):
+        if self._pid == os.getpid():  # else the connection is the parent's: leave it alone
+            self._claims.close()
+            self._disconnect()
+        self._pid, self._create = None, False
+
+    def private_fds(self):
+        return _descriptors_of((self.path, self.path + '.lock'))
+
+    def _connect(self, create):
+        """Open the file and set ``_db``; leave it None if there is nothing to look at."""
+        sqlite3 = _import_sqlite3()
+        db = None
+        try:
+            with _looking:
+                if not self._find(create):
+                    return
+                db = sqlite3.connect(_file_uri(self.path) + '?mode=rw', uri=True,
+                                     timeout=_BUSY, isolation_level=None)
+                _opened[os.getpid(), self.path] += 1
+            if self._check_format(db, create):
+                self._db, db = db, None
+        except (sqlite3.Error, OSError) as exc:
+            raise self._error('opened', exc) from exc
+        finally:
+            if db is not None:
+                self._hang_up(db)
+
+    def _find(self, create):
+        """Say whether there is a file to open, after making it or refusing it."""
+        folder = os.path.dirname(self.path)
+        if not os.path.isdir(folder):
+            raise StoreError('there is no folder %r for the store %r; make it, or give another '
+                             'store' % (folder, self.path))
+        if create:
+            try:
+                os.close(_make_private(self.path))
+                return True
+            except FileExistsError:
+                pass
+        if not os.path.exists(self.path):
+            return False
+        objection = '' if _opened[os.getpid(), self.path] else _objection(self.path)
+        if objection:
+            raise StoreError('%r cannot be a store: %s; it was not touched. Move it away, or '
+                             'give another store' % (self.path, objection))
+        return True
+
+    def _check_format(self, db, create):
+        """Say whether the file holds our tables; if it may, make it hold them."""
+        version = db.execute('PRAGMA user_version').fetchone()[0]
+        if version > _FORMAT:
+            raise StoreError('the store %r was written by a newer sequent (format %d, this one '
+                             'knows up to %d); use that one, or give another store'
+                             % (self.path, version, _FORMAT))
+        if not create:
+            return version > 0
+        # A deleted journal may come back with a power cut, and undo the last commit with it; a
+        # journal whose header is overwritten does not, in any version of SQLite. It is faster, too.
+        db.execute('PRAGMA journal_mode = PERSIST')
+        db.execute('PRAGMA synchronous = %s' % self.synchronous)
+        db.execute('BEGIN IMMEDIATE')  # fails here and now if the file cannot be written
+        if not db.execute('PRAGMA user_version').fetchone()[0]:  # nobody else was faster
+            for statement in _SCHEMA:
+                db.execute(statement)
+        db.execute('COMMIT')
+        return True
+
+    def _disconnect(self):
+        db, self._db = self._db, None
+        self._keys.clear()
+        if db is not None and self._pid == os.getpid():
+            if self._create:
+                self._drop_journal(db)
+            self._hang_up(db)
+
+    def _drop_journal(self, db):
+        sqlite3 = _import_sqlite3()
+        try:
+            db.execute('PRAGMA journal_mode = DELETE')
+        except sqlite3.Error as exc:  # what stays is harmless
+            logger.debug('%s-journal stays: %s', self.path, exc)
+
+    def _hang_up(self, db):
+        with _looking:
+            db.close()
+            _opened[os.getpid(), self.path] -= 1
+
+    # Reading and writing
+
+    def _connection(self):
+        """Return the connection, or None if it would only be read and there is nothing to read."""
+        if self._pid is None:
+            raise StoreError('the store %r is not open; call open() first' % (self.path,))
+        if self._pid != os.getpid():
+            raise StoreError('the store %r was opened by process %d and cannot be used in process '
+                             '%d, forked from it; use it where the flow runs'
+                             % (self.path, self._pid, os.getpid()))
+        if self._db is None:
+            self._connect(False)  # somebody may have made it since
+        return self._db
+
+    def _read(self, sql, *parameters):
+        db = self._connection()
+        if db is None:
+            return []
+        try:
+            return db.execute(sql, parameters).fetchall()  # all, so that its read lock ends here
+        except _import_sqlite3().Error as exc:
+            raise self._error('read', exc) from exc
+
+    def _read_on(self, make, sql, *parameters):
+        """Iterate over rows of ``(id, ...)`` with rising ids, a chunk at a time."""
+        last, rows = 0, None
+        while rows is None or len(rows) == _CHUNK:
+            rows = self._read(sql, *(parameters + (last, _CHUNK)))
+            for row in rows:
+                yield make(row[1:])
+            last = rows[-1][0] if rows else last
+
+    def _write(self, work, *arguments):
+        """Return ``work(connection, *arguments)``, called within a transaction."""
+        db = self._writable()
+        try:
+            db.execute('BEGIN IMMEDIATE')
+            result = work(db, *arguments)
+            db.execute('COMMIT')
+            return result
+        except BaseException as exc:
+            if db.in_transaction:
+                db.execute('ROLLBACK')
+            if isinstance(exc, (_import_sqlite3().Error, UnicodeError)):
+                raise self._error('written', exc) from exc
+            raise
+
+    def _writable(self):
+        db = self._connection()
+        if not self._create:
+            raise StoreError('the store %r was opened for reading only; open() it with '
+                             'create=True' % (self.path,))
+        return db
+
+    def _error(self, what, exc):
+        advice = next(advice for words, advice in _SQLITE_ADVICE if words in str(exc))
+        return StoreError('the store %r could not be %s: %s; %s' % (self.path, what, exc, advice))
+
+    # Locks
+
+    def lock(self, flow, run_id, exclusive=True):
+        self._writable()
+        self._claims.lock(flow, run_id, exclusive)
+
+    def unlock(self, flow, run_id):
+        self._claims.unlock(flow, run_id)
+
+    # Runs
+
+    def runs(self, flow=None):
+        if flow is None:
+            return self._read_on(RunRecord._make, _SQL_RUNS)
+        return self._read_on(RunRecord._make, _SQL_RUNS_OF_FLOW, flow)
+
+    def latest(self, flow, run_id=''):
+        rows = (self._read(_SQL_LATEST_RECOVERY, flow, run_id) if run_id else
+                self._read(_SQL_LATEST_RUN, flow))
+        return RunRecord._make(rows[0]) if rows else None
+
+    def begin(self, run):
+        self._keys[run[:2]] = self._write(_begin, run)
+
+    def finish(self, run):
+        if not self._write(_finish, run):
+            raise _never_begun(run, self)
+
+    def _key(self, run):
+        """Return the integer that stands for a run, or None."""
+        key = self._keys.get(run[:2])
+        if key is None:
+            rows = self._read(_SQL_RUN_KEY, *run[:2])
+            if rows:
+                key = self._keys[run[:2]] = rows[0][0]
+        return key
+
+    # Tasks
+
+    def commit(self, run, records):
+        key = self._key(run)
+        if key is None:
+            raise _never_begun(run, self)
+        rows = [(key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records]
+        if rows:
+            self._write(_commit, rows)
+
+    def outcomes(self, run, sequence, upto):
+        rows = self._read(_SQL_OUTCOMES, self._key(run), sequence, upto)
+        return {row[0]: _task_record(row) for row in rows}  # the latest of a path comes last
+
+    def tasks(self, run, upto=None, status=None):
+        upto = sys.maxsize if upto is None else upto
+        return self._read_on(_task_record, _SQL_TASKS, upto, self._key(run), status)
+
+    def attempts(self, run):
+        return self._read_on(_task_record, _SQL_ATTEMPTS, self._key(run))
+
+    def counts(self, run):
+        key = self._key(run)
+        order = {path: place for place, (path,) in enumerate(self._read(_SQL_PATHS, key))}
+        counted = self._read(_SQL_COUNTS, key)
+        return sorted((row for row in counted if row[0] in order),
+                      key=lambda row: order[row[0]])
+
+
+def _begin(db, run):
+    if db.execute(_SQL_REPLACE_RUN, run + run[:3]).rowcount:
+        return db.execute(_SQL_RUN_KEY, run[:2]).fetchone()[0]
+    key = (db.execute(_SQL_RUN_KEY, run[:2]).fetchone()
+           or db.execute(_SQL_NEW_RUN_KEY).fetchone())[0]
+    db.execute(_SQL_INSERT_RUN, (key,) + run)
+    return key
+
+
+def _finish(db, run):
+    return db.execute(_SQL_FINISH_RUN, (run.status, run.ended) + run[:3]).rowcount
+
+
+def _commit(db, rows):
+    db.executemany(_SQL_COMMIT, rows)
+
+
+def _with_utf8_error(record):
+    """Return the record with an error that SQLite takes: what names a file need not be UTF-8."""
+    if record.error is None:
+        return record
+    text = record.error.encode('utf-8', 'backslashreplace').decode('utf-8')
+    return record if text == record.error else record._replace(error=text)
+
+
+def _task_record(row):
+    return TaskRecord(*row[:6], bool(row[6]), *row[7:])
+
+
+def _import_sqlite3():
+    try:
+        import sqlite3
+    except ImportError as exc:
+        raise StoreError("this Python was built without sqlite3 (%s); use another one, or "
+                         "store=':memory:'" % exc) from exc
+    return sqlite3
+
+
+def _file_uri(path):
+    import pathlib
+    return pathlib.Path(path).as_uri()
+
+
+# Closing any descriptor of a file drops all POSIX locks that this process has on it, those of
+# SQLite as well. So a file is looked at, and made, only while no connection of ours is open to it.
+_looking = threading.RLock()
+_opened = collections.Counter()  # (pid, path): connections
+
+
+def _objection(path):
+    """Say why a file is not for us, by its first bytes alone; return '' if it is, or is new.
+
+    SQLite is not asked: it would recover or check-point what belongs to somebody else.
+    """
+    if not os.path.isfile(path):
+        return 'it is not a regular file'
+    with open(path, 'rb') as file:
+        header = file.read(108)
+    if not header.strip(b'\0'):  # new, or its making was cut short: that is for its journal
+        return ''
+    if header[:16] != b'SQLite format 3\0':
+        return 'it is not an SQLite database'
+    application = int.from_bytes(header[68:72], 'big')
+    no_tables = header[100:101] == b'\x0d' and header[103:105] == b'\0\0'
+    if application == _APPLICATION or (
+            application == 0 and no_tables and not os.path.exists(path + '-wal')):
+        return ''
+    return "it is another application's database"
+
+
+def _descriptors_of(paths):
+    """Return those of this process's descriptors that are open on one of the files."""
+    files = {_file_key(path) for path in paths} - {None}
+    return [fd for fd in _descriptors() if _file_key(fd) in files]
+
+
+def _file_key(file):
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _descriptors():
+    for folder in ('/proc/self/fd', '/dev/fd'):
+        try:
+            return [int(name) for name in os.listdir(folder)]
+        except OSError:
+            continue
+    return range(256)
+
+# 7 Constructs ####################################################################
+
+
+class Job:
+    """One attempt at one task: what a construct is given to run.
+
+    Made by the driver, which also reads ``process``; a construct keeps what it likes in ``state``.
+
+    Attributes:
+        name, sequence, recovery, attempt: say which attempt at which task; ``name`` is the path.
+        flow, run_id: the run, by name.
+        func, args, kwargs: what to call.
+        items: the current loop items, outermost first.
+        env: every environment variable of the task, by its full name: {str: str}.
+        config: the resolved configuration of the step: {str: value}.
+        log: path of the task's log file, or None.
+        outcome: path where a process that has lost its supervisor leaves its outcome, or None.
+        logger_name: name of the logger that the task is told to use.
+        eventor: what an inline function gets as ``eventor=`` when it accepts that, or None.
+        task, triggered: the driver's own.
+        process: identity of the process (JSON), set by `TaskConstruct.prepare`; None: none.
+        state: the construct's own.
+    """
+
+    __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
+                 'kwargs', 'items', 'env', 'config', 'log', 'outcome', 'logger_name', 'eventor',
+                 'task', 'triggered', 'process', 'state')
+
+    def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
+                 args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
+                 logger_name='', eventor=None, task=None, process=None):
+        self.name = name
+        self.sequence = sequence
+        self.recovery = recovery
+        self.attempt = attempt
+        self.flow = flow
+        self.run_id = run_id
+        self.func = func
+        self.args = args
+        self.kwargs = {} if kwargs is None else kwargs
+        self.items = items
+        self.env = {} if env is None else env
+        self.config = {} if config is None else config
+        self.log = log
+        self.outcome = outcome
+        self.logger_name = logger_name
+        self.eventor = eventor
+        self.task = task
+        self.triggered = ()
+        self.process = process
+        self.state = None
+
+    def __repr__(self):
+        return '<Job %s %s>' % (self.name, self.sequence)
+
+
+class Port(abc.ABC):
+    """The driver's side of a construct: what it is given when a run begins.
+
+    Attributes:
+        stopping: True once a signal has ended the run (semantics 8.3).
+        config: the resolved configuration of the flow: {str: value}.
+    """
+
+    stopping = False
+    config = {}  # type: dict
+
+    @abc.abstractmethod
+    def done(self, job, outcome):
+        """Take the `Outcome` of a released job, once. From any thread; does not block."""
+
+    @abc.abstractmethod
+    def watch(self, fd, callback):
+        """Call ``callback()`` in the driver's thread whenever ``fd`` is readable.
+
+        At the end of a stream too, again and again until `unwatch`. From the driver's thread.
+        """
+
+    @abc.abstractmethod
+    def unwatch(self, fd):
+        """Stop watching ``fd``, before it is closed. From the driver's thread."""
+
+    def private_fds(self):
+        """Return the driver's descriptors that a forked child must close (store, lock ...)."""
+        return []
+
+
+class TaskConstruct(abc.ABC):
+    """Runs the functions of steps: the base of all task constructs, and how to write one.
+
+    The driver makes at most one instance of a class for each run and calls, in this order:
+
+    1. `open`, once, and `check`, for each step that uses the construct, before anything starts;
+    2. for each attempt at a task `prepare`, then, once the start is in the store, `release`;
+       or `withdraw`, when it is not to start after all;
+    3. `settle`, once the outcome that came by ``port.done`` is in the store;
+    4. `close`, once, however the run ended.
+
+    Every method is called from the driver's thread and must not block it; ``port.done`` may be
+    called from any. A construct has no opinion about statuses: whatever becomes of a released
+    job, exactly one `Outcome` is reported for it. ``success`` means that the function returned;
+    anything else is a ``failure`` whose ``error`` is a sentence that names the cause. `run_job`
+    calls a function and makes an outcome of what happens, wherever that may be.
+
+    The least that works::
+
+        class HereConstruct(TaskConstruct):
+            inline = True
+
+            def release(self, job):
+                self.port.done(job, run_job(job))
+
+    It is used by ``config={'task_construct': HereConstruct}``; or an instance of it, or the
+    string ``'package.module:HereConstruct'``.
+    """
+
+    can_kill = False   # kill() works, so timeouts are honoured
+    can_adopt = False  # tasks outlive the supervisor and leave their outcomes
+    relays = False     # the output of tasks goes to job.log, whence the driver relays it
+    polls = False      # poll() has something to see to; may change while it works
+    inline = False     # release() runs the function and calls port.done before it returns
+
+    def open(self, port):
+        """Begin to work for a run. ``port`` is the driver's side of it, a `Port`.
+
+        Raises:
+            ConstructError, OSError: it cannot work here; nothing is started then.
+        """
+        self.port = port
+
+    def check(self, name, func, args, kwargs, config):  # noqa: B027 (optional)
+        """Refuse, before the run, a step that cannot be run.
+
+        Args:
+            name: path of the step, for the message.
+            func, args, kwargs: what it is going to call.
+            config: its resolved configuration.
+
+        Raises:
+            ConstructError: names the step, says why it cannot be run and what to do.
+        """
+
+    def prepare(self, job):  # noqa: B027 (optional)
+        """Make ready to start; nothing of the user's may run yet.
+
+        Sets ``job.process`` (by `process_identity`) where there is a process: it is stored with
+        the start, so that a later supervisor can find what a dead one left running.
+
+        Raises:
+            OSError: it cannot be started now, for want of processes or descriptors.
+        """
+
+    @abc.abstractmethod
+    def release(self, job):
+        """Run a prepared job: its start is in the store. Then ``port.done(job, outcome)``, once."""
+
+    def withdraw(self, job):  # noqa: B027 (optional)
+        """Forget a prepared job that is not going to be released: it must never run."""
+
+    def settle(self, job):  # noqa: B027 (optional)
+        """Clear away what is left of a job whose outcome is in the store.
+
+        Until then, what runs the job must be able to leave the outcome elsewhere, if it can.
+        """
+
+    def kill(self, job, force):
+        """End a released job, with all that it has started. Needs ``can_kill``.
+
+        Args:
+            force: False asks it to end (SIGTERM), True does not ask (SIGKILL).
+
+        The outcome still comes by ``port.done``, ``interrupted`` if ``port.stopping``; nothing of
+        the job runs any more when it does.
+        """
+        raise ConstructError('%s cannot end what it runs' % type(self).__name__)
+
+    def adopt(self, job):
+        """Watch over what an earlier supervisor left running. Needs ``can_adopt``.
+
+        Args:
+            job: ``process`` and ``outcome`` are those of the earlier attempt.
+
+        Returns:
+            True if it still runs: its outcome comes by ``port.done``. False if it does not.
+        """
+        return False
+
+    def poll(self):  # noqa: B027 (optional)
+        """See to what cannot wake the driver. Called every ``sleep_between_loops`` seconds."""
+
+    def close(self):  # noqa: B027 (optional)
+        """End the work for a run: nothing that was prepared, released or settled may be left."""
+
+
+# What runs: the job, and its context --------------------------------------------
+
+
+class Context(typing.NamedTuple):
+    """Where a function is running: what `current` returns.
+
+    ``items`` are the current loop items, outermost first, ``item`` the last of them or None.
+    """
+
+    name: str
+    sequence: str
+    recovery: int
+    attempt: int
+    run_id: str
+    flow: str
+    items: tuple
+    item: object
+    logger_name: str
+
+
+_running = threading.local()  # .job: the job that this thread runs
+_child_job = None             # the job for which this process was made; all its threads see it
+
+
+def current():
+    """Return the `Context` of the task that is running here.
+
+    In a process task it works in every thread; otherwise in the thread that runs the task.
+
+    Raises:
+        LookupError: no task is running here.
+    """
+    job = getattr(_running, 'job', None) or _child_job
+    if job is None:
+        raise LookupError('no task is running here: current() is for functions that steps call')
+    return Context(job.name, job.sequence, job.recovery, job.attempt, job.run_id, job.flow,
+                   tuple(job.items), job.items[-1] if job.items else None, job.logger_name)
+
+
+def run_job(job, **more):
+    """Call the function of a job and return what came of it as an `Outcome`; never raises.
+
+    Args:
+        job: the `Job`; `current` tells of it meanwhile.
+        more: further keyword arguments for the function.
+    """
+    before = getattr(_running, 'job', None)
+    _running.job = job
+    try:
+        result = job.func(*job.args, **job.kwargs, **more)
+        if result is None or not job.config.get('keep_result', True):
+            return Outcome(SUCCESS)
+        return _keep_result(result)
+    except SystemExit as error:
+        return _exit_outcome(error)
+    except BaseException as error:
+        return _failure(error)
+    finally:
+        _running.job = before
+
+
+def _keep_result(result):
+    try:
+        return Outcome(SUCCESS, result=pickle.dumps(result, protocol=4))
+    except Exception as error:
+        shown = _shown(repr, result)
+        return Outcome(SUCCESS, result=pickle.dumps(shown, protocol=4), warning=(
+            'its result cannot be pickled (%s), its repr is kept instead' % describe_error(error)))
+
+
+def _exit_outcome(error):
+    """SystemExit: without a code, or with 0, it is a way to return (semantics 3.1)."""
+    code = error.code
+    if code is None or (isinstance(code, int) and code == 0):
+        return Outcome(SUCCESS)
+    text = 'code %d' % code if isinstance(code, int) else _shown(str, code)
+    return _failure(error, 'SystemExit: %s' % text)
+
+
+def _failure(error, sentence=None):
+    import traceback
+    frames = error.__traceback__ and error.__traceback__.tb_next  # without the library's own
+    try:
+        trace = ''.join(traceback.format_exception(type(error), error, frames))
+    except Exception as another:
+        trace = '(its traceback cannot be shown: %s)\n' % type(another).__name__
+    return Outcome(FAILURE, sentence or describe_error(error), _encodable(trace))
+
+
+def describe_error(error):
+    """Return ``'ValueError: text'``, whatever the exception does when it is asked."""
+    text = _shown(str, error)
+    return '%s: %s' % (type(error).__name__, text) if text else type(error).__name__
+
+
+def _shown(show, value):
+    try:
+        return _encodable(show(value))
+    except Exception as error:
+        return '<%s that cannot be shown: %s>' % (type(value).__name__, type(error).__name__)
+
+
+def _encodable(text):
+    return text.encode('utf-8', 'backslashreplace').decode('utf-8')  # a lone surrogate is none
+
+
+# Log files ----------------------------------------------------------------------
+
+_NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
+_LOG_FORMAT = '[ %(asctime)s ][ %(levelname)s ][ %(message)s ]'
+
+# The descriptors that the library has open here for its tasks; forked children close them.
+_private_fds = set()  # type: typing.Set[int]
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_name(name):
+    """Return a name as part of a path: percent-encoded, and cut and hashed over 100 bytes."""
+    raw = name.encode('utf-8', 'surrogatepass')
+    dots = len(raw) - len(raw.lstrip(b'.'))
+    text = '%2E' * dots + ''.join(
+        chr(byte) if byte in _NAME_BYTES else '%%%02X' % byte for byte in raw[dots:])
+    if len(text) <= 100:
+        return text
+    import hashlib
+    return '%s-%s' % (text[:83], hashlib.sha256(raw).hexdigest()[:16])
+
+
+def log_path(logdir, flow, run_id, name, sequence, recovery, attempt):
+    """Return ``<logdir>/<flow>/<run_id>/<step>.<sequence>.<recovery>.<attempt>.log``.
+
+    All but letters, digits and ``._-`` is percent-encoded, leading dots too; a part of more than
+    100 bytes is cut and given a hash.
+    """
+    return '%s/%s/%s/%s.%s.%d.%d.log' % (
+        logdir, _file_name(flow), _file_name(run_id), _file_name(name), _file_name(sequence),
+        recovery, attempt)
+
+
+def _make_folder(path):
+    """Make a folder that is its owner's only, with those above it that are missing."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass  # if it is no folder, what is to go into it says so
+    except FileNotFoundError:
+        above = os.path.dirname(path)
+        if above in ('', path):
+            raise
+        _make_folder(above)
+        _make_folder(path)
+
+
+def _open_log(path):
+    """Open a log file to append to it, for its owner only; a symbolic link is refused."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        _make_folder(os.path.dirname(path))
+        return os.open(path, flags, 0o600)
+
+
+def _write(fd, content):
+    """Write all of it."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+class _StderrHandler(logging.StreamHandler):
+    """Writes to what sys.stderr is at the time of the record."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter(_LOG_FORMAT))
+
+    @property
+    def stream(self):
+        return sys.stderr
+
+
+class _TaskLogHandler(logging.Handler):
+    """Copies what thread and inline tasks log into the log files of these tasks."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter(_LOG_FORMAT))
+        self._users = 0
+        self._files = {}  # type: typing.Dict[Job, int]
+
+    def install(self):
+        with _start_lock:
+            self._users += 1
+            logging.getLogger().addHandler(self)  # which adds it once
+
+    def remove(self):
+        with _start_lock:
+            self._users -= 1
+            if not self._users:
+                logging.getLogger().removeHandler(self)
+
+    def leave(self):
+        """Have nothing to do with a forked child, where stderr is the log file already."""
+        self._files.clear()
+        logging.getLogger().removeHandler(self)
+
+    def emit(self, record):
+        job = getattr(_running, 'job', None)
+        if job is None or job.log is None:
+            return
+        try:
+            fd = self._files.get(job)
+            if fd is None:
+                fd = self._files[job] = _open_log(job.log)
+                _private_fds.add(fd)
+            _write(fd, (self.format(record) + '\n').encode('utf-8', 'backslashreplace'))
+        except Exception:
+            self.handleError(record)
+
+    def finish(self, job):
+        """Close the file of a job that is over."""
+        fd = self._files.pop(job, None)
+        if fd is not None:
+            _close_private(fd)
+
+
+_start_lock = threading.RLock()  # from the first descriptor of a child to its start
+_task_log_handler = _TaskLogHandler()
+
+
+def _close_private(fd):
+    _private_fds.discard(fd)
+    os.close(fd)
+
+
+def install_logging(level):
+    """Log to stderr from ``level`` on, if nobody has configured logging (semantics 5.2)."""
+    root = logging.getLogger()
+    others = [one for one in root.handlers if one is not _task_log_handler]
+    if not others:
+        root.addHandler(_StderrHandler())
+    if all(isinstance(one, _StderrHandler) for one in others):
+        root.setLevel(level)
+
+
+class LogRelay:
+    """Copies what tasks write into their log files to sys.stderr, unchanged (semantics 5.3)."""
+
+    CHUNK = 1 << 20  # bytes; a longer line is relayed in pieces
+    TURN = 8         # chunks of a job in one poll(): a talkative task must not keep the driver
+
+    def __init__(self):
+        self._offsets = {}  # type: typing.Dict[Job, int]
+        self._broken = False
+
+    @property
+    def active(self):
+        """Whether there is a job to relay."""
+        return bool(self._offsets)
+
+    def add(self, job, adopted=False):
+        """Relay what is written to the log of a job from now on. Call it before the release.
+
+        So of an adopted job, what it wrote under an earlier supervisor is not relayed again.
+        """
+        if job.log is None:
+            return
+        try:
+            self._offsets[job] = os.stat(job.log).st_size
+        except OSError:
+            self._offsets[job] = 0  # not there yet
+
+    def poll(self):
+        """Relay the complete lines that are new."""
+        for job in list(self._offsets):
+            self._relay(job, self.TURN, False)
+
+    def finish(self, job):
+        """Relay the rest, ended by a newline, and forget the job."""
+        if job in self._offsets:
+            self._relay(job, sys.maxsize, True)
+            del self._offsets[job]
+
+    def _relay(self, job, turns, to_end):
+        if self._broken:
+            return
+        try:
+            fd = os.open(job.log, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return  # nothing was written yet, or somebody has moved it away
+        try:
+            end = os.fstat(fd).st_size  # daemons may go on writing
+            while turns and self._offsets[job] < end and not self._broken:
+                if not self._relay_chunk(job, fd, end, to_end):
+                    break
+                turns -= 1
+        finally:
+            os.close(fd)
+
+    def _relay_chunk(self, job, fd, end, to_end):
+        """Relay up to a chunk; return False if there is no complete line."""
+        offset = self._offsets[job]
+        chunk = os.pread(fd, min(self.CHUNK, end - offset), offset)
+        lines = chunk[:chunk.rfind(b'\n') + 1]
+        if not lines and (to_end or len(chunk) == self.CHUNK):
+            lines = chunk
+        if not lines:
+            return False
+        self._offsets[job] = offset + len(lines)
+        unended = to_end and offset + len(lines) == end and not lines.endswith(b'\n')
+        self._emit(lines + b'\n' if unended else lines)
+        return True
+
+    def _emit(self, lines):
+        stream = sys.stderr
+        if stream is None:
+            return
+        try:
+            stream.flush()
+            if hasattr(stream, 'buffer'):
+                stream.buffer.write(lines)
+            else:
+                stream.write(lines.decode('utf-8', 'backslashreplace'))
+            stream.flush()
+        except (OSError, ValueError) as error:
+            self._broken = True
+            logger.warning('the output of tasks is in their logs only: stderr is broken (%s)',
+                           error)
+
+
+# Outcomes that wait in a file ----------------------------------------------------
+
+
+def write_outcome(path, outcome):
+    """Leave an `Outcome` for a later supervisor: written aside, synced, renamed into place."""
+    import base64
+    import json
+    content = outcome._asdict()
+    if outcome.result is not None:
+        content['result'] = base64.b64encode(outcome.result).decode('ascii')
+    folder = os.path.dirname(path)
+    _make_folder(folder)
+    aside = '%s.%d' % (path, os.getpid())
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        _write(fd, json.dumps(content).encode('utf-8'))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(aside, path)
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_outcome(path):
+    """Return the `Outcome` that a process left at ``path``, or None if there is none.
+
+    Raises:
+        StoreError: it cannot be read, or somebody else could have written it.
+    """
+    import base64
+    import json
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError('the outcome %r cannot be read: %s' % (path, error.strerror))
+    with open(fd, 'rb') as file:
+        info = os.fstat(fd)
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            raise StoreError('the outcome %r could have been written by another user: look at '
+                             'it, and remove it or make it yours (chmod 600)' % path)
+        try:
+            content = json.loads(file.read().decode('utf-8'))
+            if content.get('result') is not None:
+                content['result'] = base64.b64decode(content['result'])
+            return Outcome(**content)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise StoreError('the outcome %r is damaged (%s); remove it to run its task again'
+                             % (path, error))
+
+
+# Inline and thread ---------------------------------------------------------------
+
+
+class InlineConstruct(TaskConstruct):
+    """Calls the function in the driver's thread: nothing else happens meanwhile.
+
+    A function that accepts ``eventor`` gets the flow as ``eventor=`` (semantics 9.4). The
+    environment variables of a task are left in place until the next one, or `close`, changes them.
+    """
+
+    inline = True
+
+    def open(self, port):
+        super().open(port)
+        self._set = {}     # what stands in the environment now: {name: value}
+        self._before = {}  # what stood there before: {name: value or None}
+        _task_log_handler.install()
+
+    def release(self, job):
+        try:
+            self._set_environment(job.env)
+        except ValueError as error:  # a NUL, or what the locale cannot encode
+            outcome = Outcome(FAILURE, 'its environment cannot be set: %s' % describe_error(error))
+        else:
+            more = {}
+            if job.eventor is not None and _takes_eventor(job.func):
+                more = {'eventor': job.eventor}
+            outcome = run_job(job, **more)
+        _task_log_handler.finish(job)
+        if outcome.status == FAILURE and self.port.stopping:
+            outcome = outcome._replace(interrupted=True)
+        self.port.done(job, outcome)
+
+    def close(self):
+        self._set_environment({})
+        _task_log_handler.remove()
+
+    def _set_environment(self, wanted):
+        """Change only what differs: each change costs a microsecond."""
+        now = self._set
+        for name, value in wanted.items():
+            if now.get(name) != value:
+                if name not in self._before:
+                    self._before[name] = os.environ.get(name)
+                os.environ[name] = value
+                now[name] = value
+        for name in [name for name in now if name not in wanted]:
+            del now[name]
+            before = self._before.pop(name)
+            if before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
+
+
+def _takes_eventor(func):
+    try:
+        return _has_eventor(func)
+    except TypeError:  # it cannot be hashed
+        return _has_eventor.__wrapped__(func)
+
+
+@functools.lru_cache(maxsize=1024)
+def _has_eventor(func):
+    import inspect
+    try:
+        parameters = inspect.signature(func).parameters
+    except (ValueError, TypeError):  # a built-in that does not tell
+        return False
+    one = parameters.get('eventor')
+    if one is not None:
+        return one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    return any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+
+
+class ThreadConstruct(TaskConstruct):
+    """Calls each function in a daemon thread of its own. It cannot be ended, only abandoned."""
+
+    def open(self, port):
+        super().open(port)
+        self._open = True
+        _task_log_handler.install()
+
+    def release(self, job):
+        thread = threading.Thread(target=self._run, args=(job,), daemon=True,
+                                  name='%s %s' % (job.name, job.sequence))
+        try:
+            thread.start()
+        except RuntimeError as error:  # can't start new thread
+            self.port.done(job, Outcome(FAILURE, describe_error(error)))
+
+    def _run(self, job):
+        outcome = run_job(job)
+        _task_log_handler.finish(job)
+        if self._open:
+            self.port.done(job, outcome)
+
+    def close(self):
+        self._open = False
+        _task_log_handler.remove()
+
+
+# Process: the supervisor's side ---------------------------------------------------
+#
+# Each task has a process of its own in a process group of its own, and a socket pair to it:
+#
+#   supervisor                          child
+#   prepare: fork         ---------->   default signals, foreign descriptors closed
+#   (the start is stored)               waits at the gate; end of file: nobody is there, exit
+#   release: b'g'         ---------->   environment, log, function
+#   port.done             <----------   the outcome, in a frame
+#   (the outcome is stored)             waits; end of file: leave the outcome in a file
+#   settle: b'k'          ---------->   exit
+#
+# That it has died is seen by the end of file; or, where a grandchild holds the pair open, by
+# a descriptor of the process (pidfd), or by asking for its exit code now and then.
+
+_CHILD_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
+                  if hasattr(signal, name)]
+_ports = []  # type: typing.List[Port]
+
+
+class _Child:
+    """What `ProcessConstruct` knows of a process of its own (``job.state``)."""
+
+    __slots__ = ('process', 'pid', 'fd', 'pidfd', 'inbox', 'killed', 'forced', 'refusal')
+
+    def __init__(self, process=None, pid=None, fd=None):
+        self.process = process
+        self.pid = pid
+        self.fd = fd             # our end of the pair, None once it is closed
+        self.pidfd = None
+        self.inbox = bytearray()
+        self.killed = self.forced = False
+        self.refusal = None      # the outcome of what could not be sent to a process
+
+    def alive(self, job):
+        return self.process.exitcode is None
+
+    def ended(self, job, patience=0.0):
+        """Return whether the process has ended, after waiting up to ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        while self.alive(job):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.0005)
+        return True
+
+    def cause(self):
+        """Return how a process ended that has left no outcome."""
+        code = self.process.exitcode
+        if code >= 0:
+            return 'exited with code %d before its outcome was delivered' % code
+        try:
+            return 'died: signal %s' % signal.Signals(-code).name
+        except ValueError:
+            return 'died: signal %d' % -code
+
+    def signal(self, number):
+        """Send a signal to the process group; return False if there is none."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # all that is left of it has other rights
+        return True
+
+    def read(self):
+        """Read some of the outcome. True: some came; None: nothing yet; False: the end."""
+        size = min(max(self.missing(), 1 << 16), 1 << 22)
+        try:
+            chunk = os.read(self.fd, size)
+        except BlockingIOError:
+            return None
+        except OSError:  # it died without having read all that we sent
+            return False
+        self.inbox += chunk
+        return bool(chunk)
+
+    def missing(self):
+        """Return the number of bytes that are known to be missing from the outcome."""
+        if len(self.inbox) < _FRAME_HEAD:
+            return _FRAME_HEAD - len(self.inbox)
+        return _FRAME_HEAD + sum(_frame_sizes(self.inbox)) - len(self.inbox)
+
+    def outcome(self):
+        """Return the outcome that has come in, or None as long as it is not complete."""
+        if self.missing() > 0:
+            return None
+        outcome = _unframe(self.inbox)
+        self.inbox = bytearray()
+        return outcome
+
+
+class _Orphan(_Child):
+    """A process that an earlier supervisor has left running."""
+
+    __slots__ = ()
+
+    def alive(self, job):
+        return bool(process_alive(job.process))
+
+    def cause(self):
+        return ('process %d, started by an earlier supervisor, ended without leaving an outcome'
+                % self.pid)
+
+
+# The frame: two lengths of 8 bytes; the outcome without its result; the result.
+_FRAME_HEAD = 16
+
+
+def _frame(outcome):
+    head = pickle.dumps(tuple(outcome._replace(result=None)), protocol=4)
+    sizes = (len(head), len(outcome.result or b''))
+    return b''.join(size.to_bytes(8, 'big') for size in sizes) + head
+
+
+def _frame_sizes(box):
+    return int.from_bytes(box[:8], 'big'), int.from_bytes(box[8:_FRAME_HEAD], 'big')
+
+
+def _unframe(box):
+    """Take an outcome out of a bytearray, which is emptied: a result can be large."""
+    head, size = _frame_sizes(box)
+    outcome = Outcome(*pickle.loads(box[_FRAME_HEAD:_FRAME_HEAD + head]))
+    if not size:
+        return outcome
+    del box[:_FRAME_HEAD + head]
+    return outcome._replace(result=bytes(box))
+
+
+class ProcessConstruct(TaskConstruct):
+    """Runs each function in a process of its own, in a process group of its own.
+
+    Processes are made by multiprocessing, by config ``start_method``: ``fork`` where there is one,
+    else ``spawn``, which needs functions that can be imported. A process stays until its outcome
+    is stored; if the supervisor is gone instead, it leaves the outcome in a file (semantics 7.6).
+    """
+
+    can_kill = True
+    can_adopt = True
+    relays = True
+
+    def open(self, port):
+        super().open(port)
+        self._jobs = set()   # released, and not done
+        self._blind = set()  # those of them whose end only poll() sees
+        self._leaving = []   # processes on their way out: (process, when patience ends)
+        _ports.append(port)
+        _occupy_standard_fds()
+
+    @property
+    def polls(self):
+        return bool(self._blind or self._leaving)
+
+    def check(self, name, func, args, kwargs, config):
+        method = _start_method(config, name)
+        if method == 'fork':
+            return
+        for what, value in (('function', func), ('arguments', (args, kwargs))):
+            try:
+                pickle.dumps(value, protocol=4)
+            except Exception as error:
+                raise ConstructError(
+                    'step %r: its %s cannot be sent to a process started by %r (%s); use a '
+                    "function at the top of a module, or start_method 'fork'"
+                    % (name, what, method, describe_error(error)))
+
+    def prepare(self, job):
+        job.state = child = _Child()
+        method = _start_method(job.config, job.name)
+        with _start_lock:
+            child.fd, theirs = _make_pair()
+            try:
+                child.process = _make_process(job, method, theirs)
+                _start(child.process, method == 'fork')
+            except ConstructError as error:  # check() did not see the loop item
+                child.refusal = Outcome(FAILURE, str(error))
+            finally:
+                theirs.close()
+                if child.process is None or child.process.pid is None:
+                    _close_private(child.fd)
+                    child.fd = None
+        if child.refusal is None:
+            child.pid = child.process.pid
+            _make_group(child.pid)
+            job.process = process_identity(child.pid)
+
+    def release(self, job):
+        child = job.state
+        if child.refusal is not None:
+            self.port.done(job, child.refusal)
+            return
+        self._jobs.add(job)
+        self.port.watch(child.fd, functools.partial(self._readable, job))
+        self._watch_end(job)
+        _send(child.fd, b'g')
+
+    def withdraw(self, job):
+        if job.state.process is not None:
+            self._part(job.state)
+
+    def settle(self, job):
+        child = job.state
+        if child.fd is not None:
+            _send(child.fd, b'k')
+        elif job.outcome is not None:
+            _remove(job.outcome)  # it may have left it there
+        if child.process is not None:
+            self._part(child)
+
+    def kill(self, job, force):
+        child = job.state
+        if job not in self._jobs:
+            return  # its outcome is on its way
+        child.killed = True
+        child.forced = force
+        number = signal.SIGKILL if force else signal.SIGTERM
+        if not child.signal(number) and child.alive(job):
+            os.kill(child.pid, number)  # started by spawn, and not yet a group
+        if not force:
+            child.signal(signal.SIGCONT)  # one that is stopped would not hear of it
+        self._blind.add(job)
+
+    def adopt(self, job):
+        if not process_alive(job.process):
+            return False
+        job.state = _Orphan(pid=_read_identity(job.process)['pid'])
+        self._jobs.add(job)
+        self._watch_end(job)
+        return True
+
+    def poll(self):
+        for job in list(self._blind):
+            self._check(job)
+        if self._leaving:
+            self._reap()
+
+    def close(self):
+        for job in list(self._jobs):
+            self.kill(job, True)
+            self._forget(job)
+            self._part(job.state)
+        patience = time.monotonic() + 5.0
+        while self._leaving and time.monotonic() < patience:
+            time.sleep(0.0005)
+            self._reap()
+        for process, _ in self._leaving:
+            logger.error('process %d cannot be ended', process.pid)
+        _ports.remove(self.port)
+
+    # What happens to a released job.
+
+    def _watch_end(self, job):
+        child = job.state
+        child.pidfd = _watch_pid(child.pid)
+        if child.pidfd is None:
+            self._blind.add(job)
+        else:
+            _private_fds.add(child.pidfd)
+            self.port.watch(child.pidfd, functools.partial(self._exited, job))
+
+    def _readable(self, job):
+        child = job.state
+        if child.fd is None or job not in self._jobs:
+            return  # told of together with something that has ended the job
+        more = child.read()
+        try:
+            outcome = child.outcome()
+        except Exception as error:
+            outcome = Outcome(FAILURE, 'its outcome is damaged (%s)' % describe_error(error))
+        if outcome is not None:
+            self._finish(job, outcome)
+        elif more is False:
+            self._close_line(child)
+            self._check(job, 0.05 if child.pidfd is None else 0.0)
+
+    def _exited(self, job):
+        if job.state.pidfd is not None:
+            self._close_pidfd(job.state)
+            self._blind.add(job)
+            self._check(job, 0.05)  # a forkserver tells a little later
+
+    def _check(self, job, patience=0.0):
+        """See whether a process has ended, and report that."""
+        child = job.state
+        if job not in self._jobs or not child.ended(job, patience):
+            return
+        if child.killed and not child.forced and child.signal(0):
+            return  # others of its group have still their time to end
+        while child.fd is not None and child.read():
+            pass
+        try:
+            outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
+        except Exception as error:
+            outcome = Outcome(FAILURE, describe_error(error))
+        self._finish(job, outcome or Outcome(FAILURE, child.cause()))
+
+    def _finish(self, job, outcome):
+        self._forget(job)
+        if job.state.killed and self.port.stopping and outcome.status == FAILURE:
+            outcome = outcome._replace(interrupted=True)
+        self.port.done(job, outcome)
+
+    def _forget(self, job):
+        """Watch a job no longer."""
+        child = job.state
+        self._jobs.discard(job)
+        self._blind.discard(job)
+        if child.pidfd is not None:
+            self._close_pidfd(child)
+        if child.fd is not None:
+            self.port.unwatch(child.fd)
+
+    def _close_pidfd(self, child):
+        self.port.unwatch(child.pidfd)
+        _close_private(child.pidfd)
+        child.pidfd = None
+
+    def _close_line(self, child):
+        self.port.unwatch(child.fd)
+        _close_private(child.fd)
+        child.fd = None
+
+    # What is left of a job that is over.
+
+    def _part(self, child):
+        """Let a process go. At its gate, or told that its outcome is stored, it exits."""
+        if child.fd is not None:
+            _close_private(child.fd)
+            child.fd = None
+        if child.killed:
+            child.signal(signal.SIGKILL)  # what it has left behind
+        if child.process is not None:
+            self._leaving.append((child.process, time.monotonic() + 1.0))
+        self._reap()
+
+    def _reap(self):
+        now = time.monotonic()
+        staying = []
+        for process, patience in self._leaving:
+            if process.exitcode is not None:
+                process.join()
+                continue
+            if now >= patience:
+                os.kill(process.pid, signal.SIGKILL)
+                patience = now + 1.0
+            staying.append((process, patience))
+        self._leaving = staying
+
+
+def _start_method(config, name):
+    """Return the start method of a step; raise ConstructError for one that is not known here."""
+    method = config.get('start_method') or _START_METHOD
+    if method != _START_METHOD:
+        import multiprocessing
+        known = multiprocessing.get_all_start_methods()
+        if method not in known:
+            raise ConstructError('step %r: no start_method %r here%s Known: %s' % (
+                name, method, _nearest(method, known) or ';', ', '.join(known)))
+    return method
+
+
+def _make_pair():
+    """Return (descriptor of our end, which does not block, the child's socket) of a new pair."""
+    import socket
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    _private_fds.add(ours.fileno())
+    return ours.detach(), theirs
+
+
+def _make_process(job, method, theirs):
+    import multiprocessing
+    context = multiprocessing.get_context(method)
+    name = '%s %s' % (job.name, job.sequence)
+    if method == 'fork':
+        return context.Process(target=_forked, args=(job, theirs), name=name)
+    return context.Process(target=_spawned, args=(_pack(job, method), theirs), name=name)
+
+
+def _start(process, forked):
+    """Start a process, in which no signal is handled before it has left the supervisor's ways.
+
+    A signal that comes meanwhile is the supervisor's; and on the child's side the supervisor's
+    handlers, or a Ctrl-C while an interpreter is starting, would do harm.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
+    try:
+        with _fork_beside_threads() if forked else _hidden_main():
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _hidden_main():
+    """Keep multiprocessing from loading the main module in a child: we do that, after the gate.
+
+    What other threads look up in it meanwhile they find.
+    """
+    main = sys.modules['__main__']
+    double = type(sys)('__main__')
+    double.__dict__.update(
+        (name, value) for name, value in vars(main).items() if name not in ('__file__', '__spec__'))
+    sys.modules['__main__'] = double
+    try:
+        yield
+    finally:
+        sys.modules['__main__'] = main
+
+
+def _make_group(pid):
+    try:
+        os.setpgid(pid, pid)
+    except OSError:
+        pass  # it has done so itself, or will: a program that has begun is not ours to move
+
+
+def _send(fd, byte):
+    try:
+        os.write(fd, byte)
+    except OSError:
+        pass  # it is dead, which the end of the stream tells better
+
+
+def _remove(path):
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _occupy_standard_fds():
+    """Open what is closed of descriptors 0 to 2, lest a pair gets such a number."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.dup(fd)
+    os.close(fd)
+
+
+_PLAIN = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'env', 'log', 'outcome',
+          'logger_name')
+
+
+def _pack(job, method):
+    """Return what a child that does not inherit our memory needs to make the job again."""
+    try:
+        call = pickle.dumps((job.func, job.args, job.kwargs, job.items), protocol=4)
+    except Exception as error:
+        raise ConstructError('it cannot be sent to a process started by %r (%s)'
+                             % (method, describe_error(error)))
+    plain = {name: getattr(job, name) for name in _PLAIN}
+    plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result')
+                       if name in job.config}
+    main = _main_origin() if b'__main__' in call or b'__mp_main__' in call else None
+    return plain, call, main, logging.getLogger().level
+
+
+def _main_origin():
+    """Return (name, path) of the main module, by one of which a child can load it, or None."""
+    main = sys.modules['__main__']
+    name = getattr(getattr(main, '__spec__', None), 'name', None)
+    path = getattr(main, '__file__', None)
+    if name in (None, '__main__'):
+        return (None, os.path.abspath(path)) if path else None
+    return name, path
+
+
+# Process: the child's side --------------------------------------------------------
+
+
+class LoadEnds(BaseException):
+    """Ends the loading of a module in a child that only needs a function of it.
+
+    Raised by a flow that is run while `in_child`; the module stays as far as it is.
+    """
+
+
+_loading = False
+
+
+def in_child():
+    """Return whether this is a child that is loading the module of the function it is to run."""
+    return _loading
+
+
+def _forked(job, line):
+    """Where a forked child begins."""
+    global _start_lock
+    _start_lock = threading.RLock()  # the supervisor holds the one that we have inherited
+    signal.set_wakeup_fd(-1)
+    inherited = _private_fds.union(*[port.private_fds() for port in _ports])
+    for one in inherited:
+        try:
+            os.close(one)
+        except OSError:
+            pass  # of another port, and closed a moment ago
+    _private_fds.clear()
+    del _ports[:]
+    _renew_logging_locks()
+    _task_log_handler.leave()
+    _serve(job, line.detach(), None)
+
+
+def _spawned(parcel, line):
+    """Where a child begins that is an interpreter of its own."""
+    plain, call, main, level = parcel
+    job = Job(**plain)
+    _serve(job, line.detach(), functools.partial(_unpack, job, call, main, level))
+
+
+def _serve(job, fd, load):
+    """Wait at the gate, run the job, deliver its outcome. Does not return."""
+    code = 1
+    try:
+        _own_signals()
+        identity = os.fstat(fd)
+        if _receive(fd):
+            outcome = _run_here(job, load)
+            _end_threads()
+            _deliver(job, fd, identity, outcome._replace(ended=time.time()))
+        code = 0
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        _flush()
+        os._exit(code)
+
+
+def _own_signals():
+    """Leave the supervisor's process group and its handlers; then let signals come."""
+    try:
+        os.setpgid(0, 0)
+    except OSError:
+        pass  # a session of its own: it leads its group already
+    for number in range(1, signal.NSIG):
+        if callable(signal.getsignal(number)) and number not in _CHILD_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+    for number in _CHILD_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops a Ctrl-C that was not for us
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _CHILD_SIGNALS)
+
+
+def _receive(fd):
+    """Wait for a byte of the supervisor's; return False if it is gone."""
+    try:
+        return bool(os.read(fd, 1))
+    except OSError:  # gone without having read all that we sent
+        return False
+
+
+def _run_here(job, load):
+    global _child_job
+    try:
+        os.environ.update(job.env)
+        _redirect(job)
+        if load is not None:
+            load()
+    except (Exception, SystemExit) as error:
+        return _failure(error, 'it could not be started: %s' % describe_error(error))
+    _child_job = job
+    return run_job(job)
+
+
+def _redirect(job):
+    """Let the streams of this process be the log file, unless they are to be left alone."""
+    if job.log is None or job.config.get('capture') == 'none':
+        return
+    log = _open_log(job.log)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    os.close(log)
+    sys.stdout, sys.stderr = [
+        open(fd, 'w', buffering=1, encoding='utf-8', errors='backslashreplace', closefd=False)
+        for fd in (1, 2)]
+
+
+def _end_threads():
+    """Wait for what the function has left to work on, as any process does at its end.
+
+    Its result is not delivered before: nothing may go on working beside what requires it.
+    """
+    from multiprocessing import util
+    threading._shutdown()
+    util._exit_function()
+    _flush()
+
+
+def _flush():
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            pass  # closed, or a full disk: there is nobody left to tell
+
+
+def _deliver(job, fd, identity, outcome):
+    """Give the outcome to the supervisor and wait until it is stored; else leave it in a file."""
+    try:
+        if not os.path.samestat(identity, os.fstat(fd)):
+            raise OSError('the function has closed our descriptor, and something else has it now')
+        _write(fd, _frame(outcome))
+        _write(fd, outcome.result or b'')
+        stored = _receive(fd)
+    except OSError:
+        stored = False
+    if not stored and job.outcome is not None:
+        write_outcome(job.outcome, outcome)
+
+
+def _unpack(job, call, main, level):
+    """Load what a spawned child is to run: its modules, then function and arguments."""
+    global _loading
+    _loading = True
+    finder = _PatientFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        if main is not None:
+            _load_main(*main)
+        job.func, job.args, job.kwargs, job.items = pickle.loads(call)
+    finally:
+        sys.meta_path.remove(finder)
+        _loading = False
+    install_logging(level)
+
+
+class _PatientFinder:
+    """Finds modules as the others do, and keeps them when `LoadEnds` ends their loading."""
+
+    def find_spec(self, name, path=None, target=None):
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target) if finder is not self else None
+            if spec is not None:
+                execute = getattr(spec.loader, 'exec_module', None)
+                if hasattr(spec.loader, 'get_filename'):  # a file, and a loader of its own
+                    spec.loader.exec_module = functools.partial(_until_load_ends, execute)
+                return spec
+        return None
+
+
+def _until_load_ends(execute, *args):
+    try:
+        execute(*args)
+    except LoadEnds:
+        pass
+
+
+def _load_main(name, path):
+    """Load the supervisor's main module, under the name that multiprocessing gives it."""
+    import importlib.util
+    main = type(sys)('__mp_main__')
+    main.__file__ = path
+    if name is None:
+        with open(path, 'rb') as source:
+            code = compile(source.read(), path, 'exec')
+    else:
+        main.__spec__ = importlib.util.find_spec(name)
+        main.__package__ = main.__spec__.parent
+        code = main.__spec__.loader.get_code(name)
+    sys.modules['__main__'] = sys.modules['__mp_main__'] = main
+    _until_load_ends(exec, code, main.__dict__)
+
+
+# Which construct ------------------------------------------------------------------
+
+_CONSTRUCTS = {'process': ProcessConstruct, 'thread': ThreadConstruct, 'inline': InlineConstruct,
+               'invoke': InlineConstruct}
+
+
+def find_construct(spec):
+    """Return the task construct that a configuration names.
+
+    Args:
+        spec: a name (``process``, ``thread``, ``inline``, that of an optional backend); a string
+            ``'package.module:Class'``; a subclass of `TaskConstruct`, or an instance of one;
+            ``multiprocessing.Process`` or ``threading.Thread``.
+
+    Raises:
+        ConstructError: there is no such construct.
+    """
+    if isinstance(spec, TaskConstruct):
+        return spec
+    if isinstance(spec, str):
+        known = _CONSTRUCTS.get(spec)
+        return _instance(known or (_named_class(spec) if ':' in spec else _backend_class(spec)))
+    if isinstance(spec, type):
+        if issubclass(spec, threading.Thread):
+            return ThreadConstruct()
+        if spec.__module__.startswith('multiprocessing.') and spec.__name__.endswith('Process'):
+            return ProcessConstruct()
+    return _instance(spec)
+
+
+def _instance(spec):
+    if not (isinstance(spec, type) and issubclass(spec, TaskConstruct)):
+        raise ConstructError('%r is no task construct: it must be a subclass of TaskConstruct, an '
+                             'instance of one, or a name' % (spec,))
+    missing = sorted(getattr(spec, '__abstractmethods__', ()))
+    if missing:
+        raise ConstructError('%r is no complete task construct: it lacks %s'
+                             % (spec, ', '.join(missing)))
+    return spec()
+
+
+def _named_class(spec):
+    """Return what ``package.module:Class`` names."""
+    module, _, name = spec.partition(':')
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConstructError('task construct %r cannot be loaded (%s)'
+                             % (spec, describe_error(error)))
+
+
+def _backend_class(name):
+    """Return the task construct in the optional backend of that name."""
+    full = '%s.%s' % (__name__, name)
+    try:
+        module = importlib.import_module(full) if name.isidentifier() else None
+    except ModuleNotFoundError as error:
+        if error.name != full:
+            raise ConstructError('task construct %r needs the module %r, which is not installed'
+                                 % (name, error.name)) from error
+        module = None
+    for one in vars(module).values() if module else ():
+        if (isinstance(one, type) and issubclass(one, TaskConstruct)
+                and one.__module__ == full and not one.__name__.startswith('_')):
+            return one
+    known = [one for one in _CONSTRUCTS if one != 'invoke'] + _backend_names()
+    raise ConstructError('no task construct %r%s Known: %s' % (
+        name, _nearest(name, known) or ';', ', '.join(known)))
+
+
+def _backend_names():
+    """Return the names of the optional backends that hold a task construct."""
+    import pkgutil
+    names = []
+    for finder, name, _ in pkgutil.iter_modules(__path__):
+        source = finder.find_spec(name).loader.get_source(name) or ''
+        if '(TaskConstruct)' in source:
+            names.append(name)
+    return names
+
+# 8 Driver ########################################################################
+#
+# The only loop. In each turn it hands what happened to the engine, lets constructs prepare what
+# is to start, commits all records in one transaction, then releases the starts and tells the
+# constructs which outcomes are stored. Inline tasks run in between, one at a time.
+
+
+def _describe(task):
+    """How messages name a task."""
+    return 'step %s at %s' % (task.step.path, task.sequence)
+
+
+def outcome_path(folder, flow, run_id, name, sequence, recovery, attempt):
+    """Return where an orphan leaves its outcome, or None in a store that has no folder for it."""
+    if folder is None:
+        return None
+    return log_path(folder, flow, run_id, name, sequence, recovery, attempt)[:-4] + '.json'
+
+
+class _RunClock:
+    """Seconds since the epoch that pass like a monotonic clock: nobody can set it back."""
+
+    def __init__(self):
+        self.offset = time.time() - time.monotonic()
+
+    def __call__(self):
+        return self.offset + time.monotonic()
+
+
+class _Loops:
+    """The loops of containers in flight: their iterators, and what an earlier run recorded.
+
+    Args:
+        keeps_items: whether items are stored, to be compared in a recovery.
+    """
+
+    def __init__(self, keeps_items):
+        self.keeps_items = keeps_items
+        self.iterators = {}
+        self.warned = set()
+
+    def next_item(self, task):
+        """Return (item, over) for the next iteration; what the loop raises is let through."""
+        iterator = self.iterators.get(task)
+        if iterator is None:
+            loop = task.step.step.loop
+            iterator = self.iterators[task] = iter(loop() if callable(loop) else loop)
+        try:
+            return next(iterator), False
+        except StopIteration:
+            return None, True
+
+    def blob(self, path, item):
+        """Return the item as it is stored, or None for what cannot be pickled (said once)."""
+        if not self.keeps_items:
+            return None
+        try:
+            return pickle.dumps(item, 4)
+        except Exception as error:
+            if path not in self.warned:
+                self.warned.add(path)
+                logger.warning('step %s: a loop item cannot be pickled (%s); in a recovery its '
+                               'items match by their index', path, error)
+            return None
+
+    def same(self, item, blob, recorded):
+        """Whether an item is the one recorded (semantics 7.4)."""
+        if blob == recorded or blob is None or recorded is None:
+            return True
+        try:
+            return bool(pickle.loads(recorded) == item)
+        except Exception as error:
+            logger.debug('a recorded loop item cannot be compared: %s', error)
+            return False
+
+    def close(self, task):
+        self.iterators.pop(task, None)
+
+
+class _History:
+    """What earlier supervisors left of the run that is recovered or continued.
+
+    Args:
+        store: an open store.
+        run: the `RunRecord` of this supervisor.
+        upto: the recovery whose end is the state to start from.
+        signatures: {path: signature} of this flow's steps.
+        assume_dead: take processes that cannot be looked at for dead.
+    """
+
+    def __init__(self, store, run, upto, signatures, assume_dead):
+        self.store = store
+        self.run = run
+        self.upto = upto
+        self.signatures = signatures
+        self.assume_dead = assume_dead
+        self.living = {}          # (path, sequence) -> TaskRecord of an orphan that still runs
+        self.recorded = {}        # recovery -> {path: signature}
+
+    def collect(self):
+        """Commit the outcomes that orphans left; note the orphans that still run."""
+        settled, files = [], []
+        for record in self.store.tasks(self.run, status=ACTIVE):
+            if not record.process:
+                continue
+            path = outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
+                                record.sequence, record.recovery, record.attempt)
+            # First whether it lives, then what it left: the other way round one that ends in
+            # between would be lost.
+            alive = process_alive(record.process)
+            outcome = read_outcome(path) if path else None
+            if outcome is not None:
+                settled.append(record._replace(
+                    status=outcome.status, ended=outcome.ended, result=outcome.result,
+                    error=outcome.error))
+                files.append(path)
+            elif alive or alive is None and not self.assume_dead:
+                self._keep_living(record, alive)
+        self.store.commit(self.run, settled)
+        for path in files:
+            os.unlink(path)
+        for record in settled:
+            logger.info('step %s at %s ended with %s while no supervisor was there',
+                        record.path, record.sequence, record.status)
+
+    def _keep_living(self, record, alive):
+        identity = json_object(record.process)
+        if alive is None:
+            raise AlreadyRunningError(
+                'step %r at %s was started as process %s on host %r, which cannot be looked at '
+                'from here; go on there, or, if you know that it is dead, with '
+                "config={'assume_dead': True}"
+                % (record.path, record.sequence, identity.get('pid'), identity.get('host')))
+        self.living[record.path, record.sequence] = record
+        logger.info('step %s at %s still runs as process %s since %s: it is adopted',
+                    record.path, record.sequence, identity.get('pid'), local_time(record.started))
+
+    def earlier(self, sequence):
+        """Return ({path: Earlier}, the recorded item) at a sequence; (None, None) for nothing."""
+        rows = self.store.outcomes(self.run, sequence, self.upto)
+        own = rows.pop(None, None)
+        found = {path: self._outcome(record) for path, record in rows.items()}
+        for (path, at), record in self.living.items():
+            if at == sequence:
+                found[path] = Earlier(ACTIVE, record.recovery, record.attempt, running=True)
+        item = own.item if own is not None else None
+        if own is None:
+            item = next((record.item for record in rows.values()
+                         if record.item is not None), None)
+        return found or None, item
+
+    def _outcome(self, record):
+        changed = False
+        if record.kind in ('container', 'loop'):
+            signature = self.signatures.get(record.path)
+            changed = signature != self._recorded(record.recovery).get(record.path)
+        return Earlier(record.status, record.recovery, record.attempt, record.due, False, changed,
+                       json_object(record.events) if record.events else None)
+
+    def _recorded(self, recovery):
+        if not self.recorded:
+            for run in self.store.runs(self.run.flow):
+                if run.run_id == self.run.run_id:
+                    self.recorded[run.recovery] = json_object(run.steps)
+        return self.recorded.get(recovery, {})
+
+    def log_differences(self):
+        """Name the steps that are gone or new since the recovery that is built on."""
+        before, now = set(self._recorded(self.upto)), set(self.signatures)
+        if before and before - now:
+            logger.warning('steps that are gone since: %s', ', '.join(sorted(before - now)))
+        if before and now - before:
+            logger.info('steps that are new: %s', ', '.join(sorted(now - before)))
+
+
+def json_object(text):
+    """Return the object in a JSON text, or an empty one for an empty text."""
+    import json
+    return json.loads(text) if text else {}
+
+
+def local_time(seconds):
+    """Return a time as people read it, in the local time zone."""
+    if seconds is None:
+        return '-'
+    return time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))
+
+
+def step_signatures(plan):
+    """Return {path: signature}: a leaf's is '', a container's changes with what is inside.
+
+    It is stored with each run. A container that succeeded is passed over in a recovery only if
+    its signature is what it was (semantics 7.2). The loop counts as far as it can be known without
+    going over it: a callable is taken as unchanged, an iterator never is.
+    """
+    import hashlib
+    signatures = {}
+    for step in reversed(plan.steps):
+        if step.children is None:
+            signatures.setdefault(step.path, '')
+            continue
+        if step.parent is None:
+            continue
+        content = ['%s=%s' % (child.path, signatures[child.path]) for child in step.children]
+        content.append(_loop_signature(step.step.loop))
+        signatures[step.path] = hashlib.sha1('\n'.join(content).encode('utf-8')).hexdigest()[:16]
+    return signatures
+
+
+def _loop_signature(loop):
+    import hashlib
+    if loop is None or callable(loop):
+        return 'callable' if loop is not None else ''
+    if iter(loop) is loop:
+        return 'iterator %s' % os.urandom(8).hex()
+    try:
+        return hashlib.sha1(pickle.dumps(loop, 4)).hexdigest()
+    except Exception as error:
+        logger.debug('a loop cannot be pickled: %s', error)
+        return 'not picklable'
+
+
+class _DriverPort(Port):
+    """What constructs see of the driver."""
+
+    def __init__(self, driver, config):
+        self.config = config
+        self.stopping = False
+        self._driver = driver
+
+    def done(self, job, outcome):
+        self._driver.arrived.append((job, outcome))
+        if threading.get_ident() != self._driver.thread:
+            self._driver.wake()
+
+    def watch(self, fd, callback):
+        self._driver.selector.register(fd, self._driver.events_read, callback)
+
+    def unwatch(self, fd):
+        self._driver.selector.unregister(fd)
+
+    def private_fds(self):
+        return self._driver.private_fds()
+
+
+class Driver:
+    """Runs a plan: see the text above. Made by a facade, for one run.
+
+    Args:
+        plan: a `Plan`; the model's steps in it have ``settings`` and ``construct``.
+        store: an open store; it holds the lock of the run.
+        run: the `RunRecord`, already begun.
+        settings: the flow's resolved configuration.
+        history: a `_History`, or None in a new run.
+        flow: the facade (given to inline functions as ``eventor`` in dynamic plans).
+        logdir: folder of log files; None: a fresh one of the user's own.
+    """
+
+    def __init__(self, plan, store, run, settings, history, flow, logdir):
+        self.plan = plan
+        self.store = store
+        self.run_record = run
+        self.settings = settings
+        self.history = history
+        self.flow = flow
+        self.logdir = logdir
+        self._private_logdir = None
+        self.clock = _RunClock()
+        self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
+        self.port = _DriverPort(self, settings)
+        self.relay = LogRelay()
+        self.loops = _Loops(not store.volatile)
+        self.arrived = collections.deque()     # (job, outcome), from any thread
+        self.triggers = collections.deque()    # (event, sequence) to be raised
+        self.begun = False
+        self.thread = None
+        self.selector = None
+        self._waker = None
+        self._signals = []
+        self._calling = False                  # an inline function is being called:
+        self._current = None                   # that of this job
+        self._dirty = {}                       # tasks whose record is to be stored, in order
+        self._rows = []                        # further records for the next commit
+        self._starting = []                    # tasks to start after the next commit
+        self._inline = collections.deque()     # inline jobs whose start is committed
+        self._ahead = {}                       # tasks committed as active ahead of their start
+        self._settled = []                     # jobs whose outcome goes into the next commit
+        self._opens = collections.deque()
+        self._jobs = {}                        # what runs: job -> construct
+        self._opened_constructs = []
+        self._pace = 1e-3                      # seconds that an inline task takes
+        self._window = None                    # when the oldest uncommitted change was made
+        self._failures = []
+        self._trace = ''                       # traceback of the failure being handed in
+        prefix = settings['envvar_prefix']
+        self._names = [prefix + name for name in (
+            'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE')]
+        self._constant_env = {
+            prefix + 'STEP_RECOVERY': str(run.recovery), prefix + 'RUN_ID': run.run_id,
+            prefix + 'LOGGER_NAME': run.flow}
+
+    # The run.
+
+    def run(self, max_loops):
+        """Run until nothing is left to do or so many cycles are over; return whether all is well.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a signal came (semantics 8.3).
+            StoreError: the store failed; what ran was ended as after a signal.
+        """
+        self._open()
+        try:
+            handlers = self._install_handlers()
+            try:
+                self._begin()
+                self._loop(max_loops)
+            except BaseException:
+                self._stop_all(None)
+                raise
+            finally:
+                self._restore_handlers(handlers)
+        finally:
+            self._close()
+        if self._signals:
+            self._raise_signal()
+        return self.engine.ok
+
+    def _raise_signal(self):
+        import signal
+        number = self._signals[0]
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def _begin(self):
+        if self.begun:
+            return
+        self.begun = True
+        earlier = None
+        if self.history is not None and not self.plan.dynamic:
+            earlier = self.history.earlier('1')[0]
+        self._feed(Begin(earlier))
+
+    def _loop(self, max_loops):
+        cycles = 0
+        while not self._signals:
+            self._take_inputs()
+            self._commit_and_start()
+            if self._inline:
+                self._call_inline()
+                self._poll_events(0)
+            elif self.arrived or self.triggers:
+                continue
+            elif self.engine.running or self.engine.ready:
+                self._wait()
+            elif self.engine.over or self.engine.next_due() is None:
+                break
+            else:
+                cycles += 1
+                if cycles == max_loops:
+                    break
+                self._wait()
+        if self._signals:
+            self._stop_all(self._signals[0])
+        elif not self.engine.over and self.engine.next_due() is None:
+            raise SequentError('internal error: the run has nothing to do and is not over')
+
+    def _take_inputs(self):
+        """Hand to the engine all that has happened."""
+        while self.triggers:
+            self._trigger(*self.triggers.popleft())
+        while self.arrived:
+            job, outcome = self.arrived.popleft()
+            self._finish_job(job, outcome)
+        while True:
+            due = self.engine.next_due()
+            if due is None or due > self.clock():
+                break
+            self._feed(Tick())
+
+    def _feed(self, event):
+        """Hand one input to the engine and note the actions; answer what it asks for."""
+        for action in self.engine.handle(event, self.clock()):
+            kind = action[0]
+            if kind == 'record':
+                task = action[1]
+                self._dirty[task] = None
+                if task.status == FAILURE:
+                    self._log_failure(task)
+            elif kind == 'submit':
+                self._starting.append(action[1])
+            elif kind == 'open':
+                self._opens.append(action[1])
+            elif kind == 'closed':
+                self.loops.close(action[1])
+            elif kind == 'replay':
+                self.triggers.extend((name, sequence) for name, sequence in action[2])
+        while self._opens:
+            self._feed(self._open_iteration(self._opens.popleft()))
+
+    def _trigger(self, event, sequence):
+        earlier = None
+        if self.history is not None and sequence not in self.engine.roots:
+            earlier = self.history.earlier(sequence)[0]
+        self._feed(Trigger(event, sequence, earlier))
+
+    def _open_iteration(self, task):
+        """Answer the engine's ``open``."""
+        item = blob = earlier = None
+        sequence = '%s.%d' % (task.sequence, task.opened + 1)
+        if task.step.loops:
+            try:
+                item, over = self.loops.next_item(task)
+            except Exception as error:
+                logger.error('%s: its loop failed', _describe(task), exc_info=True)
+                return LoopFailed(task, 'its loop failed: %s' % describe_error(error))
+            if over:
+                return Opened(task, True)
+            blob = self.loops.blob(task.step.path, item)
+        if self.history is not None and task.scope.earlier is not None:
+            earlier, recorded = self.history.earlier(sequence)
+            if task.step.loops and earlier and not self.loops.same(item, blob, recorded):
+                logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
+                            'anew', _describe(task), sequence)
+                earlier = None
+        if blob is not None and earlier is None and task.step.kind == 'container':
+            self._rows.append(TaskRecord(task.step.path, sequence, self.run_record.recovery, 1,
+                                         'iteration', '', item=blob))
+        return Opened(task, False, item, blob, earlier)
+
+    # Starting.
+
+    def _commit_and_start(self):
+        """Prepare what is to start, commit, release; skip it while the window is open."""
+        if not (self._starting or self._dirty or self._rows or self._settled):
+            return
+        jobs = self._prepare_starts()
+        if not jobs and not self._settled and self._inline and self._in_window():
+            return
+        self._add_ahead(jobs)
+        try:
+            self._commit()
+        except BaseException:
+            for job, construct in jobs:
+                construct.withdraw(job)
+            raise
+        settled, self._settled = self._settled, []
+        for job, construct in settled:
+            construct.settle(job)
+        for job, construct in jobs:
+            self._release(job, construct)
+
+    def _prepare_starts(self):
+        """Make jobs of the tasks that are to start; return those that wait for the commit."""
+        jobs, starting = [], self._starting
+        self._starting = []
+        for task in starting:
+            construct = task.step.step.construct
+            job = self._make_job(task)
+            if task in self._ahead:
+                del self._ahead[task]
+                self._dirty.pop(task, None)
+                self._inline.append((job, construct))
+                continue
+            if task.adopted:
+                self._adopt(job, construct)
+                continue
+            try:
+                self._open_construct(construct)
+                construct.prepare(job)
+            except OSError as error:
+                self.arrived.append((job, Outcome(
+                    FAILURE, 'it could not be started: %s' % describe_error(error))))
+                continue
+            jobs.append((job, construct))
+        return jobs
+
+    def _make_job(self, task):
+        step, scope = task.step.step, task.scope
+        env = dict(self._constant_env)
+        name, sequence, value = self._names
+        env[name] = task.step.path
+        env[sequence] = task.sequence
+        if scope.items:
+            env[value] = str(scope.items[-1])
+        run = self.run_record
+        job = Job(task.step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
+                  step.func, step.args, step.kwargs, scope.items, env, step.settings)
+        job.task = task
+        job.logger_name = run.flow
+        if self.logdir:
+            job.log = log_path(self.logdir, run.flow, run.run_id, job.name, job.sequence,
+                               job.recovery, job.attempt)
+        if step.construct.can_adopt:
+            job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
+                                       job.sequence, job.recovery, job.attempt)
+        if self.plan.dynamic:
+            job.eventor = self.flow
+            job.triggered = []
+        task.job = job
+        return job
+
+    def _release(self, job, construct):
+        if construct.inline:
+            self._inline.append((job, construct))
+            return
+        self._log_start(job)
+        self._jobs[job] = construct
+        if construct.relays and job.config['capture'] == 'relay':
+            self.relay.add(job)
+        construct.release(job)
+
+    def _adopt(self, job, construct):
+        """Take over what an earlier supervisor started."""
+        record = self.history.living.pop((job.name, job.sequence))
+        task = job.task
+        task.started = record.started
+        job.process = record.process
+        self._dirty.pop(task, None)
+        self._open_construct(construct)
+        self._jobs[job] = construct
+        if construct.relays and job.config['capture'] == 'relay':
+            self.relay.add(job, adopted=True)
+        if not (construct.can_adopt and construct.adopt(job)):
+            raise AlreadyRunningError(
+                'step %r at %s still runs as process %s, and its task construct cannot take it '
+                'over; wait for it or end it' % (job.name, job.sequence, job.process))
+
+    def _open_construct(self, construct):
+        if construct not in self._opened_constructs:
+            construct.open(self.port)
+            self._opened_constructs.append(construct)
+
+    def _call_inline(self):
+        """Run the first inline job whose start is committed."""
+        job, construct = self._inline.popleft()
+        self._open_construct(construct)
+        self._log_start(job)
+        began = time.monotonic()
+        self._jobs[job] = construct
+        self._current = job
+        try:
+            self._calling = True
+            construct.release(job)
+            self._calling = False
+        except KeyboardInterrupt:
+            self.arrived.append((job, Outcome(ACTIVE, 'interrupted', interrupted=True)))
+        finally:
+            self._calling = False
+        self._pace = 0.8 * self._pace + 0.2 * (time.monotonic() - began)
+
+    def _in_window(self):
+        """Whether what changed may wait for the next commit (semantics 6.2)."""
+        now = time.monotonic()
+        if self._window is None:
+            self._window = now
+        return now - self._window < self.settings['group_commit']
+
+    def _add_ahead(self, jobs):
+        """Commit as active, ahead of their start, the inline tasks that are next anyway."""
+        if self.store.volatile or not (self._inline or any(one[1].inline for one in jobs)):
+            return
+        fits = int(min(1000, self.settings['group_commit'] / max(self._pace, 1e-5)))
+        for task in self.engine.upcoming(fits):
+            if not task.step.step.construct.inline:
+                break
+            if task not in self._ahead:
+                self._ahead[task] = None
+                self._rows.append(self._record(task)._replace(status=ACTIVE))
+
+    # Records.
+
+    def _commit(self):
+        rows = self._rows
+        rows.extend([self._record(task) for task in self._dirty])
+        self._rows, self._dirty, self._window = [], {}, None
+        if rows:
+            self.store.commit(self.run_record, rows)
+
+    def _record(self, task):
+        """Return what is stored of a task now."""
+        status, step = task.status, task.step
+        if task.started is None and status != READY:
+            task.started = self.clock()
+        if task.ended is None and (status == SUCCESS or status == FAILURE):
+            task.ended = self.clock()
+        job = task.job
+        return TaskRecord(
+            step.path, task.sequence, task.recovery, task.attempt, step.kind, status,
+            status == FAILURE and step.handled,
+            task.scope.blob if step.children is None else None, task.due, task.started, task.ended,
+            job.process if job is not None and status == ACTIVE else None,
+            task.result, task.error, task.events)
+
+    def _finish_job(self, job, outcome):
+        """A job ended: hand that to the engine, with what it raised by hand."""
+        construct = self._jobs.pop(job, None)
+        task = job.task
+        if construct is not None and construct.relays:
+            self.relay.finish(job)
+        if outcome.interrupted:
+            self._interrupt(task, outcome)
+            return
+        task.ended = outcome.ended
+        task.result = outcome.result
+        if outcome.warning:
+            logger.warning('%s: %s', _describe(task), outcome.warning)
+        if job.triggered:
+            import json
+            task.events = json.dumps(job.triggered)
+            for event, sequence in job.triggered:
+                self._trigger(event, sequence)
+        if construct is not None:
+            self._settled.append((job, construct))
+        self._trace = outcome.trace
+        self._feed(Done(task, outcome.status, outcome.error))
+        if task.status == SUCCESS and logger.isEnabledFor(logging.INFO):
+            logger.info('%s ended with success', _describe(task))
+
+    def _interrupt(self, task, outcome):
+        """Ended by the stop of the run: it stays active and runs again (semantics 8.3)."""
+        task.error = outcome.error or 'interrupted'
+        task.ended = self.clock()
+        task.job.process = None
+        self._dirty[task] = None
+
+    def calling_job(self):
+        """Return the job whose inline function is being called, or None."""
+        return self._current if self._calling else None
+
+    def finish_records(self):
+        """Store what is left to store, at the end of a run."""
+        for task in self._ahead:
+            self._rows.append(self._record(task))
+        self._ahead = {}
+        self._commit()
+        for job, construct in self._settled:
+            construct.settle(job)
+        self._settled = []
+
+    # Waiting.
+
+    def _wait(self):
+        """Sleep until something happens, a delay is over, or something is to be polled."""
+        timeout = None
+        polled = [one for one in self._opened_constructs if one.polls] or self.relay.active
+        if self._jobs and polled:
+            timeout = max(0.01, self.settings['sleep_between_loops'])
+        due = self.engine.next_due()
+        if due is not None:
+            left = max(0.0, due - self.clock())
+            timeout = left if timeout is None else min(timeout, left)
+        self._poll_events(timeout)
+        if self._jobs:
+            self.relay.poll()
+            for construct in self._opened_constructs:
+                construct.poll()
+
+    def _poll_events(self, timeout):
+        """Let constructs see to their descriptors; sleep so long (seconds; None: for ever)."""
+        if timeout == 0 and not self._jobs:
+            return
+        if timeout is not None:
+            timeout = min(timeout, 86400.0)
+        for key, _ in self.selector.select(timeout):
+            key.data()
+
+    def wake(self):
+        """End the driver's sleep; from any thread."""
+        try:
+            self._waker[1].send(b'\0')
+        except (BlockingIOError, OSError):
+            pass    # full: it is awake already; closed: the run is over
+
+    def _woken(self):
+        try:
+            self._waker[0].recv(4096)
+        except BlockingIOError:
+            pass
+
+    def private_fds(self):
+        """Return the descriptors that children must not keep."""
+        fds = [one.fileno() for one in self._waker] + list(self.store.private_fds())
+        try:
+            fds.append(self.selector.fileno())
+        except AttributeError:
+            pass    # select() has none
+        return fds
+
+    # Opening and closing.
+
+    def _open(self):
+        import selectors
+        import socket
+        self.thread = threading.get_ident()
+        if not self.logdir:
+            import tempfile
+            self.logdir = self._private_logdir = tempfile.mkdtemp(
+                '', 'sequent-', self.settings['workdir'] or None)
+        self.events_read = selectors.EVENT_READ
+        self.selector = selectors.DefaultSelector()
+        self._waker = socket.socketpair()
+        for one in self._waker:
+            one.setblocking(False)
+        self.selector.register(self._waker[0], selectors.EVENT_READ, self._woken)
+        # Threads share the environment, so only what does not change can stand in it for them.
+        self._environ_before = {name: os.environ.get(name) for name in self._constant_env}
+        os.environ.update(self._constant_env)
+        for step in self.plan.steps:
+            if step.calls and step.children is None:
+                self._open_construct(step.step.construct)
+
+    def _close(self):
+        for construct in self._opened_constructs:
+            construct.close()
+        self._opened_constructs = []
+        for name, value in self._environ_before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if self._private_logdir:
+            self._leave_private_logdir()
+        self.selector.close()
+        for one in self._waker:
+            one.close()
+
+    def _leave_private_logdir(self):
+        try:
+            os.rmdir(self._private_logdir)
+            self.logdir = self._private_logdir = None
+        except OSError:
+            logger.info('logs of the tasks: %s', self._private_logdir)
+
+    # Signals and stops (semantics 8.3).
+
+    def _install_handlers(self):
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        import signal
+        numbers = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
+                   if hasattr(signal, name)]
+        handlers = {}
+        for number in numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                handlers[number] = signal.signal(number, self._on_signal)
+        wakeup = signal.set_wakeup_fd(self._waker[1].fileno())
+        return handlers, wakeup
+
+    def _restore_handlers(self, installed):
+        if installed is None:
+            return
+        import signal
+        handlers, wakeup = installed
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _on_signal(self, number, frame):
+        self._signals.append(number)
+        self.port.stopping = True
+        if self._calling:
+            self._calling = False
+            raise KeyboardInterrupt
+
+    def _stop_all(self, number):
+        """End what runs, and record it; ``number`` is the signal that asked for it, or None."""
+        import signal
+        name = signal.Signals(number).name if number is not None else 'an error'
+        self.port.stopping = True
+        logger.error('%s: nothing new starts; %d running tasks are ended', name, len(self._jobs))
+        self._feed(Halt())
+        while self._inline:
+            job, construct = self._inline.popleft()
+            self._jobs.pop(job, None)
+            self._interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
+        self._starting = []
+        self._end_jobs(force=False)
+        grace = time.monotonic() + self.settings['shutdown_grace']
+        while self._jobs and time.monotonic() < grace and len(self._signals) < 2:
+            self._drain(min(0.5, max(0.0, grace - time.monotonic())))
+        self._end_jobs(force=True)
+        grace = time.monotonic() + 5.0
+        while time.monotonic() < grace and any(one.can_kill for one in self._jobs.values()):
+            self._drain(0.2)
+        for job in list(self._jobs):
+            self._finish_job(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
+        self._drain(0)
+
+    def _drain(self, timeout):
+        """Take what has ended while the run is being stopped."""
+        if not self.arrived:
+            self._poll_events(timeout)
+            for construct in self._opened_constructs:
+                construct.poll()
+        while self.arrived:
+            job, outcome = self.arrived.popleft()
+            self._finish_job(job, outcome)
+            self._starting = []
+
+    def _end_jobs(self, force):
+        for job, construct in list(self._jobs.items()):
+            if construct.can_kill:
+                construct.kill(job, force)
+
+    # The log.
+
+    def _log_start(self, job):
+        if logger.isEnabledFor(logging.INFO):
+            logger.info('step %s at %s starts%s', job.name, job.sequence,
+                        ', attempt %d' % job.attempt if job.attempt > 1 else '')
+
+    def _log_failure(self, task):
+        handled, trace, self._trace = task.step.handled, self._trace, ''
+        if len(self._failures) < 100:
+            self._failures.append((task.step.path, task.sequence, handled, task.error))
+        logger.error('%s failed%s: %s%s', _describe(task), ' (handled)' if handled else '',
+                     task.error, '\n' + trace.rstrip() if trace else '')
+
+    def log_summary(self, status):
+        """Say how the run ended, and which failures were handled."""
+        logger.info('run %s of flow %s: %s', self.run_record.run_id, self.run_record.flow, status)
+        for path, sequence, handled, error in self._failures:
+            logger.info('%s: %s at %s: %s', 'handled failure' if handled else 'failure', path,
+                        sequence, error)
+
+# 9 Facades #######################################################################
+
+# Configuration: one table; a value comes from the first of these that has it: command line, the
+# step's config, its containers', the flow's, the environment (SEQUENT_<KEY>), the default.
+
+
+class ConfigKey(typing.NamedTuple):
+    """One configuration key: its default, what it takes, and whether steps may set it."""
+
+    default: typing.Any
+    kind: str
+    on_steps: bool
+
+
+CONFIG_KEYS = {
+    'workdir': ConfigKey('', 'path', False),
+    'logdir': ConfigKey('', 'path', False),
+    'task_construct': ConfigKey('process', 'construct', True),
+    'max_concurrent': ConfigKey(None, 'int', True),
+    'stop_on_exception': ConfigKey(True, 'bool', True),
+    'sleep_between_loops': ConfigKey(1.0, 'seconds', False),
+    'envvar_prefix': ConfigKey('', 'str', False),
+    'start_method': ConfigKey(None, 'start method', True),
+    'shutdown_grace': ConfigKey(10.0, 'seconds', False),
+    'exclusive': ConfigKey(True, 'bool', False),
+    'synchronous': ConfigKey('full', 'full|normal|off', False),
+    'group_commit': ConfigKey(0.02, 'seconds', False),
+    'capture': ConfigKey('relay', 'relay|file|none', True),
+    'complete_handles': ConfigKey(True, 'bool', False),
+    'keep_result': ConfigKey(True, 'bool', True),
+    'assume_dead': ConfigKey(False, 'bool', False),
+    'executor': ConfigKey(None, 'any', True),
+}
+
+
+def _check_value(key, value, who):
+    """Return a configuration value, converted; raise `ConfigError` if it is not of its kind."""
+    kind = CONFIG_KEYS[key].kind
+    wanted = _CHECKS.get(kind)
+    if wanted is None:
+        choices = kind.split('|') if '|' in kind else _start_methods()
+        if value in choices or value is None and kind == 'start method':
+            return value
+        raise ConfigError('%s: config %r must be one of %s, not %r%s' % (
+            who, key, ', '.join(choices), value, _nearest(value, choices)))
+    check, text = wanted
+    if not check(value):
+        raise ConfigError('%s: config %r must be %s, not %r' % (who, key, text, value))
+    return os.fspath(value) if kind == 'path' else value
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+_CHECKS = {
+    'path': (lambda value: isinstance(value, (str, os.PathLike)), 'a path'),
+    'bool': (lambda value: isinstance(value, bool), 'True or False'),
+    'int': (lambda value: value is None or isinstance(value, int)
+            and not isinstance(value, bool), 'an int'),
+    'seconds': (lambda value: _is_number(value) and value >= 0, 'seconds, 0 or more'),
+    'str': (lambda value: isinstance(value, str), 'a str'),
+    'construct': (lambda value: value is not None and value != '', 'a task construct'),
+    'any': (lambda value: True, 'anything'),
+}
+
+
+def _start_methods():
+    import multiprocessing
+    return multiprocessing.get_all_start_methods()
+
+
+def _environment_settings():
+    """Return the settings that the environment gives, converted to what their keys take."""
+    found = {}
+    for key, (_, kind, _) in CONFIG_KEYS.items():
+        text = os.environ.get('SEQUENT_' + key.upper())
+        if text:
+            found[key] = _from_text(key, kind, text)
+    return found
+
+
+def _from_text(key, kind, text):
+    words = {'1': True, 'true': True, 'yes': True, 'on': True,
+             '0': False, 'false': False, 'no': False, 'off': False}
+    try:
+        if kind == 'bool':
+            return words[text.lower()]
+        if kind in ('int', 'seconds'):
+            return int(text) if kind == 'int' else float(text)
+    except (KeyError, ValueError):
+        raise ConfigError('environment variable SEQUENT_%s: %r is no %s'
+                          % (key.upper(), text, kind)) from None
+    return text
+
+
+def _read_config(config, tag, who):
+    """Return the config dict: given as one, or as the path of a JSON file; of it what a tag picks."""
+    if isinstance(config, (str, os.PathLike)):
+        import json
+        try:
+            with open(os.fspath(config), encoding='utf-8') as stream:
+                config = json.load(stream)
+        except (OSError, ValueError) as error:
+            raise ConfigError('%s: config file %r cannot be read: %s'
+                              % (who, os.fspath(config), error)) from error
+    for part in tag.split('.') if tag else ():
+        if not isinstance(config, dict) or part not in config:
+            raise ConfigError('%s: config has no key %r (config_tag %r)%s' % (
+                who, part, tag, _nearest(part, config if isinstance(config, dict) else ())))
+        config = config[part]
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise ConfigError('%s: config must be a dict or the path of a JSON file, not %r'
+                          % (who, config))
+    return config
+
+
+def _checked_config(config, who, on_step=False):
+    """Return a copy of a config dict with its values checked; warn about what means nothing."""
+    checked = {}
+    for key, value in config.items():
+        if key in ('LOGGING', 'DATABASES') and not on_step:
+            continue
+        if key not in CONFIG_KEYS:
+            logger.warning('%s: unknown config key %r is ignored%s', who, key,
+                           _nearest(key, CONFIG_KEYS))
+        elif on_step and not CONFIG_KEYS[key].on_steps:
+            logger.warning('%s: config key %r means nothing on a step; set it on the flow', who, key)
+        else:
+            checked[key] = _check_value(key, value, who)
+    legacy = config.get('LOGGING') if not on_step else None
+    if isinstance(legacy, dict) and legacy.get('logdir'):
+        checked.setdefault('logdir', _check_value('logdir', legacy['logdir'], who))
+    return checked
+
+
+# What the command line says while it loads a flow's module; see `main`.
+_session = None
+
+
+class FlowStep(Step):
+    """A step of a `Sequent` flow; made by ``add_step``."""
+
+    def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
+                 acquires=(), releases=None, recovery={}, config={}, **aliases):
+        """Add a step inside this one, which thereby becomes a container: see `Sequent.add_step`."""
+        return self.flow._add_step(self, name, func, args, kwargs, loop, require, delay, acquires,
+                                   releases, recovery, config, aliases)
+
+    def add_event(self, require=None):
+        """Name an expression: see `Sequent.add_event`."""
+        return self.flow.add_event(require)
+
+
+class TaskInfo(typing.NamedTuple):
+    """What ran: one task as ``tasks()`` tells it. Times are seconds since the epoch or None.
+
+    ``kind`` is ``leaf``, ``container`` or ``loop`` (a leaf with a loop, as a whole).
+    ``handled``: the task failed, and the failure was handled (semantics 3.2).
+    """
+
+    path: str
+    sequence: str
+    kind: str
+    status: TaskStatus
+    recovery: int
+    attempt: int
+    start: typing.Optional[float]
+    end: typing.Optional[float]
+    error: typing.Optional[str]
+    handled: bool
+    result: typing.Any
+
+
+class FlowReference:
+    """What a flow object is in a process that was sent one (start methods other than fork)."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def get_step_name(self):
+        """Return the path of the running step."""
+        return current().name
+
+    def get_step_sequence(self):
+        """Return the sequence of the running task."""
+        return current().sequence
+
+
+def _calling_file():
+    """Return the file of the nearest caller outside of this one, or None."""
+    frame = sys._getframe(1)
+    here = frame.f_code.co_filename
+    while frame is not None and frame.f_code.co_filename == here:
+        frame = frame.f_back
+    path = frame.f_globals.get('__file__') if frame is not None else None
+    return os.path.abspath(path) if path else None
+
+
+def _new_run_id():
+    return '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
+
+
+class _Flow:
+    """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
+
+    _dynamic = False
+    _prefix = 'SEQUENT_'
+
+    def __init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
+                 config_tag):
+        path = _calling_file()
+        if not isinstance(name, str):
+            raise FlowTypeError('the name of a flow must be a str, not %r' % (name,))
+        self.name = name or self._default_name(path)
+        who = 'flow %r' % self.name
+        self._file = path
+        self._given_store = store
+        self.run_mode = self._checked_mode(run_mode, who)
+        if recovery_run is not None and (isinstance(recovery_run, bool)
+                                         or not isinstance(recovery_run, int) or recovery_run < 0):
+            raise FlowTypeError('%s: recovery_run must be an int of 0 or more, not %r'
+                                % (who, recovery_run))
+        self.recovery_run = recovery_run
+        if run_id is not None and not isinstance(run_id, str):
+            raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
+        self.run_id = run_id or (_new_run_id() if self.run_mode == RunMode.restart else '')
+        config = _read_config(config, config_tag, who)
+        legacy = config.get('LOGGING') if isinstance(config.get('LOGGING'), dict) else {}
+        self.logging_level = legacy.get('logging_level', logging_level)
+        self._config = _checked_config(config, who)
+        self._options = {}         # what the command line says
+        self._root = FlowStep(self, None, '')
+        self._paths = {}           # path -> step
+        self._driver = self._plan = None
+        self.store = None
+        self._outcome = None       # the result, once the run is over
+        self._closed = False
+        self._running = False
+        if _session is not None:
+            _session.made(self)
+
+    def __repr__(self):
+        return '<%s %s>' % (type(self).__name__, self.name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __call__(self, max_loops=-1):
+        return self.run(max_loops)
+
+    def __reduce__(self):
+        return FlowReference, (self.name,)
+
+    @staticmethod
+    def _default_name(path):
+        name = os.path.basename(path) if path else 'sequent'
+        return name[:-3] if name.endswith('.py') else name
+
+    @staticmethod
+    def _checked_mode(mode, who):
+        try:
+            return RunMode(mode)
+        except ValueError:
+            raise FlowError('%s: unknown run_mode %r%s; known: %s' % (
+                who, mode, _nearest(mode, RunMode), ', '.join(one.name for one in RunMode))
+            ) from None
+
+    def get_step_name(self):
+        """Return the path of the step that runs here; LookupError outside of one."""
+        return current().name
+
+    def get_step_sequence(self):
+        """Return the sequence of the task that runs here; LookupError outside of one."""
+        return current().sequence
+
+    # Checks of what is added.
+
+    def override(self, store=None, run_mode=None, run_id=None, recovery_run=None,
+                 logging_level=None, config=None):
+        """Let the command line have its say: what is not None counts before all else."""
+        self._options = {'store': store, 'config': _checked_config(config or {}, 'command line')}
+        if run_mode is not None:
+            self.run_mode = RunMode(run_mode)
+            self.run_id = _new_run_id() if self.run_mode == RunMode.restart else ''
+        if run_id:
+            self.run_id = run_id
+        if recovery_run is not None:
+            self.recovery_run = recovery_run
+        if logging_level is not None:
+            self.logging_level = logging_level
+
+    def _check_new(self, parent, name, func):
+        who = 'step %r' % (name,)
+        if self._closed or self._driver is not None:
+            raise ClosedError('%s cannot be added to %r: it has been run' % (who, self))
+        if not isinstance(name, str):
+            raise FlowTypeError('the name of a step must be a str, not %r' % (name,))
+        if not name:
+            raise FlowError('the name of a step must not be empty')
+        if parent.func is not None:
+            raise FlowError('%s cannot be added to step %r: that has a func, so it cannot be a '
+                            'container' % (who, parent.path))
+        if func is not None and not callable(func):
+            raise FlowTypeError('%s: func must be callable, not %r' % (who, func))
+
+    def _register(self, step):
+        known = self._paths.get(step.path)
+        if known is not None:
+            same = known.parent is step.parent
+            raise FlowError('two steps named %r in %s' % (
+                step.name, 'step %r' % step.parent.path if step.parent.path else repr(self))
+                if same else 'step %r in %r and step %r in %r would both have the path %r; '
+                'rename one' % (known.name, known.parent.path or self.name, step.name,
+                                step.parent.path or self.name, step.path))
+        self._paths[step.path] = step
+        step.parent.children.append(step)
+        return step
+
+    def _checked_common(self, who, args, kwargs, acquires, releases, recovery, config):
+        """Return what both facades' steps are given, checked."""
+        if not isinstance(args, (tuple, list)):
+            raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
+        if not isinstance(kwargs, dict) or any(not isinstance(key, str) for key in kwargs):
+            raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
+        return {
+            'args': tuple(args), 'kwargs': dict(kwargs),
+            'acquires': self._checked_amounts(who, 'acquires', acquires),
+            'releases': None if releases is None else self._checked_amounts(
+                who, 'releases', releases),
+            'recovery': self._checked_recovery(who, recovery),
+            'config': _checked_config(_read_config(config, '', who), who, on_step=True)}
+
+    @staticmethod
+    def _checked_amounts(who, what, pairs):
+        if not isinstance(pairs, (tuple, list)):
+            raise FlowTypeError('%s: %s must be a list of (pool, amount), not %r'
+                                % (who, what, pairs))
+        for pair in pairs:
+            if not (isinstance(pair, (tuple, list)) and len(pair) == 2
+                    and isinstance(pair[0], ResourcePool) and isinstance(pair[1], int)
+                    and not isinstance(pair[1], bool)):
+                raise FlowTypeError('%s: %s must be a list of (ResourcePool, int), not of %r'
+                                    % (who, what, pair))
+            if pair[1] < 0:
+                raise FlowError('%s: %s %d of %r: must be 0 or more'
+                                % (who, what, pair[1], pair[0]))
+        return tuple((pool, amount) for pool, amount in pairs if amount)
+
+    @staticmethod
+    def _checked_recovery(who, recovery):
+        if not isinstance(recovery, dict):
+            raise FlowTypeError('%s: recovery must be a dict of status: replay, not %r'
+                                % (who, recovery))
+        checked = {}
+        for status, replay in recovery.items():
+            if status not in TaskStatus.__members__:
+                raise FlowError('%s: recovery of unknown status %r%s; known: %s' % (
+                    who, status, _nearest(status, TaskStatus.__members__),
+                    ', '.join(TaskStatus.__members__)))
+            if replay not in StepReplay.__members__:
+                raise FlowError('%s: recovery of %s must be rerun or skip, not %r'
+                                % (who, status, replay))
+            checked[TaskStatus(status).value] = StepReplay(replay).value
+        return checked
+
+    @staticmethod
+    def _checked_delay(who, delay):
+        if not _is_number(delay):
+            raise FlowTypeError('%s: delay must be seconds, not %r' % (who, delay))
+        if delay < 0 or delay == float('inf'):
+            raise FlowError('%s: delay must be 0 or more seconds, not %r' % (who, delay))
+        return delay
+
+    # Configuration.
+
+    def settings(self):
+        """Return the flow's resolved configuration as a dict."""
+        settings = {key: one.default for key, one in CONFIG_KEYS.items()}
+        settings['max_concurrent'] = self._default_concurrency()
+        settings['envvar_prefix'] = self._prefix
+        for key, value in _environment_settings().items():
+            settings[key] = _check_value(key, value, 'environment variable SEQUENT_' + key.upper())
+        for given in (self._config, self._options.get('config', {})):
+            settings.update((key, value) for key, value in given.items() if value is not None)
+        return settings
+
+    def _configure(self, step, settings, constructs):
+        """Resolve the settings of a step and of those in it, and find their constructs."""
+        if step.config:
+            settings = dict(settings, **step.config)
+            settings.update(self._options.get('config', {}))
+        step.settings = settings
+        step.max_concurrent = step.config.get('max_concurrent')
+        step.stop_on_exception = settings['stop_on_exception']
+        if step.func is not None:
+            spec = settings['task_construct']
+            key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
+            if key not in constructs:
+                constructs[key] = find_construct(spec)
+            step.construct = constructs[key]
+            step.construct.check(step.path, step.func, step.args, step.kwargs, settings)
+        for child in step.children:
+            self._configure(child, settings, constructs)
+
+    def compile(self):
+        """Check the flow and return its `Plan`; opens and starts nothing.
+
+        Raises:
+            FlowError, CycleError, ConfigError, ConstructError: the flow cannot be run.
+        """
+        if self._plan is None:
+            settings = self.settings()
+            self._configure(self._root, settings, {})
+            self._plan = self._compile(settings)
+        return self._plan
+
+    def open_store(self, create=True):
+        """Return this flow's store, opened; the caller closes it.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        if self.store is None:
+            self.store = self._make_store()
+        self.store.open(create)
+        return self.store
+
+    def _make_store(self):
+        given = self._options.get('store') or self._given_store
+        if isinstance(given, Store):
+            return given
+        if given == ':memory:':
+            return MemoryStore(volatile=True)
+        if not given:
+            given = self._default_store()
+        if not isinstance(given, (str, os.PathLike)):
+            raise FlowTypeError("flow %r: store must be a path, ':memory:' or a Store, not %r"
+                                % (self.name, given))
+        return SqliteStore(os.fspath(given), self.settings()['synchronous'])
+
+    def _default_store(self):
+        if self._file:
+            return (self._file[:-3] if self._file.endswith('.py') else self._file) + '.run.db'
+        path = os.path.abspath('sequent.run.db')
+        logger.warning('flow %r is in no file: its store is %s', self.name, path)
+        return path
+
+    # The run.
+
+    def run(self, max_loops=-1):
+        """Run the flow (semantics 8).
+
+        Args:
+            max_loops: a positive number ends the run after so many cycles (semantics 8.1).
+
+        Returns:
+            True, or False after a failure that nothing handled. Once the run is over,
+            the same again.
+
+        Raises:
+            FlowError, ConfigError, ConstructError: the flow cannot be run; nothing was started.
+            RecoveryError: there is nothing to recover or to continue.
+            AlreadyRunningError: another supervisor is at work on this flow or run.
+            StoreError: the store cannot be used.
+            ClosedError: after ``close()``.
+            KeyboardInterrupt, SystemExit: a signal came (semantics 8.3).
+        """
+        if in_child():
+            raise LoadEnds('flow() is not for a child process')
+        if isinstance(max_loops, bool) or not isinstance(max_loops, int):
+            raise FlowTypeError('max_loops must be an int, not %r' % (max_loops,))
+        if _session is not None:
+            _session.take_over(self)
+        if self._closed:
+            raise ClosedError('%r has been closed; make a new one to run it again' % self)
+        if self._running:
+            raise ClosedError('%r is running: run() cannot be called from within' % self)
+        if self._outcome is not None and not self._has_triggers():
+            return self._outcome
+        self._running = True
+        try:
+            return self._run(max_loops)
+        finally:
+            self._running = False
+
+    def _has_triggers(self):
+        return False
+
+    def _run(self, max_loops):
+        install_logging(self.logging_level)
+        if self._driver is None:
+            self.compile()
+            self._start_run()
+            if self._driver is None:
+                return self._outcome
+        driver, status = self._driver, 'stopped'
+        try:
+            result = driver.run(max_loops)
+            if driver.engine.over:
+                status = SUCCESS if result else FAILURE
+        except StoreError:
+            # What could not be stored is told by the next recovery; the record says "active".
+            self._release()
+            raise
+        except BaseException:
+            self._finish(status)
+            self._release()
+            raise
+        self._finish(status)
+        if driver.engine.over:
+            self._outcome = result
+            self._release()
+        return result
+
+    def _start_run(self):
+        """Open the store, take the locks, find out what to build on, begin."""
+        if self.run_mode != RunMode.restart:
+            self._look_for_run()
+        store = self.open_store()
+        try:
+            settings = self.settings()
+            run, last = self._new_record(store)
+            store.lock(self.name, run.run_id, settings['exclusive'])
+            try:
+                self._begin_run(store, run, last, settings)
+            except BaseException:
+                store.unlock(self.name, run.run_id)
+                raise
+        except BaseException:
+            store.close()
+            raise
+
+    def _look_for_run(self):
+        """Refuse to recover what is not there, without making a store for it."""
+        store = self.open_store(create=False)
+        try:
+            self._new_record(store)
+        finally:
+            store.close()
+
+    def _new_record(self, store):
+        """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
+        process, now = process_identity(), time.time()
+        if self.run_mode == RunMode.restart:
+            if store.latest(self.name, self.run_id) is not None:
+                raise AlreadyRunningError(
+                    'flow %r already has a run %r in %r; recover or continue it, or choose another '
+                    'run_id' % (self.name, self.run_id, store))
+            return RunRecord(self.name, self.run_id, 0, 'restart', ACTIVE, now, None, process), None
+        last = store.latest(self.name, self.run_id)
+        if last is None:
+            raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
+                store, '%r ' % self.run_id if self.run_id else '', self.name))
+        if self.recovery_run is not None and self.recovery_run > last.recovery:
+            raise RecoveryError('nothing to recover: run %r of flow %r has no recovery %d, the '
+                                'latest is %d' % (last.run_id, self.name, self.recovery_run,
+                                                  last.recovery))
+        self.run_id = last.run_id
+        if self.run_mode == RunMode.recover:
+            return last._replace(recovery=last.recovery + 1, mode='recover', status=ACTIVE,
+                                 started=now, ended=None, process=process), last
+        return last._replace(mode='continue', status=ACTIVE, ended=None, process=process), last
+
+    def _begin_run(self, store, run, last, settings):
+        plan = self._plan
+        if last is not None:
+            # Again, under the lock: another supervisor may have been at work until just now.
+            run, last = self._new_record(store)
+            if self._is_over(store, last):
+                logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id,
+                            self.name, last.status)
+                self._outcome = last.status == SUCCESS
+                store.unlock(self.name, run.run_id)
+                store.close()
+                return
+        else:
+            self._refuse_orphans(store)
+        signatures = {} if store.volatile else step_signatures(plan)
+        if not store.volatile:
+            import json
+            run = run._replace(steps=json.dumps(signatures))
+        history = None
+        if last is not None:
+            upto = last.recovery if self.recovery_run is None else self.recovery_run
+            history = _History(store, run, upto, signatures, settings['assume_dead'])
+            history.collect()
+            history.log_differences()
+        store.begin(run)
+        logger.info('run %s of flow %s: %s%s, store %r', run.run_id, self.name, run.mode,
+                    ' %d' % run.recovery if run.recovery else '', store)
+        self._driver = Driver(plan, store, run, settings, history, self,
+                              settings['logdir'] or store.logs)
+        self._add_triggers()
+
+    def _is_over(self, store, last):
+        """Whether there is nothing to recover or continue (semantics 7.1, 7.5)."""
+        if self.run_mode == RunMode.continue_:
+            return last.status in (SUCCESS, FAILURE)
+        if self.recovery_run is not None:
+            last = next(one for one in store.runs(self.name)
+                        if (one.run_id, one.recovery) == (last.run_id, self.recovery_run))
+        return last.status == SUCCESS
+
+    def _refuse_orphans(self, store):
+        """A new run must not start beside what an earlier one left running (semantics 6.5)."""
+        for old in list(store.runs(self.name)):
+            if old.status != ACTIVE or old.run_id == self.run_id:
+                continue
+            if not self.settings()['exclusive']:
+                continue
+            for record in store.tasks(old, status=ACTIVE):
+                if record.process and process_alive(record.process):
+                    raise AlreadyRunningError(
+                        'flow %r cannot start anew: step %r at %s of its run %r still runs as '
+                        'process %s since %s; wait for it, end it, or recover that run' % (
+                            self.name, record.path, record.sequence, old.run_id,
+                            json_object(record.process).get('pid'), local_time(record.started)))
+            store.finish(old._replace(status='stopped'))
+
+    def _add_triggers(self):
+        """Hand triggers given before the run to the driver, where there are such."""
+
+    def _finish(self, status):
+        driver = self._driver
+        driver.finish_records()
+        self.store.finish(driver.run_record._replace(status=status, ended=time.time()))
+        driver.log_summary(status)
+
+    def _release(self):
+        self.store.unlock(self.name, self._driver.run_record.run_id)
+        self.store.close()
+
+    def close(self):
+        """Let go of everything. The flow cannot be run again; ``tasks()`` still answers."""
+        if self._closed:
+            return
+        if self._running:
+            raise ClosedError('%r is running: it cannot be closed' % self)
+        self._closed = True
+        if self._driver is not None and self._outcome is None:
+            self._release()
+
+    # What happened.
+
+    def tasks(self):
+        """Return what ran in this run over all its recoveries, as a list of `TaskInfo`.
+
+        Each task stands with its latest attempt, in the order in which tasks first came up. An
+        object that has not been run yet answers with an empty list.
+        """
+        if self._driver is None and self._outcome is None:
+            return []
+        opened = self._driver is not None and self._outcome is None and not self._closed
+        store = self.store if opened else self.open_store(create=False)
+        try:
+            run = RunRecord(self.name, self.run_id)
+            return [task_info(record) for record in store.tasks(run)
+                    if record.kind in ('leaf', 'container', 'loop')]
+        finally:
+            if not opened:
+                store.close()
+
+    def count_todos(self):
+        """Return (tasks and triggers outstanding, seconds to the next due delay or None).
+
+        Outstanding is what is delayed, ready or running, and triggers not yet raised; before the
+        run the steps that require nothing.
+        """
+        if self._driver is None or self._outcome is not None:
+            todo = 0 if self._outcome is not None else self._count_initial()
+            return todo, None
+        engine = self._driver.engine
+        due = engine.next_due()
+        left = None if due is None else max(0.0, due - self._driver.clock())
+        outstanding = engine.running + engine.ready + engine.delayed + len(self._driver.triggers)
+        return outstanding + (0 if self._driver.begun else self._count_initial()), left
+
+
+def task_info(record):
+    """Return the `TaskInfo` of a `TaskRecord`; the result is unpickled."""
+    result = pickle.loads(record.result) if record.result is not None else None
+    return TaskInfo(record.path, record.sequence, record.kind, TaskStatus(record.status),
+                    record.recovery, record.attempt, record.started, record.ended, record.error,
+                    record.handled, result)
+
+
+class Sequent(_Flow):
+    """A flow of steps that nest, loop, and wait for each other.
+
+    Args:
+        name: names the flow in its store; the calling file's name without ``.py`` by default.
+        store: a path, ``':memory:'`` or a `Store`; by default the calling module's path with
+            ``.run.db`` for ``.py``.
+        run_mode: `RunMode` or its value: restart (default), recover, continue.
+        recovery_run: with recover: the number of the recovery whose end is the state to start
+            from; the latest by default.
+        run_id: names the run; generated when not given. With recover and continue: which run;
+            the latest of this flow by default.
+        logging_level: for the handler that is installed when the application has configured no
+            logging.
+        config: a dict, or the path of a JSON file; see the table.
+        config_tag: the key (or keys, joined by dots) in config under which this flow's stand.
+
+    A key of ``config`` can be set in the environment as ``SEQUENT_<KEY>``; those marked * on steps,
+    too, from which the leaves below inherit it, except ``max_concurrent``.
+
+    =====================  =============  =====================================================
+    key                    default        meaning
+    =====================  =============  =====================================================
+    workdir                system's       folder for the library's own temporary files
+    logdir                 <store>.logs   folder of the log files of tasks; without a file store
+                                          a private one in the temporary directory
+    task_construct *       'process'      what runs a function: 'process', 'thread', 'inline', a
+                                          backend's name, 'package.module:Class', class, instance
+    max_concurrent *       CPUs, >= 2     tasks running at one time; on a leaf, tasks of it; on a
+                                          container, iterations in flight (default 1); below 1:
+                                          no limit. An Eventor's default is 1
+    stop_on_exception *    True           an unhandled failure stops the container (semantics 3.4)
+    sleep_between_loops    1              seconds between looks at what cannot wake the supervisor
+    envvar_prefix          'SEQUENT_'     of the variables of a running task ('EVENTOR_')
+    start_method *         'fork'         of multiprocessing, for 'process'
+    shutdown_grace         10             seconds between SIGTERM and SIGKILL
+    exclusive              True           refuse a second concurrent run of this flow in the store
+    synchronous            'full'         of SQLite: 'full', 'normal' or 'off'
+    group_commit           0.02           seconds of work of inline tasks that may share a commit
+    capture *              'relay'        output of process tasks: 'relay' (log file and standard
+                                          error), 'file' (log file only), 'none' (left alone)
+    complete_handles       True           requiring ``complete`` handles a failure
+    keep_result *          True           store what functions return
+    assume_dead            False          in a recovery take processes for dead that were recorded
+                                          on another host and cannot be looked at
+    executor *             None           for 'executor': 'package.module:factory' of an executor
+    =====================  =============  =====================================================
+    """
+
+    def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None, run_id='',
+                 logging_level=logging.INFO, config={}, config_tag=''):
+        _Flow.__init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
+                       config_tag)
+
+    def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
+                 acquires=(), releases=None, recovery={}, config={}, **aliases):
+        """Add a step to the flow; steps have the same method.
+
+        Args:
+            name: a non-empty str, unique among its siblings.
+            func: what a leaf calls, with ``args`` and ``kwargs``. Without it a leaf succeeds at
+                once; a container must not have one.
+            loop: an iterable, or a callable that returns one: the step runs once per item
+                (semantics 1.4). ``repeat`` and ``repeats`` mean the same.
+            require: when to start (semantics 2): a step, a (step, status) pair, an event, a tuple
+                (all of it) or ``or_``. Nothing: with the container. ``requires`` means the same.
+            delay: seconds between the requirement's coming to hold and the step's being ready.
+            acquires: a list of (`ResourcePool`, amount) that it needs to start.
+            releases: what it gives back when it ends; None: what it acquired.
+            recovery: {status: 'rerun' or 'skip'}: what a recovery does with it (semantics 7.2).
+            config: configuration for this step and those in it: see `Sequent`.
+
+        Returns:
+            The step, for use in requirements.
+
+        Raises:
+            FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
+        """
+        return self._add_step(self._root, name, func, args, kwargs, loop, require, delay, acquires,
+                              releases, recovery, config, aliases)
+
+    def _add_step(self, parent, name, func, args, kwargs, loop, require, delay, acquires,
+                  releases, recovery, config, aliases):
+        self._check_new(parent, name, func)
+        who = 'step %r' % name
+        given = self._checked_common(who, args, kwargs, acquires, releases, recovery, config)
+        loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
+        require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
+        if aliases:
+            wrong = sorted(aliases)[0]
+            raise TypeError('%s: add_step() got an unexpected argument %r%s'
+                            % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
+        step = FlowStep(self, parent, name, func=func, loop=self._checked_loop(who, loop),
+                        delay=self._checked_delay(who, delay), **given)
+        step.require = parse_expression(() if require is None else require, self, who)
+        return self._register(step)
+
+    @staticmethod
+    def _resolve_alias(who, name, value, default, aliases, given):
+        """Return an argument that may have been given under another accepted spelling."""
+        spelled = [one for one in aliases if one in given]
+        if len(spelled) > 1 or spelled and value is not default:
+            raise TypeError('%s: give one of %s, not two' % (who, ', '.join((name,) + aliases)))
+        return given.pop(spelled[0]) if spelled else value
+
+    @staticmethod
+    def _checked_loop(who, loop):
+        if isinstance(loop, (set, frozenset)):
+            raise FlowTypeError('%s: loop is a set, whose order changes from run to run; use '
+                                'sorted()' % who)
+        if loop is not None and not callable(loop):
+            try:
+                iter(loop)
+            except TypeError:
+                raise FlowTypeError('%s: loop must be an iterable or a callable that returns one, '
+                                    'not %r' % (who, loop)) from None
+        return loop
+
+    def add_event(self, require=None):
+        """Name an expression, for use in requirements (semantics 2.4).
+
+        Args:
+            require: an expression as in `add_step`; it is read where the event is used.
+        """
+        who = 'an event'
+        return Event(self, '', parse_expression(() if require is None else require, self, who))
+
+    def _default_concurrency(self):
+        return max(2, os.cpu_count() or 1)
+
+    def _compile(self, settings):
+        for step in self._paths.values():
+            self._check_restartable_loop(step)
+        return compile_plan(self._root, settings['complete_handles'])
+
+    @staticmethod
+    def _check_restartable_loop(step):
+        """An iterator can be gone over once (semantics 1.4)."""
+        if step.loop is None or callable(step.loop) or iter(step.loop) is not step.loop:
+            return
+        outer = step.parent
+        while outer is not None:
+            if outer.loop is not None:
+                raise FlowError('step %r: its loop is an iterator, which can be gone over only '
+                                'once, but %r starts it again in each iteration; give a callable '
+                                'that returns one' % (step.path, outer.path))
+            outer = outer.parent
+
+    def _count_initial(self):
+        return sum(step.require == All(()) for step in self._root.children)
+
+
+_STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
+                   'releases', 'recovery', 'config')
+
+
+class Eventor(_Flow):
+    """The layer below: steps that events start, and that raise events (semantics 9).
+
+    Args: as of `Sequent`, where the configuration keys are; the variables of a task begin with
+    ``EVENTOR_`` and ``max_concurrent`` is 1 by default.
+    """
+
+    _dynamic = True
+    _prefix = 'EVENTOR_'
+
+    def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None,
+                 logging_level=logging.INFO, config={}, run_id='', config_tag=''):
+        _Flow.__init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
+                       config_tag)
+        self._events = collections.OrderedDict()
+        self._sources = collections.OrderedDict()   # Event -> expressions that raise it
+        self._starters = {}                         # Step -> expressions that start it
+        self._last_sequence = {}                    # Event -> the last generated sequence
+        self._pending = []                          # (event, sequence) raised before the run
+
+    def add_event(self, name, expr=None):
+        """Add an event.
+
+        Args:
+            name: a non-empty str. A known one with the same expression is that event.
+            expr: an expression of events: when it holds at a sequence, the event is raised there.
+
+        Raises:
+            FlowError: the name is known with another expression.
+        """
+        if not isinstance(name, str) or not name:
+            raise FlowTypeError('the name of an event must be a non-empty str, not %r' % (name,))
+        given = expr is not None and expr != ()
+        require = parse_expression(expr, self, 'event %r' % name) if given else None
+        known = self._events.get(name)
+        if known is not None:
+            if known.require != require:
+                raise FlowError('event %r was already added with another expression' % name)
+            return known
+        event = self._events[name] = Event(self, name, require)
+        self._sources[event] = [require] if require is not None else []
+        return event
+
+    def add_step(self, name, func=None, args=(), kwargs={}, triggers={}, recovery={}, config={},
+                 acquires=(), releases=None):
+        """Add a step. It runs at each sequence at which an event associated with it is raised.
+
+        Args:
+            triggers: {status: event or tuple of events} that it raises at its own sequence.
+            name, func, args, kwargs, recovery, config, acquires, releases: as of `Sequent`.
+        """
+        self._check_new(self._root, name, func)
+        who = 'step %r' % name
+        given = self._checked_common(who, args, kwargs, acquires, releases, recovery, config)
+        raised = self._checked_triggers(who, triggers)
+        step = self._register(Step(self, self._root, name, func=func, **given))
+        step.triggers = triggers
+        self._starters[step] = []
+        for status, events in raised:
+            for event in events:
+                self._sources[event].append(Atom(step, status))
+        return step
+
+    def _checked_triggers(self, who, triggers):
+        if not isinstance(triggers, dict):
+            raise FlowTypeError('%s: triggers must be a dict of status: events, not %r'
+                                % (who, triggers))
+        checked = []
+        for status, events in triggers.items():
+            if status not in StepStatus.__members__:
+                raise FlowError('%s: triggers of unknown status %r%s; known: %s' % (
+                    who, status, _nearest(status, StepStatus.__members__),
+                    ', '.join(StepStatus.__members__)))
+            events = events if isinstance(events, (tuple, list)) else (events,)
+            for event in events:
+                self._check_event(who, event)
+            checked.append((StepStatus(status).value, events))
+        return checked
+
+    def _check_event(self, who, event):
+        if not isinstance(event, Event):
+            raise FlowTypeError('%s: %r is no event' % (who, event))
+        if event.flow is not self:
+            raise FlowError('%s: %r belongs to another flow' % (who, event))
+
+    def add_assoc(self, event, *assocs, delay=0):
+        """Let an event start steps and raise other events, at its own sequence.
+
+        Args:
+            event: what `add_event` returned.
+            assocs: steps and events.
+            delay: seconds that pass in between; the due time is stored.
+        """
+        who = 'add_assoc of %r' % (event,)
+        self._check_event(who, event)
+        delay = self._checked_delay(who, delay)
+        for target in assocs:
+            if isinstance(target, Step) and target.flow is self:
+                into = self._starters[target]
+            else:
+                self._check_event(who, target)
+                into = self._sources[target]
+            into.append(Atom(self._timer(event, target, delay), SUCCESS) if delay else event)
+
+    def _timer(self, event, target, delay):
+        """A delayed association is a step that only waits."""
+        name = '%s>%s' % (event.name, target.name)
+        while name in self._paths:
+            name += "'"
+        timer = self._register(Step(self, self._root, name, kind='timer', delay=delay))
+        self._starters[timer] = [event]
+        return timer
+
+    def trigger_event(self, event, sequence=None):
+        """Raise an event at a sequence, before the run or from an inline step (semantics 9.4).
+
+        Args:
+            event: what `add_event` returned.
+            sequence: any value; compared as str. None counts per event, from 1.
+        """
+        self._check_event('trigger_event', event)
+        if sequence is None:
+            self._last_sequence[event] = sequence = self._last_sequence.get(event, 0) + 1
+        raised = [event.name, str(sequence)]
+        if not self._running:
+            if self._closed:
+                raise ClosedError('%r has been closed' % self)
+            self._pending.append(raised)
+            if self._driver is not None:
+                self._driver.triggers.append(tuple(raised))
+            return
+        job = self._driver.calling_job()
+        if job is None:
+            raise FlowError('trigger_event(%r) while the flow runs is for inline steps: give the '
+                            "step config={'task_construct': 'inline'}" % (event,))
+        job.triggered.append(raised)
+
+    def _has_triggers(self):
+        return self._driver is not None and bool(self._driver.triggers)
+
+    def _add_triggers(self):
+        self._driver.triggers.extend(tuple(one) for one in self._pending)
+
+    def _default_concurrency(self):
+        return 1
+
+    def _compile(self, settings):
+        for step, starters in self._starters.items():
+            step.require = Any(tuple(starters))
+        return compile_plan(self._root, settings['complete_handles'], True, self._sources)
+
+    def _count_initial(self):
+        return len(self._pending)
