@@ -109,6 +109,17 @@ else:
             if handler is not None and handler.lock is not None:
                 handler.createLock()
 
+if sys.version_info >= (3, 7):
+    def _start_methods():
+        """Return what config ``start_method`` can be here."""
+        import multiprocessing
+        return multiprocessing.get_all_start_methods()
+else:
+    def _start_methods():
+        """Without forkserver, which does not tell yet how a process has ended."""
+        import multiprocessing
+        return [one for one in multiprocessing.get_all_start_methods() if one != 'forkserver']
+
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
 _START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
 
@@ -371,15 +382,15 @@ class Step:
     kind = 'leaf'
     func = loop = None
     args = ()
-    kwargs = {}
+    kwargs = {}  # type: dict
     delay = 0
     acquires = ()
     releases = None
-    recovery = {}
-    config = {}
+    recovery = {}  # type: dict
+    config = {}  # type: dict
     stop_on_exception = True
     max_concurrent = None
-    settings = {}
+    settings = {}  # type: dict
 
     def __init__(self, flow, parent, name, **given):
         self.flow = flow
@@ -660,7 +671,7 @@ class _Compiler:
         return held + tuple((step.path, number, amount) for number, amount in plan_step.needs)
 
     def amounts(self, pairs):
-        total = collections.OrderedDict()
+        total = collections.OrderedDict()  # type: typing.Dict[int, int]
         for pool, amount in pairs:
             if pool not in self.pool_numbers:
                 self.pool_numbers[pool] = len(self.pools)
@@ -693,7 +704,7 @@ class _Compiler:
         if expression is True:
             container.initial.append(plan_step)
         elif expression is not False:
-            outer = []
+            outer = []  # type: typing.List[tuple]
             gate = self.expression_gate(expression, container, plan_step, outer)
             container.starts[gate] = plan_step
             if outer:
@@ -750,7 +761,8 @@ class _Compiler:
         known = self.event_gates.get((event, container))
         if known is None:
             self.ordered = False
-            gate, outer = container.gate(1), []
+            gate = container.gate(1)
+            outer = []  # type: typing.List[tuple]
             self.event_gates[event, container] = gate, outer
             for source in self.sources.get(event, ()) if self.dynamic else (event.require,):
                 expression = self.fold(source)
@@ -802,7 +814,8 @@ def check_circles(steps, compiled):
     all that is inside can end (semantics 2.6). What is left when nothing more can come to be
     waits in a circle.
     """
-    possible, known = set(), set()
+    possible = set()  # type: typing.Set[tuple]
+    known = set()  # type: typing.Set[tuple]
     waiting = collections.defaultdict(list)   # thing -> [counter] of what waits for it
     agenda = []
 
@@ -850,7 +863,7 @@ def _await_expression(expression, compiled, known, await_all):
 
 def _raise_circle(waiting, possible, thing):
     """Walk from something that cannot come to be along what it waits for, until it repeats."""
-    awaits = {}
+    awaits = {}  # type: typing.Dict[tuple, tuple]
     for need, counters in waiting.items():
         if need not in possible:
             for _, waiter in counters:
@@ -1041,16 +1054,20 @@ class Engine:
         self.root = ContainerTask(plan.root, None, recovery)
         self.roots = {}                 # sequence -> scope (dynamic plans)
         self._order = 0
-        self._agenda = collections.deque()    # (scope, gates) to count down
+        # Gates to count down: (scope, gates).
+        self._agenda = collections.deque()  # type: typing.Deque[tuple]
         self._fresh = []                # tasks that became ready, not yet in order
-        self._idle = collections.deque()      # scopes that may have ended
+        # Scopes that may have ended.
+        self._idle = collections.deque()  # type: typing.Deque[Scope]
         self._over = []                 # containers that are over
         self._opening = 0               # open actions not yet answered
-        self._plain = collections.deque()     # ready tasks that need only a slot
+        # Ready tasks that need only a slot.
+        self._plain = collections.deque()  # type: typing.Deque[Task]
         self._granted = []              # heap of ready tasks whose resources are free
-        self._queues = [collections.deque() for _ in plan.pools]
+        self._queues = [collections.deque() for _ in plan.pools]  # type: typing.List[typing.Deque]
         self._out = [0] * len(plan.pools)
-        self._holders = [collections.OrderedDict() for _ in plan.pools]
+        self._holders = [
+            collections.OrderedDict() for _ in plan.pools]  # type: typing.List[typing.Dict]
         self._delays = []               # heap of (due, index, order, task)
         self._actions = []
         self._now = 0.0
@@ -1075,7 +1092,7 @@ class Engine:
 
     def upcoming(self, limit):
         """Return up to so many tasks that need only a slot, in the order in which they start."""
-        tasks = []
+        tasks = []  # type: typing.List[Task]
         for task in self._plain:
             if len(tasks) >= limit:
                 break
@@ -1464,7 +1481,7 @@ class Engine:
         """End what can end now that nothing goes on in an iteration (semantics 3.6)."""
         if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
             return
-        innermost = []
+        innermost = []  # type: typing.List[Scope]
         self._collect_innermost(scope, innermost)
         for one in [one for one in innermost if not self._waits(one)]:
             one.ended = True
@@ -2107,13 +2124,15 @@ def _already_running(store, flow, run_id, run_only):
                                    'begun its run yet; try again in a moment' % (flow,))
     holder = max(holders, key=lambda run: run.run_id == run_id)
     whose = _read_identity(holder.process)
+    started = 'at an unknown time' if holder.started is None else time.strftime(
+        '%Y-%m-%d %H:%M:%S', time.localtime(holder.started))
     advice = 'wait for its end, or stop it with a SIGTERM to that pid'
     if holder.run_id != run_id:
         advice += "; config={'exclusive': False} lets runs of one flow work side by side"
     return AlreadyRunningError(
         'run %r of flow %r is already running: pid %s on host %r, started %s; %s' % (
             holder.run_id, flow, whose.get('pid', 'unknown'), whose.get('host', 'unknown'),
-            time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(holder.started)), advice))
+            started, advice))
 
 
 # MemoryStore ----------------------------------------------------------------------
@@ -2170,7 +2189,7 @@ class MemoryStore(Store):
                 kept.add(record)
             elif record.kind != 'iteration':
                 kept.add(record)
-                if record.status == SUCCESS and record.sequence.strip('1.'):
+                if record.status == SUCCESS and _in_later_iteration(record.sequence):
                     kept.fold(record)
 
     def outcomes(self, run, sequence, upto):
@@ -2230,6 +2249,10 @@ class _Kept:
 
 
 _NOTHING_KEPT = _Kept()
+
+
+def _in_later_iteration(sequence):
+    return '.' in sequence and set(sequence.split('.')) != {'1'}
 
 
 def _latest(records, upto):
@@ -2317,12 +2340,14 @@ _SQL_COUNTS = """SELECT path, kind, status, count(*) FROM tasks
     _SQL_LATEST_ID % ('tasks', 'tasks', 'tasks', ''))
 _SQL_PATHS = 'SELECT path FROM tasks WHERE run = ? GROUP BY path ORDER BY min(id)'
 
-#: What SQLite says, and what to do about it. First match wins.
-_SQLITE_ADVICE = (
+#: What SQLite or the system says, and what to do about it. First match wins.
+_ADVICE = (
     ('locked', 'another program has kept it locked for %d seconds: find it (fuser shows who has '
      'the file open) and let it finish' % _BUSY),
     ('full', 'make room on the disk, then go on with the run (continue)'),
     ('readonly', 'make the file and its folder writable for this user'),
+    ('Permission denied', 'make the file and its folder readable and writable for this user'),
+    ('Read-only', 'give a store on a file system that can be written'),
     ('unable to open', 'make the file and its folder readable and writable for this user'),
     ('malformed', 'the file is damaged: put a backup in its place, or move it away to start anew'),
     ('not a database', 'move that file away, or give another store'),
@@ -2393,6 +2418,8 @@ class SqliteStore(Store):
                 _opened[os.getpid(), self.path] += 1
             if self._check_format(db, create):
                 self._db, db = db, None
+        except StoreError:
+            raise
         except (sqlite3.Error, OSError) as exc:
             raise self._error('opened', exc) from exc
         finally:
@@ -2428,15 +2455,20 @@ class SqliteStore(Store):
                              % (self.path, version, _FORMAT))
         if not create:
             return version > 0
-        # A deleted journal may come back with a power cut, and undo the last commit with it; a
-        # journal whose header is overwritten does not, in any version of SQLite. It is faster, too.
+        # A deleted journal may come back with a power cut, and undo the last commit with it; one
+        # whose header is overwritten does not, in any version of SQLite. It is faster, too.
         db.execute('PRAGMA journal_mode = PERSIST')
         db.execute('PRAGMA synchronous = %s' % self.synchronous)
-        db.execute('BEGIN IMMEDIATE')  # fails here and now if the file cannot be written
-        if not db.execute('PRAGMA user_version').fetchone()[0]:  # nobody else was faster
+        db.execute('BEGIN IMMEDIATE')
+        if db.execute('PRAGMA user_version').fetchone()[0]:
+            # What cannot be written is to fail here, not in the night. (BEGIN IMMEDIATE itself
+            # does not; and a COMMIT would wait for all who read.)
+            db.execute('PRAGMA user_version = %d' % _FORMAT)
+            db.execute('ROLLBACK')
+        else:
             for statement in _SCHEMA:
                 db.execute(statement)
-        db.execute('COMMIT')
+            db.execute('COMMIT')
         return True
 
     def _disconnect(self):
@@ -2514,7 +2546,8 @@ class SqliteStore(Store):
         return db
 
     def _error(self, what, exc):
-        advice = next(advice for words, advice in _SQLITE_ADVICE if words in str(exc))
+        reason = getattr(exc, 'strerror', None) or str(exc)  # of the system's, without the path
+        advice = next(advice for words, advice in _ADVICE if words in reason)
         return StoreError('the store %r could not be %s: %s; %s' % (self.path, what, exc, advice))
 
     # Locks
@@ -2829,7 +2862,7 @@ class TaskConstruct(abc.ABC):
 
     @abc.abstractmethod
     def release(self, job):
-        """Run a prepared job: its start is in the store. Then ``port.done(job, outcome)``, once."""
+        """Run a prepared job, whose start is stored; then call ``port.done(job, outcome)``."""
 
     def withdraw(self, job):  # noqa: B027 (optional)
         """Forget a prepared job that is not going to be released: it must never run."""
@@ -3712,8 +3745,7 @@ def _start_method(config, name):
     """Return the start method of a step; raise ConstructError for one that is not known here."""
     method = config.get('start_method') or _START_METHOD
     if method != _START_METHOD:
-        import multiprocessing
-        known = multiprocessing.get_all_start_methods()
+        known = _start_methods()
         if method not in known:
             raise ConstructError('step %r: no start_method %r here%s Known: %s' % (
                 name, method, _nearest(method, known) or ';', ', '.join(known)))
@@ -3760,8 +3792,7 @@ def _hidden_main():
     """
     main = sys.modules['__main__']
     double = type(sys)('__main__')
-    double.__dict__.update(
-        (name, value) for name, value in vars(main).items() if name not in ('__file__', '__spec__'))
+    double.__dict__.update(vars(main), __file__=None, __spec__=None)
     sys.modules['__main__'] = double
     try:
         yield
@@ -3890,19 +3921,17 @@ def _serve(job, fd, load):
 
 def _own_signals():
     """Leave the supervisor's process group and its handlers; then let signals come."""
+    import _signal as raw  # signal, without the costly conversions to enums
     try:
         os.setpgid(0, 0)
     except OSError:
         pass  # a session of its own: it leads its group already
-    for number in range(1, signal.NSIG):
-        if callable(signal.getsignal(number)) and number not in _CHILD_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-    for number in _CHILD_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
-            signal.signal(number, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops a Ctrl-C that was not for us
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in range(1, raw.NSIG):
+        if callable(raw.getsignal(number)):
+            raw.signal(number, raw.SIG_DFL)
+    if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
+        raw.signal(raw.SIGINT, raw.SIG_IGN)  # drops a Ctrl-C that was not for us
+        raw.signal(raw.SIGINT, raw.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CHILD_SIGNALS)
 
 
@@ -4244,18 +4273,22 @@ class _History:
         logger.info('step %s at %s still runs as process %s since %s: it is adopted',
                     record.path, record.sequence, identity.get('pid'), local_time(record.started))
 
-    def earlier(self, sequence):
-        """Return ({path: Earlier}, the recorded item) at a sequence; (None, None) for nothing."""
+    def earlier(self, sequence, path=''):
+        """Return what is recorded at a sequence.
+
+        Args:
+            path: the container whose iteration it is.
+
+        Returns:
+            ({path: Earlier} or None for nothing, the recorded loop item or None).
+        """
         rows = self.store.outcomes(self.run, sequence, self.upto)
-        own = rows.pop(None, None)
-        found = {path: self._outcome(record) for path, record in rows.items()}
+        item = rows[path].item if path in rows else None
+        found = {path: self._outcome(record) for path, record in rows.items()
+                 if record.kind != 'iteration'}
         for (path, at), record in self.living.items():
             if at == sequence:
                 found[path] = Earlier(ACTIVE, record.recovery, record.attempt, running=True)
-        item = own.item if own is not None else None
-        if own is None:
-            item = next((record.item for record in rows.values()
-                         if record.item is not None), None)
         return found or None, item
 
     def _outcome(self, record):
@@ -4273,9 +4306,14 @@ class _History:
                     self.recorded[run.recovery] = json_object(run.steps)
         return self.recorded.get(recovery, {})
 
+    def triggers(self):
+        """Return the [event, sequence] pairs that the run was told to raise from outside."""
+        return self._recorded(self.upto).get('', [])
+
     def log_differences(self):
         """Name the steps that are gone or new since the recovery that is built on."""
-        before, now = set(self._recorded(self.upto)), set(self.signatures)
+        before = set(self._recorded(self.upto)) - {''}
+        now = set(self.signatures)
         if before and before - now:
             logger.warning('steps that are gone since: %s', ', '.join(sorted(before - now)))
         if before and now - before:
@@ -4303,7 +4341,7 @@ def step_signatures(plan):
     going over it: a callable is taken as unchanged, an iterator never is.
     """
     import hashlib
-    signatures = {}
+    signatures = {}  # type: typing.Dict[str, str]
     for step in reversed(plan.steps):
         if step.children is None:
             signatures.setdefault(step.path, '')
@@ -4373,28 +4411,30 @@ class Driver:
         self.history = history
         self.flow = flow
         self.logdir = logdir
-        self._private_logdir = None
+        self._private_logdir = ''
         self.clock = _RunClock()
         self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.port = _DriverPort(self, settings)
         self.relay = LogRelay()
         self.loops = _Loops(not store.volatile)
-        self.arrived = collections.deque()     # (job, outcome), from any thread
-        self.triggers = collections.deque()    # (event, sequence) to be raised
+        # What has ended: (job, outcome), from any thread; what is to be raised: (event, sequence).
+        self.arrived = collections.deque()  # type: typing.Deque[tuple]
+        self.triggers = collections.deque()  # type: typing.Deque[tuple]
         self.begun = False
-        self.thread = None
-        self.selector = None
-        self._waker = None
-        self._signals = []
+        self.thread = None  # type: typing.Optional[int]
+        self.selector = None  # type: typing.Any
+        self._waker = ()  # type: typing.Any
+        self._signals = []  # type: typing.List[int]
         self._calling = False                  # an inline function is being called:
         self._current = None                   # that of this job
         self._dirty = {}                       # tasks whose record is to be stored, in order
         self._rows = []                        # further records for the next commit
         self._starting = []                    # tasks to start after the next commit
-        self._inline = collections.deque()     # inline jobs whose start is committed
+        # Inline jobs whose start is committed, with their constructs.
+        self._inline = collections.deque()  # type: typing.Deque[tuple]
         self._ahead = {}                       # tasks committed as active ahead of their start
         self._settled = []                     # jobs whose outcome goes into the next commit
-        self._opens = collections.deque()
+        self._opens = collections.deque()  # type: typing.Deque[ContainerTask]
         self._jobs = {}                        # what runs: job -> construct
         self._opened_constructs = []
         self._pace = 1e-3                      # seconds that an inline task takes
@@ -4508,6 +4548,9 @@ class Driver:
             self._feed(self._open_iteration(self._opens.popleft()))
 
     def _trigger(self, event, sequence):
+        if event not in self.plan.events:
+            logger.warning('event %r, which a skipped task raised, is gone', event)
+            return
         earlier = None
         if self.history is not None and sequence not in self.engine.roots:
             earlier = self.history.earlier(sequence)[0]
@@ -4527,7 +4570,7 @@ class Driver:
                 return Opened(task, True)
             blob = self.loops.blob(task.step.path, item)
         if self.history is not None and task.scope.earlier is not None:
-            earlier, recorded = self.history.earlier(sequence)
+            earlier, recorded = self.history.earlier(sequence, task.step.path)
             if task.step.loops and earlier and not self.loops.same(item, blob, recorded):
                 logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
                             'anew', _describe(task), sequence)
@@ -4705,8 +4748,10 @@ class Driver:
         """A job ended: hand that to the engine, with what it raised by hand."""
         construct = self._jobs.pop(job, None)
         task = job.task
-        if construct is not None and construct.relays:
-            self.relay.finish(job)
+        if construct is not None:
+            self._settled.append((job, construct))
+            if construct.relays:
+                self.relay.finish(job)
         if outcome.interrupted:
             self._interrupt(task, outcome)
             return
@@ -4719,8 +4764,6 @@ class Driver:
             task.events = json.dumps(job.triggered)
             for event, sequence in job.triggered:
                 self._trigger(event, sequence)
-        if construct is not None:
-            self._settled.append((job, construct))
         self._trace = outcome.trace
         self._feed(Done(task, outcome.status, outcome.error))
         if task.status == SUCCESS and logger.isEnabledFor(logging.INFO):
@@ -4828,18 +4871,30 @@ class Driver:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if self._private_logdir:
-            self._leave_private_logdir()
+        self._leave_folders()
         self.selector.close()
         for one in self._waker:
             one.close()
 
-    def _leave_private_logdir(self):
+    def _leave_folders(self):
+        """Remove folders that were made in case, if they are empty."""
+        run = self.run_record
+        outcome = outcome_path(self.store.folder, run.flow, run.run_id, '', '', 0, 0)
+        if outcome:
+            self._remove_empty(os.removedirs, os.path.dirname(outcome))
+        if self._private_logdir:
+            if self._remove_empty(os.rmdir, self._private_logdir):
+                self.logdir = self._private_logdir = ''
+            else:
+                logger.info('logs of the tasks: %s', self._private_logdir)
+
+    @staticmethod
+    def _remove_empty(remove, folder):
         try:
-            os.rmdir(self._private_logdir)
-            self.logdir = self._private_logdir = None
+            remove(folder)
         except OSError:
-            logger.info('logs of the tasks: %s', self._private_logdir)
+            return False    # it is not empty, or was never made
+        return True
 
     # Signals and stops (semantics 8.3).
 
@@ -4877,7 +4932,8 @@ class Driver:
         import signal
         name = signal.Signals(number).name if number is not None else 'an error'
         self.port.stopping = True
-        logger.error('%s: nothing new starts; %d running tasks are ended', name, len(self._jobs))
+        logger.error('%s: nothing new starts; running tasks that are ended: %d', name,
+                     len(self._jobs))
         self._feed(Halt())
         while self._inline:
             job, construct = self._inline.popleft()
@@ -4973,7 +5029,7 @@ def _check_value(key, value, who):
     kind = CONFIG_KEYS[key].kind
     wanted = _CHECKS.get(kind)
     if wanted is None:
-        choices = kind.split('|') if '|' in kind else _start_methods()
+        choices = kind.split('|') if '|' in kind else _known_start_methods()
         if value in choices or value is None and kind == 'start method':
             return value
         raise ConfigError('%s: config %r must be one of %s, not %r%s' % (
@@ -5000,9 +5056,9 @@ _CHECKS = {
 }
 
 
-def _start_methods():
+def _known_start_methods():
     import multiprocessing
-    return multiprocessing.get_all_start_methods()
+    return multiprocessing.get_all_known_start_methods()
 
 
 def _environment_settings():
@@ -5126,7 +5182,7 @@ class FlowReference:
 
 def _calling_file():
     """Return the file of the nearest caller outside of this one, or None."""
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # type: typing.Any
     here = frame.f_code.co_filename
     while frame is not None and frame.f_code.co_filename == here:
         frame = frame.f_back
@@ -5138,10 +5194,9 @@ def _new_run_id():
     return '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
 
 
-class _Flow:
+class _Flow(abc.ABC):
     """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
 
-    _dynamic = False
     _prefix = 'SEQUENT_'
 
     def __init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
@@ -5169,9 +5224,10 @@ class _Flow:
         self._options = {}         # what the command line says
         self._root = FlowStep(self, None, '')
         self._paths = {}           # path -> step
-        self._driver = self._plan = None
-        self.store = None
+        self._driver = self._plan = None  # type: typing.Any
+        self.store = None  # type: typing.Any
         self._outcome = None       # the result, once the run is over
+        self._began = False        # there is a run in the store
         self._closed = False
         self._running = False
         if _session is not None:
@@ -5312,6 +5368,20 @@ class _Flow:
             raise FlowError('%s: delay must be 0 or more seconds, not %r' % (who, delay))
         return delay
 
+    # What differs.
+
+    @abc.abstractmethod
+    def _default_concurrency(self):
+        """Return the default of ``max_concurrent``."""
+
+    @abc.abstractmethod
+    def _compile(self, settings):
+        """Return the `Plan`; the steps are configured."""
+
+    @abc.abstractmethod
+    def _count_initial(self):
+        """Return how much there is to do before anything has happened."""
+
     # Configuration.
 
     def settings(self):
@@ -5434,24 +5504,31 @@ class _Flow:
             self._start_run()
             if self._driver is None:
                 return self._outcome
-        driver, status = self._driver, 'stopped'
+        else:
+            self.store.begin(self._run_record(self._driver.run_record))
+        driver = self._driver
         try:
             result = driver.run(max_loops)
-            if driver.engine.over:
-                status = SUCCESS if result else FAILURE
-        except StoreError:
-            # What could not be stored is told by the next recovery; the record says "active".
-            self._release()
+            over = driver.engine.over
+            self._finish((SUCCESS if result else FAILURE) if over else 'stopped')
+        except BaseException as error:
+            self._abandon(error)
             raise
-        except BaseException:
-            self._finish(status)
-            self._release()
-            raise
-        self._finish(status)
-        if driver.engine.over:
+        if over:
             self._outcome = result
             self._release()
         return result
+
+    def _abandon(self, error):
+        """A signal or an error ended the run: record what can be; `run` again would continue."""
+        try:
+            # When the store fails the record goes on saying "active", which is what it was.
+            if not isinstance(error, StoreError):
+                self._finish('stopped')
+        finally:
+            self._release()
+            self._driver = None
+            self.run_mode = RunMode.continue_
 
     def _start_run(self):
         """Open the store, take the locks, find out what to build on, begin."""
@@ -5507,6 +5584,7 @@ class _Flow:
         if last is not None:
             # Again, under the lock: another supervisor may have been at work until just now.
             run, last = self._new_record(store)
+            self._began = True
             if self._is_over(store, last):
                 logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id,
                             self.name, last.status)
@@ -5516,22 +5594,30 @@ class _Flow:
                 return
         else:
             self._refuse_orphans(store)
-        signatures = {} if store.volatile else step_signatures(plan)
-        if not store.volatile:
-            import json
-            run = run._replace(steps=json.dumps(signatures))
+        self._signatures = {} if store.volatile else step_signatures(plan)
         history = None
         if last is not None:
             upto = last.recovery if self.recovery_run is None else self.recovery_run
-            history = _History(store, run, upto, signatures, settings['assume_dead'])
+            history = _History(store, run, upto, self._signatures, settings['assume_dead'])
             history.collect()
             history.log_differences()
+            self._restore_triggers(history)
+        run = self._run_record(run)
         store.begin(run)
+        self._began = True
         logger.info('run %s of flow %s: %s%s, store %r', run.run_id, self.name, run.mode,
                     ' %d' % run.recovery if run.recovery else '', store)
         self._driver = Driver(plan, store, run, settings, history, self,
                               settings['logdir'] or store.logs)
         self._add_triggers()
+
+    def _run_record(self, run):
+        """Return a `RunRecord` with what the flow consists of now."""
+        import json
+        return run._replace(steps=json.dumps(self._signatures))
+
+    def _restore_triggers(self, history):
+        """Raise again what the run that is gone on with was told to raise, where it was."""
 
     def _is_over(self, store, last):
         """Whether there is nothing to recover or continue (semantics 7.1, 7.5)."""
@@ -5589,7 +5675,7 @@ class _Flow:
         Each task stands with its latest attempt, in the order in which tasks first came up. An
         object that has not been run yet answers with an empty list.
         """
-        if self._driver is None and self._outcome is None:
+        if not self._began:
             return []
         opened = self._driver is not None and self._outcome is None and not self._closed
         store = self.store if opened else self.open_store(create=False)
@@ -5607,9 +5693,10 @@ class _Flow:
         Outstanding is what is delayed, ready or running, and triggers not yet raised; before the
         run the steps that require nothing.
         """
-        if self._driver is None or self._outcome is not None:
-            todo = 0 if self._outcome is not None else self._count_initial()
-            return todo, None
+        if self._outcome is not None:
+            return 0, None
+        if self._driver is None:
+            return self._count_initial(), None
         engine = self._driver.engine
         due = engine.next_due()
         left = None if due is None else max(0.0, due - self._driver.clock())
@@ -5788,7 +5875,6 @@ class Eventor(_Flow):
     ``EVENTOR_`` and ``max_concurrent`` is 1 by default.
     """
 
-    _dynamic = True
     _prefix = 'EVENTOR_'
 
     def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None,
@@ -5921,6 +6007,17 @@ class Eventor(_Flow):
     def _has_triggers(self):
         return self._driver is not None and bool(self._driver.triggers)
 
+    def _run_record(self, run):
+        self._signatures[''] = self._pending
+        return _Flow._run_record(self, run)
+
+    def _restore_triggers(self, history):
+        for event, sequence in history.triggers():
+            if event not in self._events:
+                logger.warning('event %r, which the run was told to raise, is gone', event)
+            elif [event, sequence] not in self._pending:
+                self._pending.append([event, sequence])
+
     def _add_triggers(self):
         self._driver.triggers.extend(tuple(one) for one in self._pending)
 
@@ -5934,3 +6031,845 @@ class Eventor(_Flow):
 
     def _count_initial(self):
         return len(self._pending)
+
+# 10 Command line #################################################################
+
+# The command line takes over from the flow's module: what runs its flow at its top level, without
+# a guard, gets there the verb that was asked for (`_Session.take_over`), and the program ends.
+# Data goes to stdout, log and messages to stderr.
+
+_VERBS = {
+    'run': 'run the flow as a new run (the default)',
+    'recover': 'run again what is not done in an earlier run: failed, interrupted, never started',
+    'continue': 'go on with a run where it stopped, as the same run and recovery',
+    'list': 'show the plan: steps, loops, requirements',
+    'status': 'show the tasks of a run; iterations of loops as counts, failed and running ones '
+              'in full',
+    'history': 'show the runs in the store, every recovery on a line of its own',
+}
+
+_EXAMPLES = """\
+examples:
+  {prog} nightly               run the flow of the module nightly
+  {prog} jobs/nightly.py       the same with a file
+  {prog} nightly recover       run again only what is not done
+  {prog} nightly list          show the plan
+  {prog} nightly status        show what happened in the latest run
+  {prog} nightly status --all --run-id 2024-12-31
+  {prog} nightly history --json
+  {prog} jobs.month --flow payroll --store /var/lib/jobs/payroll.db
+
+"""
+
+_EPILOG = """\
+exit codes: 0 success, 1 a step failed, 2 usage, nothing to recover, 3 the flow cannot be loaded
+or is invalid, 4 store or internal error, 75 already running, 129 SIGHUP, 130 SIGINT, 143 SIGTERM
+"""
+
+_EXIT_SUCCESS, _EXIT_FAILURE, _EXIT_USAGE, _EXIT_INVALID, _EXIT_ERROR = range(5)
+_EXIT_RUNNING, _EXIT_SIGINT = 75, 130
+
+
+class _UsageError(SequentError):
+    """The command line asks for something that is not there."""
+
+
+class _LoadError(SequentError):
+    """A module cannot be loaded, or holds no flow; the message says all there is to say."""
+
+
+#: What a verb may raise, and the program's exit code for it. First match wins.
+_EXIT_CODES = (
+    (AlreadyRunningError, _EXIT_RUNNING),
+    ((_UsageError, RecoveryError), _EXIT_USAGE),
+    ((_LoadError, FlowError, FlowTypeError, ConfigError, ConstructError, ClosedError),
+     _EXIT_INVALID),
+    (BaseException, _EXIT_ERROR),
+)
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Args:
+        argv: the arguments, without the program's name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        The exit code: see ``python -m sequent -h``.
+    """
+    try:
+        options = _parse_arguments(sys.argv[1:] if argv is None else argv)
+    except SystemExit as end:  # how argparse refuses
+        return end.code
+    return _EXIT_SUCCESS if options is None else _Session(options).run()
+
+
+def _choices(name, known):
+    """Return how a message about an unknown name ends."""
+    near, all_of_them = _nearest(name, known), ', '.join(known) or 'none'
+    return '%s Known: %s' % (near, all_of_them) if near else '; known: %s' % all_of_them
+
+
+# Arguments ------------------------------------------------------------------------
+
+
+def _program():
+    """Return how this program was called, for messages."""
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    if spec is not None and spec.name == __name__:
+        return '%s -m %s' % (os.path.basename(sys.executable) or 'python', __name__)
+    return os.path.basename(sys.argv[0]) or __name__
+
+
+def _make_parser():
+    import argparse
+    program = _program()
+    parser = argparse.ArgumentParser(
+        prog=program, usage='%s MODULE [VERB] [options]' % program, add_help=False,
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n' + '\n'.join(
+            '  %-10s%s' % pair for pair in _VERBS.items()), epilog=_EPILOG)
+    add = parser.add_argument
+    add('--flow', metavar='NAME', help='which flow, where the module has several')
+    add('--store', metavar='PATH', help='the store, instead of the flow\'s own')
+    add('--run-id', metavar='ID', help='the name of the new run, or which run to recover, '
+        'continue or show (default: the latest)')
+    add('--recovery-run', metavar='N', type=int,
+        help='recover: start from the end of that recovery; status: show it')
+    add('--construct', metavar='NAME', help='what runs functions: process, thread, inline, ...')
+    add('--max-concurrent', metavar='N', type=int, help='tasks running at one time; below 1: no '
+        'limit')
+    level = parser.add_mutually_exclusive_group()
+    level.add_argument('--log-level', metavar='LEVEL', type=_log_level, help='debug, info, '
+                       'warning, error or critical')
+    level.add_argument('-q', dest='log_level', action='store_const', const=logging.WARNING,
+                       help='log warnings and errors only')
+    level.add_argument('-v', dest='log_level', action='store_const', const=logging.DEBUG,
+                       help='log everything')
+    add('--json', action='store_true', help='print JSON; after a run, how it ended')
+    add('--all', action='store_true', help='status: show every task')
+    add('--version', action='store_true', help='show the version')
+    add('-h', '--help', action='store_true', help='show this text')
+    return parser
+
+
+def _log_level(text):
+    import argparse
+    known = ('debug', 'info', 'warning', 'error', 'critical')
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError('unknown level %r%s' % (
+            text, _choices(text.lower(), known)))
+    return getattr(logging, text.upper())
+
+
+def _parse_arguments(argv):
+    """Return the options, with ``module`` and ``verb``; None if there is nothing left to do.
+
+    Raises:
+        SystemExit: they are wrong, which has been said.
+    """
+    parser = _make_parser()
+    # Without positional arguments of its own the parser lets them stand between options.
+    options, words = parser.parse_known_args(argv)
+    if options.help or options.version:
+        with _output(sys.stdout) as say:
+            if options.version:
+                say('sequent %s' % __version__)
+            else:
+                say(_EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip())
+        return None
+    objection = _objection_to(options, words, parser)
+    if objection:
+        parser.error(objection)
+    options.module, options.verb = words[0], (words[1:] or ['run'])[0]
+    options.stdout = sys.stdout
+    return options
+
+
+def _objection_to(options, words, parser):
+    """Say what is wrong with the arguments, or return None."""
+    unknown = [word for word in words if word.startswith('-')]
+    if unknown:
+        known = [one for action in parser._actions for one in action.option_strings]
+        return 'unknown option %r%s' % (unknown[0], _nearest(unknown[0], known))
+    if not words:
+        return 'which flow? Give a module or a file; -h shows examples'
+    verb = (words[1:] or ['run'])[0]
+    if verb not in _VERBS:
+        if words[0] in _VERBS:
+            return 'the module comes first: %s %s %s' % (parser.prog, verb, words[0])
+        return 'unknown verb %r%s' % (verb, _choices(verb, _VERBS))
+    if words[2:]:
+        return 'unexpected argument %r after the verb' % words[2]
+    if options.all and verb != 'status':
+        return '--all goes with status, not with %s' % verb
+    if options.recovery_run is not None and verb not in ('recover', 'status'):
+        return '--recovery-run goes with recover and status, not with %s' % verb
+    return None
+
+
+# Output ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _output(stdout):
+    """Give a function that prints a line; a reader that goes away, like ``head``, ends it."""
+    encoding = stdout.encoding or 'utf-8'
+
+    def say(text):
+        stdout.write(text.encode(encoding, 'backslashreplace').decode(encoding) + '\n')
+
+    try:
+        yield say
+        stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered must have somewhere to go when the interpreter ends.
+        void = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(void, stdout.fileno())
+        os.close(void)
+
+
+def _complain(text):
+    print('%s: error: %s' % (_program(), text), file=sys.stderr)
+
+
+def _relevant_trace(error):
+    """Return the traceback of an exception without the lines of this file and of importing.
+
+    It is empty when no lines of the user's are left.
+    """
+    import traceback
+    ours = {main.__code__.co_filename, importlib.import_module.__code__.co_filename}
+    first = traceback.TracebackException.from_exception(error)
+    chain, found = [first], False
+    for one in chain:
+        one.stack = traceback.StackSummary.from_list([
+            frame for frame in one.stack
+            if frame.filename not in ours and not frame.filename.startswith('<frozen ')])
+        found = found or bool(one.stack)
+        chain.extend(other for other in (one.__cause__, one.__context__) if other is not None)
+    if isinstance(error, SyntaxError) and not first.stack:
+        return ''.join(first.format_exception_only())
+    return ''.join(first.format()) if found else ''
+
+
+def _report_internal(error):
+    import traceback
+    traceback.print_exception(type(error), error, error.__traceback__)
+    _complain('internal error: %s' % describe_error(error))
+
+
+def _seconds(seconds):
+    """Return a duration as people read it."""
+    if seconds is None:
+        return '-'
+    if seconds < 60:
+        return '%.1f s' % max(0.0, seconds)
+    minutes, rest = divmod(int(seconds), 60)
+    return '%d:%02d:%02d' % (minutes // 60, minutes % 60, rest)
+
+
+def _say_table(say, header, rows):
+    """Print rows of cells in columns; the last one is cut where the terminal ends.
+
+    Rows are taken lazily: columns become wider where later rows need it.
+    """
+    import itertools
+    import shutil
+    columns = shutil.get_terminal_size((100, 24)).columns
+    widths = [0] * len(header)
+    rows = itertools.chain([header], rows)
+    for first in rows:
+        chunk = [first] + list(itertools.islice(rows, 999))
+        widths = [max([width] + [len(row[n]) for row in chunk]) for n, width in enumerate(widths)]
+        room = max(20, columns - sum(widths[:-1]) - 2 * len(widths[:-1]))
+        for row in chunk:
+            cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
+            last = row[-1] if len(row[-1]) <= room else row[-1][:room - 3] + '...'
+            say('  '.join(cells + [last]).rstrip())
+
+
+# The module -----------------------------------------------------------------------
+
+
+class _Session:
+    """What the command line does with one module; `_session` while that is being loaded.
+
+    Args:
+        options: what `_parse_arguments` returned.
+    """
+
+    def __init__(self, options):
+        self.options = options
+        self.flows = []   # those made so far
+        self.code = None  # the exit code, once the verb has been applied while loading
+
+    def run(self):
+        """Load the module, apply the verb to its flow; return the exit code."""
+        if not self.options.json:
+            return self._run()
+        with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
+            return self._run()
+
+    def _run(self):
+        global _session
+        _session = self
+        try:
+            flow = self._choose(_load(self.options.module))
+        except BaseException as error:
+            return self._failed(error)
+        finally:
+            _session = None
+        return self.code if flow is None else _apply(flow, self.options)
+
+    def made(self, flow):
+        """Called by a flow at the end of its construction."""
+        self.flows.append(flow)
+
+    def take_over(self, flow):
+        """Called by a flow that is run while the module is being loaded; ends the program."""
+        if self.code is None:
+            self.code = self._apply_within(flow)
+        raise SystemExit(self.code)
+
+    def _apply_within(self, flow):
+        global _session
+        wanted = self.options.flow
+        if wanted not in (None, flow.name):
+            _complain('the module runs its flow %r while it is being loaded, so --flow %s has no '
+                      "say; put what runs it under if __name__ == '__main__'"
+                      % (flow.name, wanted))
+            return _EXIT_USAGE
+        here = _line_in_module(sys._getframe())
+        _session = None
+        try:
+            code = _apply(flow, self.options)
+        finally:
+            _session = self
+        following = here and self.options.verb in _RUN_MODES and _statement_after(*here)
+        if following:
+            logger.warning('%s: what follows flow() at line %d does not run, from line %d on: the '
+                           'command line ends the program there', here[0], here[1], following)
+        return code
+
+    def _choose(self, module):
+        """Return the flow to work on; None if the verb has been applied already."""
+        if self.code is not None:
+            return None
+        wanted = self.options.flow
+        chosen = self._candidates(module, wanted)
+        if len(chosen) != 1 and hasattr(module, 'build_flow'):
+            chosen = self._build(module, wanted)
+        if len(chosen) == 1 or self.code is not None:
+            return chosen[0] if self.code is None else None
+        names = sorted({flow.name for flow in self.flows})
+        if wanted is not None and not chosen:
+            raise _UsageError('module %r has no flow %r%s' % (
+                module.__name__, wanted, _choices(wanted, names)))
+        if chosen:
+            raise _UsageError('module %r has several flows, choose one with --flow: %s'
+                              % (module.__name__, ', '.join(names)))
+        raise _LoadError(_no_flow(module))
+
+    def _candidates(self, module, wanted):
+        if wanted is not None:
+            return [flow for flow in self.flows if flow.name == wanted]
+        chosen = getattr(module, 'flow', None)
+        return [chosen] if isinstance(chosen, _Flow) else list(self.flows)
+
+    def _build(self, module, wanted):
+        """Return what build_flow() returns, as a list; an empty one if it is not what we want."""
+        try:
+            flow = module.build_flow()
+        except SystemExit:
+            if self.code is not None:  # it ran its flow
+                return []
+            raise
+        if not isinstance(flow, _Flow):
+            raise _LoadError('build_flow() of module %r must return a flow, not %r'
+                             % (module.__name__, flow))
+        return [flow] if wanted in (None, flow.name) else []
+
+    def _failed(self, error):
+        """Say why the module could not be loaded; return the exit code."""
+        if isinstance(error, KeyboardInterrupt):
+            return _EXIT_SIGINT
+        if isinstance(error, SystemExit):
+            if self.code is not None:
+                return self.code
+            error = _LoadError('module %r ended itself while it was being loaded (%s)'
+                               % (self.options.module, describe_error(error)))
+        if isinstance(error, (_UsageError, _LoadError)):
+            _complain(error)
+        else:
+            sys.stderr.write(_relevant_trace(error))
+            _complain('module %r cannot be loaded: %s' % (
+                self.options.module,
+                error if isinstance(error, SequentError) else describe_error(error)))
+        return self.code or _exit_code(error)
+
+
+def _exit_code(error):
+    # What a module raises of its own accord makes it a flow that cannot be loaded.
+    return _EXIT_USAGE if isinstance(error, _UsageError) else _EXIT_INVALID
+
+
+def _no_flow(module):
+    other = type(getattr(module, 'flow', None))
+    if other.__name__ in ('Sequent', 'Eventor'):
+        return ('the flow of module %r belongs to another copy of this library, %s; use '
+                'python -m %s' % (module.__name__, other.__module__, other.__module__))
+    return ("module %r makes no flow: give it an attribute 'flow', or a function build_flow() "
+            'that returns one' % module.__name__)
+
+
+def _load(target):
+    """Import what MODULE names and return the module."""
+    import importlib.util
+    if target.endswith('.py') or os.sep in target or (os.altsep or os.sep) in target:
+        return _load_file(target)
+    sys.path.insert(0, os.getcwd())
+    top = target.partition('.')[0]
+    try:
+        spec = importlib.util.find_spec(top)
+        if top != target and spec is not None and spec.submodule_search_locations is None:
+            # Importing a.b would run a: here the flow a.py, whose name was mistyped.
+            raise ModuleNotFoundError(name=target)
+        return importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        if error.name and (target + '.').startswith(error.name + '.'):
+            raise _LoadError('there is no module %r%s' % (
+                target, _nearest(target, _modules_in(os.getcwd(), '')))) from None
+        raise
+
+
+def _load_file(path):
+    """Import a file as the module that it would be for others in its folder."""
+    import importlib.util
+    folder, file = os.path.split(os.path.abspath(path))
+    if not os.path.isfile(path) or not file.endswith('.py'):
+        raise _LoadError('there is no Python file %r%s' % (
+            path, _nearest(file, _modules_in(folder, '.py'))))
+    name = file[:-3]
+    if name in sys.modules:
+        raise _LoadError('the file %r has the name of the module %r, which is in use already; '
+                         'rename it' % (path, name))
+    sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(name, os.path.join(folder, file))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _modules_in(folder, suffix):
+    try:
+        return [name[:-3] + suffix for name in os.listdir(folder) if name.endswith('.py')]
+    except OSError:
+        return []
+
+
+def _line_in_module(frame):
+    """Return (file, line) of the nearest top-level code that a frame was called from, or None."""
+    while frame is not None and frame.f_code.co_name != '<module>':
+        frame = frame.f_back
+    return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+
+
+def _statement_after(path, line):
+    """Return the line of what comes after the statement at a line of a file; None for nothing.
+
+    Closing a flow is nothing: it has been done.
+    """
+    import ast
+    try:
+        with open(path, 'rb') as source:
+            body = ast.parse(source.read()).body
+    except (OSError, SyntaxError, ValueError):  # in a zip, or edited meanwhile: it stays unsaid
+        return None
+    while body:
+        before = [one for one in body if one.lineno <= line]
+        after = [one for one in body if one.lineno > line and not _closes(one)]
+        if after or not before:
+            return after[0].lineno if after else None
+        inner = [getattr(before[-1], name, ()) for name in ('body', 'orelse', 'handlers')]
+        body = next((one for one in reversed(inner) if one and one[0].lineno <= line), None)
+    return None
+
+
+def _closes(statement):
+    import ast
+    function = getattr(getattr(statement, 'value', None), 'func', None)
+    return isinstance(function, ast.Attribute) and function.attr == 'close'
+
+
+# Verbs ----------------------------------------------------------------------------
+
+_RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': RunMode.continue_}
+
+
+def _apply(flow, options):
+    """Apply the verb to the flow; return the exit code. What goes wrong is said here."""
+    verbs = {'list': _list, 'status': _status, 'history': _history}
+    try:
+        _override(flow, options)
+        return verbs.get(options.verb, _run)(flow, options)
+    except KeyboardInterrupt:
+        return _EXIT_SIGINT
+    except SystemExit as end:  # SIGTERM, SIGHUP
+        return end.code
+    except BaseException as error:
+        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+        if code == _EXIT_ERROR and not isinstance(error, StoreError):
+            _report_internal(error)
+        else:
+            _complain(error)
+        return code
+
+
+def _override(flow, options):
+    """Let the options have their say in the flow."""
+    config = {}
+    if options.construct is not None:
+        try:
+            find_construct(options.construct)
+        except ConstructError as error:
+            raise _UsageError('--construct: %s' % error) from error
+        config['task_construct'] = options.construct
+    if options.max_concurrent is not None:
+        config['max_concurrent'] = options.max_concurrent
+    mode = _RUN_MODES.get(options.verb)
+    flow.override(options.store, mode, options.run_id if mode else None, options.recovery_run,
+                  options.log_level, config)
+    install_logging(flow.logging_level)
+
+
+def _run(flow, options):
+    try:
+        ok = flow.run()
+    except RecoveryError as error:
+        raise RecoveryError('%s%s' % (error, _near_run(flow, options.run_id))) from None
+    if options.json:
+        with _output(options.stdout) as say:
+            say(_json(_closing_result(flow, ok)))
+    return _EXIT_SUCCESS if ok else _EXIT_FAILURE
+
+
+def _near_run(flow, run_id):
+    """Return the end of a message about a run that is not there."""
+    with _opened_store(flow) as store:
+        known = sorted({run.run_id for run in store.runs(flow.name)})
+    return _nearest(run_id, known) if run_id else ''
+
+
+@contextlib.contextmanager
+def _opened_store(flow):
+    """Give the flow's store, to look at only."""
+    store = flow.open_store(create=False)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _json(value):
+    import json
+    return json.dumps(value, indent=2)
+
+
+def _closing_result(flow, ok):
+    failures = {True: [], False: []}
+    with _opened_store(flow) as store:
+        run = store.latest(flow.name, flow.run_id)
+        for record in store.tasks(run, status=FAILURE):
+            failures[record.handled].append(_task_fields(record))
+    return {'ok': ok, 'flow': flow.name, 'run_id': run.run_id, 'recovery': run.recovery,
+            'status': run.status, 'handled': failures[True], 'unhandled': failures[False]}
+
+
+# status, history ------------------------------------------------------------------
+
+
+def _find_run(store, flow, options):
+    """Return the `RunRecord` that the options choose; None if the flow has none at all.
+
+    Raises:
+        _UsageError: there is no such run, or no such recovery of it.
+    """
+    latest = store.latest(flow.name, options.run_id)
+    if latest is None:
+        if options.run_id:
+            raise _UsageError('%s holds no run %r of flow %r%s' % (
+                _store_name(store), options.run_id, flow.name,
+                _nearest(options.run_id, {run.run_id for run in store.runs(flow.name)})))
+        return None
+    number = latest.recovery if options.recovery_run is None else options.recovery_run
+    for run in store.runs(flow.name):
+        if (run.run_id, run.recovery) == (latest.run_id, number):
+            return run
+    raise _UsageError('run %r of flow %r has no recovery %d; the latest is %d'
+                      % (latest.run_id, flow.name, number, latest.recovery))
+
+
+def _store_name(store):
+    return getattr(store, 'path', None) or repr(store)
+
+
+def _supervisor(run):
+    """Say how the supervisor of a run fares: 'over', 'alive', 'gone' or 'elsewhere'."""
+    if run.status != ACTIVE:
+        return 'over'
+    return {True: 'alive', False: 'gone', None: 'elsewhere'}[process_alive(run.process)]
+
+
+def _run_status(run):
+    return run.status + {
+        'gone': ' (its supervisor is gone)',
+        'elsewhere': ' (its supervisor cannot be seen from here)'}.get(_supervisor(run), '')
+
+
+def _run_fields(run):
+    return {'flow': run.flow, 'run_id': run.run_id, 'recovery': run.recovery, 'mode': run.mode,
+            'status': run.status, 'supervisor': _supervisor(run), 'start': run.started,
+            'end': run.ended}
+
+
+def _task_fields(record):
+    return {'path': record.path, 'sequence': record.sequence, 'kind': record.kind,
+            'status': record.status, 'handled': record.handled, 'recovery': record.recovery,
+            'attempt': record.attempt, 'due': record.due, 'start': record.started,
+            'end': record.ended, 'error': record.error}
+
+
+def _status(flow, options):
+    with _opened_store(flow) as store, _output(options.stdout) as say:
+        run = _find_run(store, flow, options)
+        if run is None:
+            say(_json({'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
+                if options.json else 'no run of flow %s in %s' % (flow.name, _store_name(store)))
+            return _EXIT_SUCCESS
+        records = store.tasks(run, upto=options.recovery_run)
+        if options.json:
+            _say_status_json(say, run, records, options.all)
+            return _EXIT_SUCCESS
+        say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
+            run.flow, run.run_id, run.recovery, _run_status(run), local_time(run.started),
+            local_time(run.ended)))
+        rows = _TaskRows(run)
+        _say_table(say, rows.HEADER, map(rows.task, records) if options.all else
+                   (row for fold in _folded(records) for row in rows.fold(fold)))
+    return _EXIT_SUCCESS
+
+
+def _say_status_json(say, run, records, everything):
+    """Print a run and its tasks, a line each."""
+    import json
+    counts = []
+    if not everything:
+        folds = _folded(records)
+        counts = [{'path': fold.first.path, 'kind': fold.first.kind, 'status': status, 'n': n}
+                  for fold in folds for status, n in fold.counts.items()]
+        records = (record for fold in folds for record in fold.listed())
+    head = dict(_run_fields(run), counts=counts)
+    say(json.dumps(head)[:-1] + ', "tasks": [')
+    before = None
+    for record in records:
+        if before is not None:
+            say(before + ',')
+        before = json.dumps(_task_fields(record))
+    say((before or '') + ']}')
+
+
+class _TaskRows:
+    """The rows of the table of tasks of a run."""
+
+    HEADER = ('path', 'sequence', 'status', 'recovery', 'attempt', 'start', 'duration', 'error')
+
+    def __init__(self, run):
+        self.day = local_time(run.started)[:11]
+        # Nothing runs on and on where nobody is there to see it end.
+        self.now = time.time() if _supervisor(run) in ('alive', 'elsewhere') else None
+
+    def task(self, record):
+        """Return the cells of one task."""
+        end = record.ended if record.ended is not None else self.now
+        error = ' '.join((record.error or '').split())
+        if record.status == READY and record.due is not None:
+            error = 'due %s' % local_time(record.due)
+        return (record.path, record.sequence, record.status, str(record.recovery),
+                str(record.attempt), self._start(record.started), _span(record.started, end),
+                'handled: ' + error if record.handled else error)
+
+    def fold(self, fold):
+        """Return the rows of a step: its tasks counted, if they are several, and those listed."""
+        total = sum(fold.counts.values())
+        rows = [self.task(record) for record in fold.listed()]
+        if total == 1:
+            return rows
+        end = self.now if ACTIVE in fold.counts else fold.end
+        counts = ', '.join('%d %s' % (n, status) for status, n in fold.counts.items())
+        return [(fold.first.path, '%d tasks' % total, counts, '', '', self._start(fold.start),
+                 _span(fold.start, end), '')] + rows
+
+    def _start(self, seconds):
+        """Return a time, without the day if that is the one on which the run started."""
+        text = local_time(seconds)
+        return text[len(self.day):] if text.startswith(self.day) else text
+
+
+def _span(start, end):
+    return _seconds(None if start is None or end is None else end - start)
+
+
+class _Fold:
+    """The tasks of one step: counted if they are several, those that failed or run kept."""
+
+    def __init__(self, first):
+        self.first = first
+        self.counts = collections.OrderedDict()
+        self.kept = []
+        self.start = self.end = None
+
+    def add(self, record):
+        self.counts[record.status] = self.counts.get(record.status, 0) + 1
+        if record.status in (FAILURE, ACTIVE):
+            self.kept.append(record)
+        self.start = min((one for one in (self.start, record.started) if one is not None),
+                         default=None)
+        self.end = max((one for one in (self.end, record.ended) if one is not None), default=None)
+
+    def listed(self):
+        return self.kept if sum(self.counts.values()) > 1 else [self.first]
+
+
+def _folded(records):
+    """Return a `_Fold` for each step that has tasks, in the order of their first ones."""
+    folds = collections.OrderedDict()
+    for record in records:
+        key = record.path, record.kind
+        if key not in folds:
+            folds[key] = _Fold(record)
+        folds[key].add(record)
+    return list(folds.values())
+
+
+def _history(flow, options):
+    with _opened_store(flow) as store, _output(options.stdout) as say:
+        if options.run_id:
+            _find_run(store, flow, options)
+        runs = [run for run in store.runs(flow.name if options.flow or options.run_id else None)
+                if options.run_id in (None, run.run_id)]
+        if options.json:
+            say(_json([_run_fields(run) for run in runs]))
+        elif not runs:
+            say('no runs in %s' % _store_name(store))
+        else:
+            _say_table(say, ('flow', 'run', 'recovery', 'mode', 'start', 'duration', 'status'), [
+                (run.flow, run.run_id, str(run.recovery), run.mode, local_time(run.started),
+                 _span(run.started, run.ended), _run_status(run)) for run in runs])
+    return _EXIT_SUCCESS
+
+
+# list -----------------------------------------------------------------------------
+
+
+def _list(flow, options):
+    flow.compile()
+    with _output(options.stdout) as say:
+        if options.json:
+            say(_json(_plan_fields(flow)))
+            return _EXIT_SUCCESS
+        say(flow.name)
+        for event in _named_events(flow):
+            say('  event %s%s' % (event['name'], ': ' + event['raised_by']
+                                  if event['raised_by'] else ''))
+        for step in flow._root.children:
+            _say_step(say, step, 1)
+    return _EXIT_SUCCESS
+
+
+def _say_step(say, step, depth):
+    fields = _step_fields(step)
+    if fields['kind'] == 'timer':  # it stands where it is waited for
+        return
+    pools = ['%s %s' % (word, ', '.join('%d of %s' % (amount, pool) for pool, amount in
+                                        fields[word]) or 'nothing')
+             for word in ('acquires', 'releases') if fields[word]
+             or word == 'releases' and fields[word] is not None]
+    notes = [fields['calls']] if fields['calls'] else []
+    notes += ['loop %s' % fields['loop']] if fields['loop'] else []
+    notes += ['requires %s' % fields['require']] if fields['require'] else []
+    notes += ['delay %g s' % fields['delay']] if fields['delay'] else []
+    say('%s%s%s' % ('  ' * depth, step.name, ': ' + '; '.join(notes + pools)
+                    if notes + pools else ''))
+    for child in step.children:
+        _say_step(say, child, depth + 1)
+
+
+def _plan_fields(flow):
+    return {'flow': flow.name, 'events': _named_events(flow),
+            'steps': [_step_tree(step) for step in flow._root.children]}
+
+
+def _step_tree(step):
+    return dict(_step_fields(step), steps=[_step_tree(child) for child in step.children])
+
+
+def _step_fields(step):
+    """Return what is to be said of a step, as plain values."""
+    releases = step.releases
+    return {
+        'name': step.name, 'path': step.path,
+        'kind': 'container' if step.children else step.kind,
+        'calls': None if step.func is None else _function_name(step.func),
+        'loop': None if step.loop is None else _loop_text(step.loop),
+        'require': _expression_text(step.require) or None, 'delay': step.delay,
+        'acquires': [(pool.name, amount) for pool, amount in step.acquires],
+        'releases': None if releases is None else [(pool.name, n) for pool, n in releases]}
+
+
+def _named_events(flow):
+    """Return the events of an Eventor and what raises them."""
+    return [{'name': event.name, 'raised_by': ' or '.join(
+        _expression_text(source) for source in sources) or None}
+        for event, sources in getattr(flow, '_sources', {}).items()]
+
+
+def _function_name(function):
+    name = getattr(function, '__qualname__', None)
+    return name + '()' if isinstance(name, str) else _shown(repr, function)
+
+
+def _loop_text(loop):
+    """Describe a loop without starting it."""
+    if callable(loop):
+        return 'over ' + _function_name(loop)
+    if isinstance(loop, range) or not isinstance(loop, collections.abc.Sequence):
+        return 'over ' + _shown(repr, loop)
+    text = _shown(repr, loop if len(loop) <= 10 else loop[:10])
+    return 'over %s%s' % (text if len(text) <= 60 else text[:57] + '...',
+                          ' (%d)' % len(loop) if len(loop) > 10 else '')
+
+
+def _expression_text(expression, nested=False):
+    """Return a requirement as text: events by their name, or else by their expression."""
+    if isinstance(expression, Event):
+        return expression.name or _expression_text(expression.require, nested)
+    if isinstance(expression, Atom):
+        return _atom_text(*expression)
+    texts = [_expression_text(one, len(expression.operands) > 1) for one in expression.operands]
+    word = ' and ' if isinstance(expression, All) else ' or '
+    text = word.join(one for one in texts if one)
+    return '(%s)' % text if nested and len(texts) > 1 else text
+
+
+def _atom_text(step, status):
+    if step.kind == 'timer':
+        return '%s after %g s' % (_expression_text(step.require), step.delay)
+    if status == SUCCESS and not step.flow._dynamic:
+        return step.path
+    return '(%s, %s)' % (step.path, status)
+
+
+if __name__ == '__main__':
+    # This copy of the module is not the one that flows import: their classes differ.
+    sys.exit(importlib.import_module(__spec__.name if __spec__ else 'sequent').main())
