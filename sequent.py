@@ -120,6 +120,15 @@ else:
         import multiprocessing
         return [one for one in multiprocessing.get_all_start_methods() if one != 'forkserver']
 
+if sys.version_info >= (3, 7):
+    def _freeze_garbage():
+        """Keep a forked child from collecting what is the supervisor's, and from copying it."""
+        import gc
+        gc.freeze()
+else:
+    def _freeze_garbage():
+        """Nothing: gc.freeze() came with 3.7."""
+
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
 _START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
 
@@ -375,8 +384,9 @@ class Step:
     """One step of a flow, as it was given. No behaviour: see ``add_step`` of the flow.
 
     ``children`` is a list; a step without is a leaf. ``require`` is a parsed expression.
-    ``stop_on_exception``, ``max_concurrent`` (None: not set on this step) and ``settings`` (its
-    resolved configuration) are filled in when the flow is run.
+    ``stop_on_exception``, ``max_concurrent`` (None: not set on this step), ``serial`` (its func runs
+    in the supervisor, so one at a time) and ``settings`` (its resolved configuration) are filled in
+    when the flow is run.
     """
 
     kind = 'leaf'
@@ -390,6 +400,7 @@ class Step:
     config = {}  # type: dict
     stop_on_exception = True
     max_concurrent = None
+    serial = False
     settings = {}  # type: dict
 
     def __init__(self, flow, parent, name, **given):
@@ -477,6 +488,7 @@ _STARTED, _READY, _ACTIVE, _SUCCESS, _FAILURE = 1, 2, 4, 8, 16
 _COMPLETE = _SUCCESS | _FAILURE
 _BITS = {READY: _READY, ACTIVE: _ACTIVE, SUCCESS: _SUCCESS, FAILURE: _FAILURE,
          COMPLETE: _COMPLETE}
+_MARKS = dict(_BITS, complete=0)    # success or failure has been marked with it
 _REPLAYS = {READY: 'rerun', ACTIVE: 'rerun', FAILURE: 'rerun', SUCCESS: 'skip'}
 
 
@@ -484,7 +496,7 @@ class PlanStep:
     """One step compiled. A container has ``children`` and the gates of its scope; else None."""
 
     __slots__ = (
-        'step', 'path', 'kind', 'index', 'slot', 'parent', 'depth', 'last', 'calls',
+        'step', 'path', 'kind', 'index', 'slot', 'parent', 'depth', 'last', 'calls', 'serial',
         'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery',
         # whether a recovery must go through it though it succeeded: something in it is rerun
         # then, or keeps resources
@@ -506,6 +518,7 @@ class PlanStep:
         self.parent = parent
         self.depth = parent.depth + 1 if parent is not None else 0
         self.calls = step.func is not None
+        self.serial = step.serial
         self.delay = step.delay
         self.needs = self.gives = ()
         self.stop = step.stop_on_exception
@@ -1061,8 +1074,10 @@ class Engine:
         self._idle = collections.deque()  # type: typing.Deque[Scope]
         self._over = []                 # containers that are over
         self._opening = 0               # open actions not yet answered
-        # Ready tasks that need only a slot.
+        # Ready tasks that need only a slot; of those that run in the supervisor one at a time.
         self._plain = collections.deque()  # type: typing.Deque[Task]
+        self._serial = collections.deque()  # type: typing.Deque[Task]
+        self._serial_runs = False
         self._granted = []              # heap of ready tasks whose resources are free
         self._queues = [collections.deque() for _ in plan.pools]  # type: typing.List[typing.Deque]
         self._out = [0] * len(plan.pools)
@@ -1091,9 +1106,9 @@ class Engine:
         return delays[0][0] if delays else None
 
     def upcoming(self, limit):
-        """Return up to so many tasks that need only a slot, in the order in which they start."""
+        """Return up to so many serial tasks that need only a slot, in the order of their start."""
         tasks = []  # type: typing.List[Task]
-        for task in self._plain:
+        for task in self._serial:
             if len(tasks) >= limit:
                 break
             if not task.scope.stopped:
@@ -1135,6 +1150,8 @@ class Engine:
     def _done(self, event):
         task = event.task
         self.running -= 1
+        if task.step.serial:
+            self._serial_runs = False
         task.error = event.error
         self._end(task, event.status)
         self._leave(task.scope)
@@ -1202,7 +1219,7 @@ class Engine:
 
     def _raise(self, scope, step, status):
         """Make a status of a step at a scope's sequence known to all who mention it."""
-        scope.raised[step.slot] |= _BITS[status]
+        scope.raised[step.slot] |= _MARKS[status]
         gates = step.on.get(status)
         if gates:
             self._agenda.append((scope, gates))
@@ -1281,7 +1298,7 @@ class Engine:
                     self._queues[number].append(task)
                 self._grant(task)
             else:
-                self._plain.append(task)
+                (self._serial if step.serial else self._plain).append(task)
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
@@ -1298,28 +1315,42 @@ class Engine:
 
     def _pop_startable(self):
         """Return the next ready task that may start now, in ready order, or None."""
-        plain, granted = self._plain, self._granted
-        slot = self.max_concurrent < 1 or self.running < self.max_concurrent
-        while plain and plain[0].scope.stopped:
-            plain.popleft()
+        queue = self._first_queue()
         kept, found = [], None
-        while granted and found is None:
-            if plain and slot and plain[0].order < granted[0][0]:
+        while self._granted and found is None:
+            if queue and queue[0].order < self._granted[0][0]:
                 break
-            task = heapq.heappop(granted)[1]
+            entry = heapq.heappop(self._granted)
+            task = entry[1]
             if task.scope.stopped:
                 continue
             if not self._grantable(task):
                 task.granted = False
-            elif slot or not task.step.calls or task.step.children is not None:
+            elif self._has_slot(task.step):
                 found = task
             else:
-                kept.append((task.order, task))
+                kept.append(entry)
         for entry in kept:
-            heapq.heappush(granted, entry)
-        if found is None and plain and slot:
-            found = plain.popleft()
-        return found
+            heapq.heappush(self._granted, entry)
+        return found or (queue.popleft() if queue else None)
+
+    def _first_queue(self):
+        """Return the queue whose first task may start and is first in ready order, or None."""
+        first = None
+        for queue in (self._plain, self._serial):
+            while queue and queue[0].scope.stopped:
+                queue.popleft()
+            if queue and self._has_slot(queue[0].step) and (
+                    first is None or queue[0].order < first[0].order):
+                first = queue
+        return first
+
+    def _has_slot(self, step):
+        """Whether one more task of a step may run; what calls no function needs no slot."""
+        if not step.calls or step.children is not None:
+            return True
+        return (self.max_concurrent < 1 or self.running < self.max_concurrent) and not (
+            step.serial and self._serial_runs)
 
     def _activate(self, task):
         """Start a task that has what it needs."""
@@ -1336,6 +1367,7 @@ class Engine:
             self._leave(scope)
         elif step.calls:
             self.running += 1
+            self._serial_runs = self._serial_runs or step.serial
             self._actions.append(('record', task))
             self._actions.append(('submit', task))
         else:
@@ -2827,8 +2859,12 @@ class TaskConstruct(abc.ABC):
     can_kill = False   # kill() works, so timeouts are honoured
     can_adopt = False  # tasks outlive the supervisor and leave their outcomes
     relays = False     # the output of tasks goes to job.log, whence the driver relays it
-    polls = False      # poll() has something to see to; may change while it works
     inline = False     # release() runs the function and calls port.done before it returns
+
+    @property
+    def polls(self):
+        """Whether `poll` has something to see to just now; may be an attribute, too."""
+        return False
 
     def open(self, port):
         """Begin to work for a run. ``port`` is the driver's side of it, a `Port`.
@@ -2896,7 +2932,11 @@ class TaskConstruct(abc.ABC):
         return False
 
     def poll(self):  # noqa: B027 (optional)
-        """See to what cannot wake the driver. Called every ``sleep_between_loops`` seconds."""
+        """See to what cannot wake the driver.
+
+        Called in every turn of its loop: at least every ``sleep_between_loops`` seconds while
+        something runs and `polls`. So it should cost little.
+        """
 
     def close(self):  # noqa: B027 (optional)
         """End the work for a run: nothing that was prepared, released or settled may be left."""
@@ -3273,7 +3313,7 @@ def read_outcome(path):
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError('the outcome %r cannot be read: %s' % (path, error.strerror))
+        raise StoreError('the outcome %r cannot be read: %s' % (path, error.strerror)) from error
     with open(fd, 'rb') as file:
         info = os.fstat(fd)
         if info.st_uid != os.geteuid() or info.st_mode & 0o022:
@@ -3286,7 +3326,7 @@ def read_outcome(path):
             return Outcome(**content)
         except (ValueError, TypeError, AttributeError) as error:
             raise StoreError('the outcome %r is damaged (%s); remove it to run its task again'
-                             % (path, error))
+                             % (path, error)) from error
 
 
 # Inline and thread ---------------------------------------------------------------
@@ -3502,9 +3542,10 @@ _FRAME_HEAD = 16
 
 
 def _frame(outcome):
-    head = pickle.dumps(tuple(outcome._replace(result=None)), protocol=4)
-    sizes = (len(head), len(outcome.result or b''))
-    return b''.join(size.to_bytes(8, 'big') for size in sizes) + head
+    """Return the frame up to the result."""
+    status, error, trace, result, *others = outcome
+    head = pickle.dumps((status, error, trace, None) + tuple(others), protocol=4)
+    return len(head).to_bytes(8, 'big') + len(result or b'').to_bytes(8, 'big') + head
 
 
 def _frame_sizes(box):
@@ -3556,7 +3597,7 @@ class ProcessConstruct(TaskConstruct):
                 raise ConstructError(
                     'step %r: its %s cannot be sent to a process started by %r (%s); use a '
                     "function at the top of a module, or start_method 'fork'"
-                    % (name, what, method, describe_error(error)))
+                    % (name, what, method, describe_error(error))) from error
 
     def prepare(self, job):
         job.state = child = _Child()
@@ -3839,7 +3880,7 @@ def _pack(job, method):
         call = pickle.dumps((job.func, job.args, job.kwargs, job.items), protocol=4)
     except Exception as error:
         raise ConstructError('it cannot be sent to a process started by %r (%s)'
-                             % (method, describe_error(error)))
+                             % (method, describe_error(error))) from error
     plain = {name: getattr(job, name) for name in _PLAIN}
     plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result')
                        if name in job.config}
@@ -3880,6 +3921,7 @@ def _forked(job, line):
     global _start_lock
     _start_lock = threading.RLock()  # the supervisor holds the one that we have inherited
     signal.set_wakeup_fd(-1)
+    _freeze_garbage()
     inherited = _private_fds.union(*[port.private_fds() for port in _ports])
     for one in inherited:
         try:
@@ -3921,7 +3963,7 @@ def _serve(job, fd, load):
 
 def _own_signals():
     """Leave the supervisor's process group and its handlers; then let signals come."""
-    import _signal as raw  # signal, without the costly conversions to enums
+    import _signal as raw  # type: ignore  # signal, without the costly conversions to enums
     try:
         os.setpgid(0, 0)
     except OSError:
@@ -3946,7 +3988,8 @@ def _receive(fd):
 def _run_here(job, load):
     global _child_job
     try:
-        os.environ.update(job.env)
+        for name, value in job.env.items():
+            os.environ[name] = value
         _redirect(job)
         if load is not None:
             load()
@@ -3975,8 +4018,8 @@ def _end_threads():
     Its result is not delivered before: nothing may go on working beside what requires it.
     """
     from multiprocessing import util
-    threading._shutdown()
-    util._exit_function()
+    threading._shutdown()  # type: ignore[attr-defined]
+    util._exit_function()  # type: ignore[attr-defined]
     _flush()
 
 
@@ -4023,12 +4066,13 @@ class _PatientFinder:
     """Finds modules as the others do, and keeps them when `LoadEnds` ends their loading."""
 
     def find_spec(self, name, path=None, target=None):
+        import importlib.machinery
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target) if finder is not self else None
             if spec is not None:
-                execute = getattr(spec.loader, 'exec_module', None)
-                if hasattr(spec.loader, 'get_filename'):  # a file, and a loader of its own
-                    spec.loader.exec_module = functools.partial(_until_load_ends, execute)
+                loader = spec.loader  # type: typing.Any
+                if isinstance(loader, importlib.machinery.SourceFileLoader):  # one for each file
+                    loader.exec_module = functools.partial(_until_load_ends, loader.exec_module)
                 return spec
         return None
 
@@ -4043,7 +4087,7 @@ def _until_load_ends(execute, *args):
 def _load_main(name, path):
     """Load the supervisor's main module, under the name that multiprocessing gives it."""
     import importlib.util
-    main = type(sys)('__mp_main__')
+    main = type(sys)('__mp_main__')  # type: typing.Any
     main.__file__ = path
     if name is None:
         with open(path, 'rb') as source:
@@ -4104,7 +4148,7 @@ def _named_class(spec):
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConstructError('task construct %r cannot be loaded (%s)'
-                             % (spec, describe_error(error)))
+                             % (spec, describe_error(error))) from error
 
 
 def _backend_class(name):
@@ -4128,11 +4172,13 @@ def _backend_class(name):
 
 def _backend_names():
     """Return the names of the optional backends that hold a task construct."""
+    import importlib.util
     import pkgutil
     names = []
-    for finder, name, _ in pkgutil.iter_modules(__path__):
-        source = finder.find_spec(name).loader.get_source(name) or ''
-        if '(TaskConstruct)' in source:
+    for _, name, _ in pkgutil.iter_modules(__path__):
+        full = '%s.%s' % (__name__, name)
+        spec = importlib.util.find_spec(full)  # type: typing.Any
+        if '(TaskConstruct)' in (spec.loader.get_source(full) or ''):
             names.append(name)
     return names
 
@@ -4714,8 +4760,6 @@ class Driver:
             return
         fits = int(min(1000, self.settings['group_commit'] / max(self._pace, 1e-5)))
         for task in self.engine.upcoming(fits):
-            if not task.step.step.construct.inline:
-                break
             if task not in self._ahead:
                 self._ahead[task] = None
                 self._rows.append(self._record(task)._replace(status=ACTIVE))
@@ -5058,7 +5102,7 @@ _CHECKS = {
 
 def _known_start_methods():
     import multiprocessing
-    return multiprocessing.get_all_known_start_methods()
+    return multiprocessing.get_all_start_methods()
 
 
 def _environment_settings():
@@ -5409,6 +5453,7 @@ class _Flow(abc.ABC):
             if key not in constructs:
                 constructs[key] = find_construct(spec)
             step.construct = constructs[key]
+            step.serial = step.construct.inline
             step.construct.check(step.path, step.func, step.args, step.kwargs, settings)
         for child in step.children:
             self._configure(child, settings, constructs)
@@ -6269,6 +6314,10 @@ def _seconds(seconds):
     return '%d:%02d:%02d' % (minutes // 60, minutes % 60, rest)
 
 
+def _cut(text, length):
+    return text if len(text) <= length else text[:length - 3] + '...'
+
+
 def _say_table(say, header, rows):
     """Print rows of cells in columns; the last one is cut where the terminal ends.
 
@@ -6285,8 +6334,7 @@ def _say_table(say, header, rows):
         room = max(20, columns - sum(widths[:-1]) - 2 * len(widths[:-1]))
         for row in chunk:
             cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
-            last = row[-1] if len(row[-1]) <= room else row[-1][:room - 3] + '...'
-            say('  '.join(cells + [last]).rstrip())
+            say('  '.join(cells + [_cut(row[-1], room)]).rstrip())
 
 
 # The module -----------------------------------------------------------------------
@@ -6763,9 +6811,9 @@ def _history(flow, options):
         elif not runs:
             say('no runs in %s' % _store_name(store))
         else:
-            _say_table(say, ('flow', 'run', 'recovery', 'mode', 'start', 'duration', 'status'), [
-                (run.flow, run.run_id, str(run.recovery), run.mode, local_time(run.started),
-                 _span(run.started, run.ended), _run_status(run)) for run in runs])
+            _say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
+                (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(run),
+                 local_time(run.started), _span(run.started, run.ended)) for run in runs])
     return _EXIT_SUCCESS
 
 
@@ -6797,7 +6845,7 @@ def _say_step(say, step, depth):
              or word == 'releases' and fields[word] is not None]
     notes = [fields['calls']] if fields['calls'] else []
     notes += ['loop %s' % fields['loop']] if fields['loop'] else []
-    notes += ['requires %s' % fields['require']] if fields['require'] else []
+    notes += ['requires %s' % _cut(fields['require'], 300)] if fields['require'] else []
     notes += ['delay %g s' % fields['delay']] if fields['delay'] else []
     say('%s%s%s' % ('  ' * depth, step.name, ': ' + '; '.join(notes + pools)
                     if notes + pools else ''))
@@ -6846,8 +6894,8 @@ def _loop_text(loop):
     if isinstance(loop, range) or not isinstance(loop, collections.abc.Sequence):
         return 'over ' + _shown(repr, loop)
     text = _shown(repr, loop if len(loop) <= 10 else loop[:10])
-    return 'over %s%s' % (text if len(text) <= 60 else text[:57] + '...',
-                          ' (%d)' % len(loop) if len(loop) > 10 else '')
+    return 'over %s%s' % (_cut(text, 60), ' (%d)' % len(loop) if len(loop) > 10 else '')
+
 
 
 def _expression_text(expression, nested=False):
@@ -6865,7 +6913,7 @@ def _expression_text(expression, nested=False):
 def _atom_text(step, status):
     if step.kind == 'timer':
         return '%s after %g s' % (_expression_text(step.require), step.delay)
-    if status == SUCCESS and not step.flow._dynamic:
+    if status == SUCCESS and not isinstance(step.flow, Eventor):
         return step.path
     return '(%s, %s)' % (step.path, status)
 

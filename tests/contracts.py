@@ -1,4 +1,5 @@
-"""What every store has to pass: the docstrings of `sequent.Store` as tests.
+"""What every store and every construct has to pass: the docstrings of `sequent.Store` and
+`sequent.TaskConstruct` as tests.
 
 A subclass of a contract supplies what makes one, and inherits the tests::
 
@@ -7,14 +8,21 @@ A subclass of a contract supplies what makes one, and inherits the tests::
             return MyStore(...)
 """
 
+import collections
 import contextlib
+import logging
 import os
 import pickle
+import selectors
+import signal
+import sys
+import threading
+import time
 
 import pytest
 
 import sequent
-from sequent import AlreadyRunningError, RunRecord, StoreError, TaskRecord
+from sequent import AlreadyRunningError, Job, Outcome, RunRecord, StoreError, TaskRecord
 
 
 def a_run(run_id='r1', recovery=0, flow='etl', **fields):
@@ -446,3 +454,353 @@ class KeepingStoreContract(StoreContract):
         second = a_task('t', '1.2', kind='iteration', status='', item=b'2')
         store.commit(run, [first, second])
         assert store.outcomes(run, '1.2', 0) == {'s': first, 't': second}
+
+
+PATIENCE = 30  # seconds until a test gives up waiting for what must happen
+
+
+def wait_until(condition, what='it'):
+    """Wait, for a bounded time, until a condition holds; return what it returned."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.002)
+    raise AssertionError('%s did not happen within %d s' % (what, PATIENCE))
+
+
+class LoopPort(sequent.Port):
+    """A driver in its smallest form: a selector, and the outcomes that have come in."""
+
+    def __init__(self, **config):
+        self.config = config
+        self.outcomes = collections.OrderedDict()
+        self.twice = []
+        self.selector = selectors.DefaultSelector()
+
+    def done(self, job, outcome):
+        if job in self.outcomes:
+            self.twice.append(job)
+        self.outcomes[job] = outcome
+
+    def watch(self, fd, callback):
+        self.selector.register(fd, selectors.EVENT_READ, callback)
+
+    def unwatch(self, fd):
+        self.selector.unregister(fd)
+
+    def turn(self, construct):
+        if self.selector.get_map():
+            for key, _ in self.selector.select(0.01):
+                key.data()
+        construct.poll()
+
+    def outcome(self, construct, job):
+        """Return the outcome of a job, after waiting for it."""
+        def come():
+            self.turn(construct)
+            return self.outcomes.get(job)
+        return wait_until(come, 'the outcome of %r' % job)
+
+
+# What the jobs of the contract call; at the top of a module, so that it can be sent.
+
+
+def add(*args, **kwargs):
+    return sum(args) + sum(kwargs.values())
+
+
+def nothing():
+    pass
+
+
+def fail(text):
+    raise ValueError(text)
+
+
+def leave(*code):
+    sys.exit(*code)
+
+
+def recurse(depth=0):
+    return recurse(depth + 1)
+
+
+def unpicklable():
+    return threading.Lock()
+
+
+class Unshowable(Exception):
+    """Can neither be pickled, nor shown, nor made again."""
+
+    def __init__(self, one, two):
+        Exception.__init__(self)
+        self.lock = threading.Lock()
+
+    def __str__(self):
+        raise RuntimeError('never')
+
+    __repr__ = __str__
+
+
+def fail_unshowably():
+    raise Unshowable(1, 2)
+
+
+def context():
+    return tuple(sequent.current())
+
+
+def touch(path):
+    with open(path, 'a') as file:
+        file.write('%d\n' % os.getpid())
+
+
+def touch_and_wait(path):
+    touch(path)
+    deadline = time.monotonic() + 2 * PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def meet(folder, me, other):
+    """Return once the other is here, too."""
+    touch(os.path.join(folder, me))
+    wait_until(lambda: os.path.exists(os.path.join(folder, other)))
+
+
+def environment():
+    return dict(os.environ)
+
+
+def log_something():
+    logging.getLogger('a.module').warning('seen: %s', 'gr\xfcn')
+
+
+class ConstructContract:
+    """Every promise of `TaskConstruct`. A subclass has ``make_construct() -> TaskConstruct``."""
+
+    #: Configuration of every job: {str: value}.
+    config = {}
+    #: Whether tasks have their variables in their environment, and their records in their log.
+    has_environment = True
+    has_log = True
+
+    def make_construct(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def port(self):
+        port = LoopPort()
+        yield port
+        assert port.twice == [], 'two outcomes of one job'
+        assert not port.selector.get_map(), 'still watched after close()'
+        port.selector.close()
+
+    @pytest.fixture
+    def construct(self, port):
+        construct = self.make_construct()
+        construct.open(port)
+        yield construct
+        construct.close()
+
+    @pytest.fixture
+    def own_logging(self, construct, monkeypatch):
+        """Have logging as in a program that has not configured it."""
+        root = logging.getLogger()
+        monkeypatch.setattr(root, 'level', root.level)
+        monkeypatch.setattr(root, 'handlers', [
+            one for one in root.handlers if type(one).__module__ == 'sequent'])
+        sequent.install_logging(logging.WARNING)
+
+    def job(self, func, *args, **fields):
+        fields.setdefault('config', self.config)
+        return Job(fields.pop('name', 'step'), fields.pop('sequence', '1'), flow='flow',
+                   run_id='run', func=func, args=args, **fields)
+
+    def start(self, construct, *jobs):
+        for job in jobs:
+            construct.check(job.name, job.func, job.args, job.kwargs, job.config)
+            construct.prepare(job)
+        for job in jobs:
+            construct.release(job)
+
+    def run(self, construct, func, *args, **fields):
+        job = self.job(func, *args, **fields)
+        self.start(construct, job)
+        outcome = construct.port.outcome(construct, job)
+        construct.settle(job)
+        return outcome
+
+    def test_it_returns_what_the_function_returns(self, construct):
+        outcome = self.run(construct, add, 1, 2, kwargs={'more': 4})
+        assert outcome.status == 'success'
+        assert pickle.loads(outcome.result) == 7
+        assert (outcome.error, outcome.warning, outcome.interrupted) == (None, '', False)
+
+    def test_none_is_no_result(self, construct):
+        assert self.run(construct, nothing)._replace(ended=None) == Outcome('success')
+
+    def test_a_result_that_is_not_to_be_kept_is_not(self, construct):
+        config = dict(self.config, keep_result=False)
+        assert self.run(construct, add, 1, config=config).result is None
+
+    def test_an_exception_fails_with_its_text_and_traceback(self, construct):
+        outcome = self.run(construct, fail, 'no such city')
+        assert outcome.status == 'failure'
+        assert outcome.error == 'ValueError: no such city'
+        assert 'in fail\n' in outcome.trace
+        assert 'sequent.py' not in outcome.trace
+
+    def test_a_text_that_no_encoding_takes_is_escaped(self, construct):
+        outcome = self.run(construct, fail, 'lost \udc80')
+        assert outcome.error == 'ValueError: lost \\udc80'
+        outcome.trace.encode('utf-8')
+
+    def test_an_exception_that_cannot_be_shown_nor_pickled_fails_by_name(self, construct):
+        outcome = self.run(construct, fail_unshowably)
+        assert outcome.status == 'failure'
+        assert 'Unshowable' in outcome.error
+
+    def test_system_exit_with_a_text_fails_with_it(self, construct):
+        outcome = self.run(construct, leave, 'no line')
+        assert (outcome.status, outcome.error) == ('failure', 'SystemExit: no line')
+
+    @pytest.mark.parametrize('code', [1, 3, True])
+    def test_system_exit_with_a_true_code_fails(self, construct, code):
+        outcome = self.run(construct, leave, code)
+        assert (outcome.status, outcome.error) == ('failure', 'SystemExit: code %d' % code)
+
+    @pytest.mark.parametrize('code', [(), (0,), (None,), (False,)])
+    def test_system_exit_with_a_false_code_succeeds(self, construct, code):
+        outcome = self.run(construct, leave, *code)
+        assert (outcome.status, outcome.result) == ('success', None)
+
+    def test_a_recursion_without_end_fails(self, construct):
+        outcome = self.run(construct, recurse)
+        assert outcome.status == 'failure'
+        assert outcome.error.startswith('RecursionError: ')
+
+    def test_of_a_result_that_cannot_be_pickled_the_repr_is_kept(self, construct):
+        outcome = self.run(construct, unpicklable)
+        assert outcome.status == 'success'
+        assert 'lock' in pickle.loads(outcome.result)
+        assert 'cannot be pickled' in outcome.warning
+
+    def test_current_tells_where_the_function_runs(self, construct):
+        outcome = self.run(construct, context, name='a_b', sequence='1.2', recovery=3, attempt=4,
+                           items=('x', 'y'), logger_name='log')
+        assert pickle.loads(outcome.result) == (
+            'a_b', '1.2', 3, 4, 'run', 'flow', ('x', 'y'), 'y', 'log')
+
+    def test_current_tells_nothing_afterwards(self, construct):
+        self.run(construct, context)
+        with pytest.raises(LookupError):
+            sequent.current()
+
+    def test_many_jobs_have_one_outcome_each(self, construct):
+        jobs = [self.job(add, number, sequence=str(number)) for number in range(20)]
+        self.start(construct, *jobs)
+        results = [pickle.loads(construct.port.outcome(construct, job).result) for job in jobs]
+        for job in jobs:
+            construct.settle(job)
+        assert results == list(range(20))
+
+    def test_jobs_run_side_by_side(self, construct, tmp_path):
+        if construct.inline:
+            pytest.skip('not for inline constructs')
+        jobs = [self.job(meet, str(tmp_path), 'a', 'b'), self.job(meet, str(tmp_path), 'b', 'a')]
+        self.start(construct, *jobs)
+        assert [construct.port.outcome(construct, job).status for job in jobs] == ['success'] * 2
+        for job in jobs:
+            construct.settle(job)
+
+    def test_what_was_withdrawn_never_runs(self, construct, tmp_path):
+        job = self.job(touch, str(tmp_path / 'ran'))
+        construct.prepare(job)
+        construct.withdraw(job)
+        construct.close()
+        assert not (tmp_path / 'ran').exists()
+        assert construct.port.outcomes == {}
+        construct.open(construct.port)
+
+    def test_it_can_be_opened_again_after_close(self, construct):
+        construct.close()
+        construct.open(construct.port)
+        assert self.run(construct, add, 1).status == 'success'
+
+    def test_the_environment_of_a_task_is_there_and_gone_afterwards(self, construct, monkeypatch):
+        if not self.has_environment:
+            pytest.skip('not for constructs whose tasks share an environment')
+        monkeypatch.setenv('SEQUENT_STEP_NAME', 'before')
+        env = {'SEQUENT_STEP_NAME': 'a', 'SEQUENT_LOOP_VALUE': 'x'}
+        seen = pickle.loads(self.run(construct, environment, env=env).result)
+        seen_next = pickle.loads(self.run(construct, environment, env={
+            'SEQUENT_STEP_NAME': 'b'}).result)
+        construct.close()
+        construct.open(construct.port)
+        assert (seen['SEQUENT_STEP_NAME'], seen['SEQUENT_LOOP_VALUE']) == ('a', 'x')
+        assert seen_next['SEQUENT_STEP_NAME'] == 'b'
+        assert 'SEQUENT_LOOP_VALUE' not in seen_next
+        assert os.environ['SEQUENT_STEP_NAME'] == 'before'
+        assert 'SEQUENT_LOOP_VALUE' not in os.environ
+
+    def test_an_environment_that_cannot_be_fails_the_task(self, construct):
+        if not self.has_environment:
+            pytest.skip('not for constructs whose tasks share an environment')
+        outcome = self.run(construct, nothing, env={'SEQUENT_LOOP_VALUE': 'a\0b'})
+        assert outcome.status == 'failure'
+        assert 'null byte' in outcome.error
+
+    def test_what_a_task_logs_is_in_its_log_file(self, construct, tmp_path, own_logging):
+        if not self.has_log:
+            pytest.skip('not for constructs without log files')
+        path = tmp_path / 'logs' / 'flow' / 'step.log'
+        self.run(construct, log_something, log=str(path))
+        assert 'seen: gr\xfcn' in path.read_bytes().decode('utf-8')
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+
+    def test_a_job_that_is_killed_fails(self, construct, tmp_path):
+        if not construct.can_kill:
+            pytest.skip('not for constructs that cannot end what they run')
+        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
+        self.start(construct, job)
+        wait_until((tmp_path / 'runs').exists)
+        construct.kill(job, False)
+        outcome = construct.port.outcome(construct, job)
+        construct.settle(job)
+        assert (outcome.status, outcome.interrupted) == ('failure', False)
+        assert 'SIGTERM' in outcome.error
+
+    @pytest.mark.parametrize('force', [False, True])
+    def test_a_job_that_is_killed_by_a_stop_is_interrupted(self, construct, tmp_path, force):
+        if not construct.can_kill:
+            pytest.skip('not for constructs that cannot end what they run')
+        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
+        self.start(construct, job)
+        wait_until((tmp_path / 'runs').exists)
+        construct.port.stopping = True
+        construct.kill(job, force)
+        outcome = construct.port.outcome(construct, job)
+        construct.settle(job)
+        assert outcome.interrupted is True
+
+    def test_close_ends_what_still_runs(self, construct, tmp_path):
+        if not construct.can_kill:
+            pytest.skip('not for constructs that cannot end what they run')
+        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
+        self.start(construct, job)
+        wait_until(lambda: (tmp_path / 'runs').exists() and (tmp_path / 'runs').read_text())
+        pid = int((tmp_path / 'runs').read_text())
+        construct.close()
+        construct.open(construct.port)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    def test_signals_of_the_caller_are_left_as_they_were(self, construct):
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        self.run(construct, nothing)
+        assert [signal.getsignal(number)
+                for number in (signal.SIGINT, signal.SIGTERM)] == before
