@@ -301,7 +301,8 @@ class Outcome(typing.NamedTuple):
     ``trace`` the traceback as text. ``result`` is the pickled return value, or None for None;
     ``warning`` says what could not be kept of it. ``interrupted``: ended by the stop of the run,
     the task stays ``active`` (semantics 8.3). ``ended`` is seconds since the epoch, where
-    somebody else than the supervisor saw the end.
+    somebody else than the supervisor saw the end. ``lost``: the process was one of an earlier
+    supervisor, and nobody knows how it ended; the task runs again.
     """
 
     status: str
@@ -311,6 +312,7 @@ class Outcome(typing.NamedTuple):
     warning: str = ''
     interrupted: bool = False
     ended: typing.Optional[float] = None
+    lost: bool = False
 
 
 def _nearest(name, known):
@@ -896,7 +898,7 @@ def _raise_circle(waiting, possible, thing):
 # The engine decides everything and does nothing. The driver hands in what happened, with the
 # time; the engine answers with actions:
 #
-#     Begin, Trigger, Tick, Done, Opened, LoopFailed, Halt   ->   handle(input, now)
+#     Begin, Trigger, Tick, Done, Lost, Opened, LoopFailed, Halt   ->   handle(input, now)
 #     ('record', task)   its status is to be stored, with the next commit, before what follows
 #     ('submit', task)   start it, once that is committed
 #     ('open', task)     the container asks for its next loop item: answer with Opened or
@@ -928,6 +930,12 @@ class Done(typing.NamedTuple):
     task: typing.Any
     status: str
     error: typing.Optional[str] = None
+
+
+class Lost(typing.NamedTuple):
+    """The process of an adopted task is gone, and with it what came of it: it runs again."""
+
+    task: typing.Any
 
 
 class Tick(typing.NamedTuple):
@@ -1087,8 +1095,9 @@ class Engine:
         self._actions = []
         self._now = 0.0
         self._handlers = {
-            Begin: self._begin, Done: self._done, Tick: self._tick, Opened: self._opened,
-            LoopFailed: self._loop_failed, Trigger: self._trigger, Halt: self._halt}
+            Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
+            Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
+            Halt: self._halt}
 
     def handle(self, event, now):
         """Take one input at a time (seconds) and return the list of actions that follow."""
@@ -1156,6 +1165,19 @@ class Engine:
         self._end(task, event.status)
         self._leave(task.scope)
 
+    def _lost(self, event):
+        task = event.task
+        self.running -= 1
+        self._give_back(task, task.step.needs)
+        task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
+        task.recovery = self.recovery
+        task.adopted = False
+        if task.scope.stopped:
+            task.scope.task.cut = True
+            self._leave(task.scope)
+        else:
+            self._become_ready(task)
+
     def _opened(self, event):
         task = event.task
         self._answered(task)
@@ -1218,8 +1240,12 @@ class Engine:
                     self._agenda.append((scope, step.leads[gate]))
 
     def _raise(self, scope, step, status):
-        """Make a status of a step at a scope's sequence known to all who mention it."""
-        scope.raised[step.slot] |= _MARKS[status]
+        """Make a status of a step at a scope's sequence known, once, to all who mention it."""
+        mark = _MARKS[status]
+        if mark:
+            if scope.raised[step.slot] & mark:
+                return
+            scope.raised[step.slot] |= mark
         gates = step.on.get(status)
         if gates:
             self._agenda.append((scope, gates))
@@ -1609,8 +1635,11 @@ class Engine:
 
     def _release(self, task):
         """Give back what a task is to give back; return an error if that is more than is out."""
+        return self._give_back(task, task.step.gives)
+
+    def _give_back(self, task, amounts):
         error = None
-        for number, amount in task.step.gives:
+        for number, amount in amounts:
             name = self.plan.pools[number][0]
             if amount > self._out[number]:
                 error = 'it releases %d of pool %r, of which only %d is out' % (
@@ -2189,9 +2218,6 @@ class MemoryStore(Store):
 
     def __repr__(self):
         return 'MemoryStore(volatile=True)' if self.volatile else 'MemoryStore()'
-
-    def close(self):
-        self._claims.close()
 
     def lock(self, flow, run_id, exclusive=True):
         self._claims.lock(flow, run_id, exclusive)
@@ -3487,6 +3513,10 @@ class _Child:
         except ValueError:
             return 'died: signal %d' % -code
 
+    def lost(self):
+        """Return whether nobody can know how it ended."""
+        return False
+
     def signal(self, number):
         """Send a signal to the process group; return False if there is none."""
         try:
@@ -3536,6 +3566,9 @@ class _Orphan(_Child):
         return ('process %d, started by an earlier supervisor, ended without leaving an outcome'
                 % self.pid)
 
+    def lost(self):
+        return not self.killed
+
 
 # The frame: two lengths of 8 bytes; the outcome without its result; the result.
 _FRAME_HEAD = 16
@@ -3578,6 +3611,7 @@ class ProcessConstruct(TaskConstruct):
         super().open(port)
         self._jobs = set()   # released, and not done
         self._blind = set()  # those of them whose end only poll() sees
+        self._unsettled = set()  # done, and perhaps not stored
         self._leaving = []   # processes on their way out: (process, when patience ends)
         _ports.append(port)
         _occupy_standard_fds()
@@ -3635,6 +3669,7 @@ class ProcessConstruct(TaskConstruct):
 
     def settle(self, job):
         child = job.state
+        self._unsettled.discard(job)
         if child.fd is not None:
             _send(child.fd, b'k')
         elif job.outcome is not None:
@@ -3674,7 +3709,10 @@ class ProcessConstruct(TaskConstruct):
             self.kill(job, True)
             self._forget(job)
             self._part(job.state)
-        patience = time.monotonic() + 5.0
+        for job in self._unsettled:  # the store has failed: they leave their outcomes in files
+            self._part(job.state, 5.0)
+        self._unsettled.clear()
+        patience = time.monotonic() + 6.0
         while self._leaving and time.monotonic() < patience:
             time.sleep(0.0005)
             self._reap()
@@ -3727,10 +3765,11 @@ class ProcessConstruct(TaskConstruct):
             outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
         except Exception as error:
             outcome = Outcome(FAILURE, describe_error(error))
-        self._finish(job, outcome or Outcome(FAILURE, child.cause()))
+        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost()))
 
     def _finish(self, job, outcome):
         self._forget(job)
+        self._unsettled.add(job)
         if job.state.killed and self.port.stopping and outcome.status == FAILURE:
             outcome = outcome._replace(interrupted=True)
         self.port.done(job, outcome)
@@ -3757,7 +3796,7 @@ class ProcessConstruct(TaskConstruct):
 
     # What is left of a job that is over.
 
-    def _part(self, child):
+    def _part(self, child, patience=1.0):
         """Let a process go. At its gate, or told that its outcome is stored, it exits."""
         if child.fd is not None:
             _close_private(child.fd)
@@ -3765,7 +3804,7 @@ class ProcessConstruct(TaskConstruct):
         if child.killed:
             child.signal(signal.SIGKILL)  # what it has left behind
         if child.process is not None:
-            self._leaving.append((child.process, time.monotonic() + 1.0))
+            self._leaving.append((child.process, time.monotonic() + patience))
         self._reap()
 
     def _reap(self):
@@ -4228,7 +4267,12 @@ class _Loops:
         iterator = self.iterators.get(task)
         if iterator is None:
             loop = task.step.step.loop
-            iterator = self.iterators[task] = iter(loop() if callable(loop) else loop)
+            if callable(loop):
+                loop = loop()
+                if isinstance(loop, (set, frozenset)):
+                    raise FlowTypeError('it returned a set, whose order changes from run to run; '
+                                        'use sorted()')
+            iterator = self.iterators[task] = iter(loop)
         try:
             return next(iterator), False
         except StopIteration:
@@ -4480,6 +4524,7 @@ class Driver:
         self._inline = collections.deque()  # type: typing.Deque[tuple]
         self._ahead = {}                       # tasks committed as active ahead of their start
         self._settled = []                     # jobs whose outcome goes into the next commit
+        self._urgent = False                   # one of them waits for it
         self._opens = collections.deque()  # type: typing.Deque[ContainerTask]
         self._jobs = {}                        # what runs: job -> construct
         self._opened_constructs = []
@@ -4633,7 +4678,7 @@ class Driver:
         if not (self._starting or self._dirty or self._rows or self._settled):
             return
         jobs = self._prepare_starts()
-        if not jobs and not self._settled and self._inline and self._in_window():
+        if not (jobs or self._urgent) and self._inline and self._in_window():
             return
         self._add_ahead(jobs)
         try:
@@ -4642,7 +4687,7 @@ class Driver:
             for job, construct in jobs:
                 construct.withdraw(job)
             raise
-        settled, self._settled = self._settled, []
+        settled, self._settled, self._urgent = self._settled, [], False
         for job, construct in settled:
             construct.settle(job)
         for job, construct in jobs:
@@ -4762,6 +4807,7 @@ class Driver:
         for task in self.engine.upcoming(fits):
             if task not in self._ahead:
                 self._ahead[task] = None
+                self._dirty.pop(task, None)
                 self._rows.append(self._record(task)._replace(status=ACTIVE))
 
     # Records.
@@ -4794,10 +4840,15 @@ class Driver:
         task = job.task
         if construct is not None:
             self._settled.append((job, construct))
+            self._urgent = self._urgent or not construct.inline
             if construct.relays:
                 self.relay.finish(job)
         if outcome.interrupted:
             self._interrupt(task, outcome)
+            return
+        if outcome.lost:
+            logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
+            self._feed(Lost(task))
             return
         task.ended = outcome.ended
         task.result = outcome.result
@@ -4929,8 +4980,6 @@ class Driver:
         if self._private_logdir:
             if self._remove_empty(os.rmdir, self._private_logdir):
                 self.logdir = self._private_logdir = ''
-            else:
-                logger.info('logs of the tasks: %s', self._private_logdir)
 
     @staticmethod
     def _remove_empty(remove, folder):
@@ -5028,7 +5077,8 @@ class Driver:
 
     def log_summary(self, status):
         """Say how the run ended, and which failures were handled."""
-        logger.info('run %s of flow %s: %s', self.run_record.run_id, self.run_record.flow, status)
+        logger.info('run %s of flow %s: %s%s', self.run_record.run_id, self.run_record.flow, status,
+                    ', logs in %s' % self.logdir if os.path.isdir(self.logdir) else '')
         for path, sequence, handled, error in self._failures:
             logger.info('%s: %s at %s: %s', 'handled failure' if handled else 'failure', path,
                         sequence, error)
@@ -5750,8 +5800,14 @@ class _Flow(abc.ABC):
 
 
 def task_info(record):
-    """Return the `TaskInfo` of a `TaskRecord`; the result is unpickled."""
-    result = pickle.loads(record.result) if record.result is not None else None
+    """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be unpickled is None."""
+    result = None
+    if record.result is not None:
+        try:
+            result = pickle.loads(record.result)
+        except Exception as error:
+            logger.warning('step %s at %s: its result cannot be unpickled (%s)', record.path,
+                           record.sequence, describe_error(error))
     return TaskInfo(record.path, record.sequence, record.kind, TaskStatus(record.status),
                     record.recovery, record.attempt, record.started, record.ended, record.error,
                     record.handled, result)
@@ -6172,8 +6228,8 @@ def _make_parser():
     parser = argparse.ArgumentParser(
         prog=program, usage='%s MODULE [VERB] [options]' % program, add_help=False,
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n' + '\n'.join(
-            '  %-10s%s' % pair for pair in _VERBS.items()), epilog=_EPILOG)
+        description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n'
+        + '\n'.join('  %-10s%s' % pair for pair in _VERBS.items()), epilog=_EPILOG)
     add = parser.add_argument
     add('--flow', metavar='NAME', help='which flow, where the module has several')
     add('--store', metavar='PATH', help='the store, instead of the flow\'s own')
@@ -6539,8 +6595,8 @@ def _statement_after(path, line):
         after = [one for one in body if one.lineno > line and not _closes(one)]
         if after or not before:
             return after[0].lineno if after else None
-        inner = [getattr(before[-1], name, ()) for name in ('body', 'orelse', 'handlers')]
-        body = next((one for one in reversed(inner) if one and one[0].lineno <= line), None)
+        inner = [getattr(before[-1], name, []) for name in ('body', 'orelse', 'handlers')]
+        body = next((one for one in reversed(inner) if one and one[0].lineno <= line), [])
     return None
 
 
@@ -6625,7 +6681,7 @@ def _json(value):
 
 
 def _closing_result(flow, ok):
-    failures = {True: [], False: []}
+    failures = {True: [], False: []}  # type: typing.Dict[bool, list]
     with _opened_store(flow) as store:
         run = store.latest(flow.name, flow.run_id)
         for record in store.tasks(run, status=FAILURE):
