@@ -322,6 +322,12 @@ def _nearest(name, known):
     return '; did you mean %r?' % near[0] if near else ''
 
 
+def _choices(name, known):
+    """Return how a message about an unknown name ends: the nearest, and all that are known."""
+    near, all_of_them = _nearest(name, known), ', '.join(map(str, known)) or 'none'
+    return '%s Known: %s' % (near, all_of_them) if near else '; known: %s' % all_of_them
+
+
 # 3 Model #########################################################################
 
 
@@ -386,9 +392,9 @@ class Step:
     """One step of a flow, as it was given. No behaviour: see ``add_step`` of the flow.
 
     ``children`` is a list; a step without is a leaf. ``require`` is a parsed expression.
-    ``stop_on_exception``, ``max_concurrent`` (None: not set on this step), ``serial`` (its func runs
-    in the supervisor, so one at a time) and ``settings`` (its resolved configuration) are filled in
-    when the flow is run.
+    ``stop_on_exception``, ``max_concurrent`` (None: not set on this step), ``serial`` (its func
+    runs in the supervisor, so one at a time) and ``settings`` (its resolved configuration) are
+    filled in when the flow is run.
     """
 
     kind = 'leaf'
@@ -464,17 +470,16 @@ def parse_expression(given, flow, who):
         if len(given) == 2 and isinstance(given[0], Step) and isinstance(given[1], str):
             return parse_pair(given[0], given[1], flow, who)
         return All(tuple(parse_expression(one, flow, who) for one in given))
-    raise FlowTypeError('%s requires %r, which is no step, event, (step, status) pair, tuple or or_'
-                        % (who, given))
+    raise FlowTypeError('%s requires %r, which is no step, event, (step, status) pair, tuple or '
+                        'or_' % (who, given))
 
 
 def parse_pair(step, status, flow, who):
     """Return the `Atom` for a (step, status) pair; raise `FlowError` where there is none."""
     parse_expression(step, flow, who)
     if status not in StepStatus.__members__:
-        raise FlowError('%s requires status %r of step %r%s; known: %s' % (
-            who, str(status), step.path, _nearest(status, StepStatus.__members__),
-            ', '.join(StepStatus.__members__)))
+        raise FlowError('%s requires status %r of step %r%s' % (
+            who, str(status), step.path, _choices(status, StepStatus.__members__)))
     return Atom(step, StepStatus[status].value)
 
 # 4 Plan ##########################################################################
@@ -507,8 +512,8 @@ class PlanStep:
         'on', 'inner',
         # atoms about steps further out: (levels up, step, bit)
         'outer',
-        # containers only: (levels, step, status, gate) read when an iteration starts; children with
-        # such atoms; the gates: what each misses, which gates and which step it leads to
+        # containers only: (levels, step, status, gate) read when an iteration starts; children
+        # with such atoms; the gates: what each misses, which gates and which step it leads to
         'children', 'loops', 'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
 
     def __init__(self, step, kind, parent, index, slot):
@@ -1017,7 +1022,7 @@ class Task:
 
 
 class ContainerTask(Task):
-    """A container at one sequence: ``live`` are its iterations in flight (a dict as ordered set)."""
+    """A container at one sequence: ``live`` are its iterations in flight (an ordered set)."""
 
     __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stopped', 'failed', 'cut')
 
@@ -1402,8 +1407,7 @@ class Engine:
 
     def _end(self, task, status):
         """A task is over: give back, record, raise, and see to a failure."""
-        step, scope = task.step, task.scope
-        if step.gives:
+        if task.step.gives:
             error = self._release(task)
             if error and status == SUCCESS:
                 status, task.error = FAILURE, error
@@ -1422,7 +1426,7 @@ class Engine:
             self._recheck(scope, step)
 
     def _recheck(self, scope, step):
-        """Iterations further in that waited for this step may have nothing to wait for any more."""
+        """Iterations further in that waited for it may have nothing to wait for any more."""
         for mentions in step.inner.values():
             for container, _ in mentions:
                 self._idle.extend(one for one in self._iterations(scope, container)
@@ -1715,7 +1719,7 @@ class Engine:
         return False
 
     def _skip(self, task, earlier):
-        """A skipped task counts as success (semantics 7.2) and holds what it had not given back."""
+        """A skipped task counts as success (semantics 7.2), and holds what it had kept."""
         step, scope = task.step, task.scope
         for number, amount in step.needs:
             kept = amount - dict(step.gives).get(number, 0)
@@ -1737,7 +1741,7 @@ class Engine:
             self._actions.append(('replay', task, earlier.events))
 
     def _adopt(self, task, earlier):
-        """A process of an earlier supervisor still runs it: it is a running task from the start."""
+        """A process of an earlier supervisor still runs it: it is running from the start."""
         task.recovery, task.attempt = earlier.recovery, earlier.attempt
         task.adopted = True
         self._enter(task.scope)
@@ -2700,7 +2704,7 @@ def _with_utf8_error(record):
 
 
 def _task_record(row):
-    return TaskRecord(*row[:6], bool(row[6]), *row[7:])
+    return TaskRecord._make(row[:6] + (bool(row[6]),) + row[7:])
 
 
 def _import_sqlite3():
@@ -2766,6 +2770,47 @@ def _descriptors():
             continue
     return range(256)
 
+
+# Which store ----------------------------------------------------------------------
+
+
+def find_store(spec, synchronous='full'):
+    """Return the store that a flow's ``store`` names.
+
+    Args:
+        spec: a path; ``':memory:'``; a string ``'package.module:Class'``; a subclass of `Store`;
+            or an instance of one.
+        synchronous: for the store at a path: see `SqliteStore`.
+
+    Raises:
+        FlowError, FlowTypeError: there is no such store.
+    """
+    if isinstance(spec, Store):
+        return spec
+    if isinstance(spec, str):
+        if spec == ':memory:':
+            return MemoryStore(volatile=True)
+        if spec.startswith(':'):
+            raise FlowError("no store %r%s (a path is written './%s')"
+                            % (spec, _choices(spec, [':memory:']), spec))
+        module, colon, name = spec.partition(':')
+        if colon and name.isidentifier() and all(map(str.isidentifier, module.split('.'))):
+            spec = _named_store(spec, module, name)
+    if isinstance(spec, type) and issubclass(spec, Store):
+        return spec()
+    if isinstance(spec, (str, os.PathLike)):
+        return SqliteStore(os.fspath(spec), synchronous)
+    raise FlowTypeError("store must be a path, ':memory:', a Store or 'package.module:Class', "
+                        'not %r' % (spec,))
+
+
+def _named_store(spec, module, name):
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise FlowError('store %r cannot be loaded (%s: %s); if it is a path, write %r'
+                        % (spec, type(error).__name__, error, './' + spec)) from error
+
 # 7 Constructs ####################################################################
 
 
@@ -2814,7 +2859,7 @@ class Job:
         self.logger_name = logger_name
         self.eventor = eventor
         self.task = task
-        self.triggered = ()
+        self.triggered = []  # type: list
         self.process = process
         self.state = None
 
@@ -3827,8 +3872,8 @@ def _start_method(config, name):
     if method != _START_METHOD:
         known = _start_methods()
         if method not in known:
-            raise ConstructError('step %r: no start_method %r here%s Known: %s' % (
-                name, method, _nearest(method, known) or ';', ', '.join(known)))
+            raise ConstructError('step %r: no start_method %r here%s' % (
+                name, method, _choices(method, known)))
     return method
 
 
@@ -4111,7 +4156,8 @@ class _PatientFinder:
             if spec is not None:
                 loader = spec.loader  # type: typing.Any
                 if isinstance(loader, importlib.machinery.SourceFileLoader):  # one for each file
-                    loader.exec_module = functools.partial(_until_load_ends, loader.exec_module)
+                    setattr(loader, 'exec_module', functools.partial(  # noqa: B010 (mypy)
+                        _until_load_ends, loader.exec_module))
                 return spec
         return None
 
@@ -4205,8 +4251,7 @@ def _backend_class(name):
                 and one.__module__ == full and not one.__name__.startswith('_')):
             return one
     known = [one for one in _CONSTRUCTS if one != 'invoke'] + _backend_names()
-    raise ConstructError('no task construct %r%s Known: %s' % (
-        name, _nearest(name, known) or ';', ', '.join(known)))
+    raise ConstructError('no task construct %r%s' % (name, _choices(name, known)))
 
 
 def _backend_names():
@@ -4529,7 +4574,7 @@ class Driver:
         self._jobs = {}                        # what runs: job -> construct
         self._opened_constructs = []
         self._pace = 1e-3                      # seconds that an inline task takes
-        self._window = None                    # when the oldest uncommitted change was made
+        self._window = None                    # since when inline work is not committed
         self._failures = []
         self._trace = ''                       # traceback of the failure being handed in
         prefix = settings['envvar_prefix']
@@ -4739,7 +4784,6 @@ class Driver:
                                        job.sequence, job.recovery, job.attempt)
         if self.plan.dynamic:
             job.eventor = self.flow
-            job.triggered = []
         task.job = job
         return job
 
@@ -4780,6 +4824,8 @@ class Driver:
         self._open_construct(construct)
         self._log_start(job)
         began = time.monotonic()
+        if self._window is None:
+            self._window = began
         self._jobs[job] = construct
         self._current = job
         try:
@@ -4794,10 +4840,8 @@ class Driver:
 
     def _in_window(self):
         """Whether what changed may wait for the next commit (semantics 6.2)."""
-        now = time.monotonic()
-        if self._window is None:
-            self._window = now
-        return now - self._window < self.settings['group_commit']
+        return (self._window is not None
+                and time.monotonic() - self._window < self.settings['group_commit'])
 
     def _add_ahead(self, jobs):
         """Commit as active, ahead of their start, the inline tasks that are next anyway."""
@@ -5077,7 +5121,8 @@ class Driver:
 
     def log_summary(self, status):
         """Say how the run ended, and which failures were handled."""
-        logger.info('run %s of flow %s: %s%s', self.run_record.run_id, self.run_record.flow, status,
+        run = self.run_record
+        logger.info('run %s of flow %s: %s%s', run.run_id, run.flow, status,
                     ', logs in %s' % self.logdir if os.path.isdir(self.logdir) else '')
         for path, sequence, handled, error in self._failures:
             logger.info('%s: %s at %s: %s', 'handled failure' if handled else 'failure', path,
@@ -5126,8 +5171,8 @@ def _check_value(key, value, who):
         choices = kind.split('|') if '|' in kind else _known_start_methods()
         if value in choices or value is None and kind == 'start method':
             return value
-        raise ConfigError('%s: config %r must be one of %s, not %r%s' % (
-            who, key, ', '.join(choices), value, _nearest(value, choices)))
+        raise ConfigError('%s: config %r cannot be %r%s' % (
+            who, key, value, _choices(value, choices)))
     check, text = wanted
     if not check(value):
         raise ConfigError('%s: config %r must be %s, not %r' % (who, key, text, value))
@@ -5180,7 +5225,7 @@ def _from_text(key, kind, text):
 
 
 def _read_config(config, tag, who):
-    """Return the config dict: given as one, or as the path of a JSON file; of it what a tag picks."""
+    """Return the config dict: given as one or as the path of a JSON file, or what a tag picks."""
     if isinstance(config, (str, os.PathLike)):
         import json
         try:
@@ -5202,17 +5247,21 @@ def _read_config(config, tag, who):
     return config
 
 
-def _checked_config(config, who, on_step=False):
-    """Return a copy of a config dict with its values checked; warn about what means nothing."""
+def _checked_config(config, who, warnings, on_step=False):
+    """Return a copy of a config dict with its values checked.
+
+    What means nothing is told in ``warnings``, a list: there may be no log yet that shows them.
+    """
     checked = {}
     for key, value in config.items():
         if key in ('LOGGING', 'DATABASES') and not on_step:
             continue
         if key not in CONFIG_KEYS:
-            logger.warning('%s: unknown config key %r is ignored%s', who, key,
-                           _nearest(key, CONFIG_KEYS))
+            warnings.append('%s: unknown config key %r is ignored%s'
+                            % (who, key, _nearest(key, CONFIG_KEYS)))
         elif on_step and not CONFIG_KEYS[key].on_steps:
-            logger.warning('%s: config key %r means nothing on a step; set it on the flow', who, key)
+            warnings.append('%s: config key %r means nothing on a step; set it on the flow'
+                            % (who, key))
         else:
             checked[key] = _check_value(key, value, who)
     legacy = config.get('LOGGING') if not on_step else None
@@ -5230,7 +5279,7 @@ class FlowStep(Step):
 
     def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, **aliases):
-        """Add a step inside this one, which thereby becomes a container: see `Sequent.add_step`."""
+        """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
         return self.flow._add_step(self, name, func, args, kwargs, loop, require, delay, acquires,
                                    releases, recovery, config, aliases)
 
@@ -5310,11 +5359,13 @@ class _Flow(abc.ABC):
         self.recovery_run = recovery_run
         if run_id is not None and not isinstance(run_id, str):
             raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
+        self._given_run_id = run_id or ''
         self.run_id = run_id or (_new_run_id() if self.run_mode == RunMode.restart else '')
         config = _read_config(config, config_tag, who)
         legacy = config.get('LOGGING') if isinstance(config.get('LOGGING'), dict) else {}
         self.logging_level = legacy.get('logging_level', logging_level)
-        self._config = _checked_config(config, who)
+        self._warnings = []  # type: typing.List[str]
+        self._config = _checked_config(config, who, self._warnings)
         self._options = {}         # what the command line says
         self._root = FlowStep(self, None, '')
         self._paths = {}           # path -> step
@@ -5352,9 +5403,8 @@ class _Flow(abc.ABC):
         try:
             return RunMode(mode)
         except ValueError:
-            raise FlowError('%s: unknown run_mode %r%s; known: %s' % (
-                who, mode, _nearest(mode, RunMode), ', '.join(one.name for one in RunMode))
-            ) from None
+            raise FlowError('%s: unknown run_mode %r%s'
+                            % (who, mode, _choices(mode, RunMode))) from None
 
     def get_step_name(self):
         """Return the path of the step that runs here; LookupError outside of one."""
@@ -5366,13 +5416,21 @@ class _Flow(abc.ABC):
 
     # Checks of what is added.
 
+    def log_warnings(self):
+        """Log, once, what was found questionable while the flow was made."""
+        for warning in self._warnings:
+            logger.warning('%s', warning)
+        self._warnings = []
+
     def override(self, store=None, run_mode=None, run_id=None, recovery_run=None,
                  logging_level=None, config=None):
         """Let the command line have its say: what is not None counts before all else."""
-        self._options = {'store': store, 'config': _checked_config(config or {}, 'command line')}
+        self._options = {'store': store, 'config': _checked_config(
+            config or {}, 'command line', self._warnings)}
         if run_mode is not None:
             self.run_mode = RunMode(run_mode)
-            self.run_id = _new_run_id() if self.run_mode == RunMode.restart else ''
+            self.run_id = self._given_run_id or (
+                _new_run_id() if self.run_mode == RunMode.restart else '')
         if run_id:
             self.run_id = run_id
         if recovery_run is not None:
@@ -5419,7 +5477,8 @@ class _Flow(abc.ABC):
             'releases': None if releases is None else self._checked_amounts(
                 who, 'releases', releases),
             'recovery': self._checked_recovery(who, recovery),
-            'config': _checked_config(_read_config(config, '', who), who, on_step=True)}
+            'config': _checked_config(_read_config(config, '', who), who, self._warnings,
+                                      on_step=True)}
 
     @staticmethod
     def _checked_amounts(who, what, pairs):
@@ -5445,9 +5504,8 @@ class _Flow(abc.ABC):
         checked = {}
         for status, replay in recovery.items():
             if status not in TaskStatus.__members__:
-                raise FlowError('%s: recovery of unknown status %r%s; known: %s' % (
-                    who, status, _nearest(status, TaskStatus.__members__),
-                    ', '.join(TaskStatus.__members__)))
+                raise FlowError('%s: recovery of unknown status %r%s'
+                                % (who, status, _choices(status, TaskStatus.__members__)))
             if replay not in StepReplay.__members__:
                 raise FlowError('%s: recovery of %s must be rerun or skip, not %r'
                                 % (who, status, replay))
@@ -5532,17 +5590,12 @@ class _Flow(abc.ABC):
         return self.store
 
     def _make_store(self):
-        given = self._options.get('store') or self._given_store
-        if isinstance(given, Store):
-            return given
-        if given == ':memory:':
-            return MemoryStore(volatile=True)
-        if not given:
+        given = self._options.get('store')
+        if given is None:
+            given = self._given_store
+        if given is None or given == '':
             given = self._default_store()
-        if not isinstance(given, (str, os.PathLike)):
-            raise FlowTypeError("flow %r: store must be a path, ':memory:' or a Store, not %r"
-                                % (self.name, given))
-        return SqliteStore(os.fspath(given), self.settings()['synchronous'])
+        return find_store(given, self.settings()['synchronous'])
 
     def _default_store(self):
         if self._file:
@@ -5594,6 +5647,7 @@ class _Flow(abc.ABC):
 
     def _run(self, max_loops):
         install_logging(self.logging_level)
+        self.log_warnings()
         if self._driver is None:
             self.compile()
             self._start_run()
@@ -5656,10 +5710,10 @@ class _Flow(abc.ABC):
         process, now = process_identity(), time.time()
         if self.run_mode == RunMode.restart:
             if store.latest(self.name, self.run_id) is not None:
-                raise AlreadyRunningError(
-                    'flow %r already has a run %r in %r; recover or continue it, or choose another '
-                    'run_id' % (self.name, self.run_id, store))
-            return RunRecord(self.name, self.run_id, 0, 'restart', ACTIVE, now, None, process), None
+                raise FlowError(
+                    'flow %r already has a run %r in %r; recover or continue it, or choose '
+                    'another run_id' % (self.name, self.run_id, store))
+            return RunRecord(self.name, self.run_id, started=now, process=process), None
         last = store.latest(self.name, self.run_id)
         if last is None:
             raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
@@ -5830,8 +5884,8 @@ class Sequent(_Flow):
         config: a dict, or the path of a JSON file; see the table.
         config_tag: the key (or keys, joined by dots) in config under which this flow's stand.
 
-    A key of ``config`` can be set in the environment as ``SEQUENT_<KEY>``; those marked * on steps,
-    too, from which the leaves below inherit it, except ``max_concurrent``.
+    A key of ``config`` can be set in the environment as ``SEQUENT_<KEY>``; those marked * on
+    steps, too, from which the leaves below inherit it, except ``max_concurrent``.
 
     =====================  =============  =====================================================
     key                    default        meaning
@@ -6038,9 +6092,8 @@ class Eventor(_Flow):
         checked = []
         for status, events in triggers.items():
             if status not in StepStatus.__members__:
-                raise FlowError('%s: triggers of unknown status %r%s; known: %s' % (
-                    who, status, _nearest(status, StepStatus.__members__),
-                    ', '.join(StepStatus.__members__)))
+                raise FlowError('%s: triggers of unknown status %r%s'
+                                % (who, status, _choices(status, StepStatus.__members__)))
             events = events if isinstance(events, (tuple, list)) else (events,)
             for event in events:
                 self._check_event(who, event)
@@ -6203,12 +6256,6 @@ def main(argv=None):
     except SystemExit as end:  # how argparse refuses
         return end.code
     return _EXIT_SUCCESS if options is None else _Session(options).run()
-
-
-def _choices(name, known):
-    """Return how a message about an unknown name ends."""
-    near, all_of_them = _nearest(name, known), ', '.join(known) or 'none'
-    return '%s Known: %s' % (near, all_of_them) if near else '; known: %s' % all_of_them
 
 
 # Arguments ------------------------------------------------------------------------
@@ -6645,6 +6692,7 @@ def _override(flow, options):
     flow.override(options.store, mode, options.run_id if mode else None, options.recovery_run,
                   options.log_level, config)
     install_logging(flow.logging_level)
+    flow.log_warnings()
 
 
 def _run(flow, options):
