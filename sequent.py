@@ -38,6 +38,7 @@ import enum
 import functools
 import heapq
 import importlib
+import itertools
 import logging
 import os
 import pickle
@@ -388,6 +389,9 @@ class ResourcePool:
         return '<ResourcePool %s of %d>' % (self.name, self.resource_limit)
 
 
+_step_numbers = itertools.count()
+
+
 class Step:
     """One step of a flow, as it was given. No behaviour: see ``add_step`` of the flow.
 
@@ -417,6 +421,7 @@ class Step:
         self.name = name
         self.path = '%s_%s' % (parent.path, name) if parent is not None and parent.path else name
         self.children = []
+        self.number = next(_step_numbers)    # the order of adding
         self.require = All(())
         for key in given:
             setattr(self, key, given[key])
@@ -503,10 +508,10 @@ class PlanStep:
     """One step compiled. A container has ``children`` and the gates of its scope; else None."""
 
     __slots__ = (
-        'step', 'path', 'kind', 'index', 'slot', 'parent', 'depth', 'last', 'calls', 'serial',
-        'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery',
+        'step', 'path', 'kind', 'index', 'rank', 'slot', 'parent', 'depth', 'last', 'calls',
+        'serial', 'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery',
         # whether a recovery must go through it though it succeeded: something in it is rerun
-        # then, or keeps resources
+        # then, keeps resources, or may have waited in vain for something outside
         'replayed',
         # who is to be told of its statuses: gates beside it; gates in containers beside it
         'on', 'inner',
@@ -521,6 +526,7 @@ class PlanStep:
         self.path = step.path
         self.kind = kind
         self.index = self.last = index
+        self.rank = step.number
         self.slot = slot
         self.parent = parent
         self.depth = parent.depth + 1 if parent is not None else 0
@@ -708,7 +714,7 @@ class _Compiler:
             outer = outer.parent
         while outer is not None and outer.limit == 1 and not (self.dynamic and not outer.parent):
             outer = outer.parent
-        if limit is None or limit < 1 or outer is None:
+        if limit is None or limit < 1 or outer is None or not plan_step.calls:
             return
         self.pools.append((None, limit))
         number = len(self.pools) - 1
@@ -804,6 +810,9 @@ class _Compiler:
             target.inner.setdefault(atom.status, []).append((container, gate))
             container.imports.append((levels, target, atom.status, gate))
             outer.append((levels, target, _BITS[atom.status]))
+            for _ in range(levels):    # what was not raised then may be raised in a recovery
+                container.replayed = container.replayed or container is not target
+                container = container.parent
 
     def levels(self, target, container, plan_step):
         """How many levels further out than the container's scope a required step stands."""
@@ -1085,6 +1094,8 @@ class Engine:
         self._fresh = []                # tasks that became ready, not yet in order
         # Scopes that may have ended.
         self._idle = collections.deque()  # type: typing.Deque[Scope]
+        # Idle scopes in which something waits.
+        self._quiet = []  # type: typing.List[Scope]
         self._over = []                 # containers that are over
         self._opening = 0               # open actions not yet answered
         # Ready tasks that need only a slot; of those that run in the supervisor one at a time.
@@ -1221,6 +1232,8 @@ class Engine:
                 self._end_containers()
             elif self._idle:
                 self._settle(self._idle.popleft())
+            elif self._quiet:
+                self._settle_quiet()
             elif self._fresh:
                 self._put_in_order()
             elif self.halted or not (self._start_next() or self._fail_deadlocked()):
@@ -1258,6 +1271,8 @@ class Engine:
             for container, gate in step.inner.get(status, ()):
                 for inner in self._iterations(scope, container):
                     self._agenda.append((inner, (gate,)))
+                    if not inner.busy:
+                        self._idle.append(inner)    # that may be all it waited for
 
     def _iterations(self, scope, container):
         """Return the live iterations of a container that are within a scope, in order."""
@@ -1282,9 +1297,10 @@ class Engine:
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)
         earlier = scope.earlier.get(step.path) if scope.earlier else None
-        if earlier is not None and self._replay(task, earlier):
-            return
         self._enter(scope)
+        if earlier is not None and self._replay(task, earlier):
+            self._leave(scope)
+            return
         due = earlier.due if earlier is not None and earlier.status != SUCCESS else None
         if step.delay and (due is None or due > self._now):
             self._delay(task, self._now + step.delay if due is None else due)
@@ -1296,7 +1312,7 @@ class Engine:
         task.status = READY
         self.delayed += 1
         task.scope.delayed += 1
-        heapq.heappush(self._delays, (due, task.step.index, self._next_order(), task))
+        heapq.heappush(self._delays, (due, task.step.rank, self._next_order(), task))
         self._actions.append(('record', task))
 
     def _become_ready(self, task):
@@ -1315,7 +1331,7 @@ class Engine:
         """Tasks that became ready together start in the order in which steps were added."""
         fresh, self._fresh = self._fresh, []
         if len(fresh) > 1:
-            fresh.sort(key=lambda task: task.step.index)
+            fresh.sort(key=self._tie)
         for task in fresh:
             scope, step = task.scope, task.step
             if scope.stopped:
@@ -1330,6 +1346,12 @@ class Engine:
                 self._grant(task)
             else:
                 (self._serial if step.serial else self._plain).append(task)
+
+    def _tie(self, task):
+        """What comes first of two tasks that are otherwise level."""
+        if self.plan.dynamic:
+            return task.step.rank
+        return task.step.rank, [int(one) for one in task.sequence.split('.') if one]
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
@@ -1524,7 +1546,7 @@ class Engine:
 
     def _end_containers(self):
         """End the containers that are over, in the order in which steps were added."""
-        over, self._over = sorted(self._over, key=lambda task: task.step.index), []
+        over, self._over = sorted(self._over, key=self._tie), []
         for task in over:
             if task.scope is None:
                 self._finish()
@@ -1537,18 +1559,36 @@ class Engine:
             else:
                 # Stopped from further out before it was through: it stays active.
                 task.scope.task.cut = True
+                self._release(task)
             self._leave(task.scope)
 
     def _settle(self, scope):
-        """End what can end now that nothing goes on in an iteration (semantics 3.6)."""
+        """End what has nothing to wait for, now that nothing goes on in an iteration."""
         if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
             return
         innermost = []  # type: typing.List[Scope]
         self._collect_innermost(scope, innermost)
-        for one in [one for one in innermost if not self._waits(one)]:
-            one.ended = True
-            del one.task.live[one]
-            self._advance(one.task)
+        ends = [one for one in innermost if one.stopped or not any(self._awaited(one))]
+        self._end_iterations(ends)
+        if len(ends) < len(innermost):
+            self._quiet.append(scope)
+
+    def _settle_quiet(self):
+        """End together the iterations that wait for what cannot be raised any more (3.6)."""
+        innermost = []  # type: typing.List[Scope]
+        for scope in self._quiet:
+            if not (scope.ended or scope.busy):
+                self._collect_innermost(scope, innermost)
+        self._quiet = []
+        self._end_iterations([one for one in innermost if not self._waits(one)])
+
+    def _end_iterations(self, scopes):
+        """End iterations; their containers go on, or are over, all of them together."""
+        for scope in scopes:
+            if not scope.ended:
+                scope.ended = True
+                del scope.task.live[scope]
+                self._advance(scope.task)
 
     def _collect_innermost(self, scope, found):
         live = [one for task in scope.inner.values() for one in task.live]
@@ -1712,8 +1752,8 @@ class Engine:
             task.attempt = earlier.attempt + (earlier.status == ACTIVE and step.children is None)
         else:
             skips = step.recovery[earlier.status] == 'skip'
-        if skips and not (step.children is not None and earlier.status == SUCCESS
-                          and (earlier.changed or step.replayed)):
+        if skips and (step.children is None or earlier.status == SUCCESS
+                      and not (earlier.changed or step.replayed)):
             self._skip(task, earlier)
             return True
         return False
@@ -1721,11 +1761,9 @@ class Engine:
     def _skip(self, task, earlier):
         """A skipped task counts as success (semantics 7.2), and holds what it had kept."""
         step, scope = task.step, task.scope
-        for number, amount in step.needs:
-            kept = amount - dict(step.gives).get(number, 0)
-            if kept > 0:
-                self._out[number] += kept
-                self._holders[number][step.path, task.sequence] = kept
+        if step.needs or step.gives:
+            self._take(task)
+            self._release(task)
         for status in (READY, ACTIVE):
             self._raise(scope, step, status)
         self._conclude(task, SUCCESS)

@@ -1,0 +1,569 @@
+"""A slow, obvious model of what a flow means, to compare the engine with.
+
+Written from the description of the semantics (the numbers in the comments are its sections), it
+keeps a plain list of tasks and of open iterations and works everything else out from them again at
+every step. Nothing here is fast, and nothing is shared with the engine.
+
+It is driven from outside: `Reference.running` tells what runs now, `finish` ends one of these,
+`advance` goes on to the next due time, and `result` tells how everything stands.
+
+Where the semantics leave room, this is what is meant:
+
+a.  (3.6) A step *waits* for an outer step when it has not started and its expression mentions a
+    status of that step that was not raised yet; what the rest of the expression says does not
+    matter. The status *can still be raised* as long as the outer step is not over, and the
+    iteration in which it stands is alive: that is, it is not stopped, and something in it is
+    running, ready or delayed, or something inside it waits for a status still further out that
+    can itself still be raised.
+b.  (3.6) First all iterations end that wait for nothing unfinished. When there is none left, and
+    something is awaited only from iterations that are not alive any more, the innermost of the
+    iterations that wait for it end together; then the statuses of the containers that are
+    thereby over are raised, in the order in which the steps were added; those with more items
+    start their next iteration; then it goes on. So an outer iteration ends only after the inner
+    ones, and after what requires their statuses had its chance.
+c.  (1.3) A leaf with a loop is a container, whose items are tasks of the same path one level down.
+    Each item acquires the pools for itself; the delay counts once, before the loop; items run one
+    after another unless `max_concurrent` is set on the step; nothing can mention the status of an
+    item, so its failure is handled only as the failure of the whole.
+d.  (4.2) Containers, and leaves with nothing to call, take no slot of the flow's
+    `max_concurrent`; when they acquire nothing either, they start the moment their requirement
+    holds. When all that follows from this is done, what else became ready in the meantime is put
+    in order: as the steps were added, the tasks of one step by sequence. What becomes ready
+    because one of those became ready or started comes after them.
+e.  (4.3) A pool is given out strictly in the order in which tasks became ready, also when the
+    first that asks for it cannot start for another reason; tasks that do not need that pool may
+    go ahead of it.
+f.  (7.2) What a recovery skips raises ready, active, success and complete as soon as its
+    requirement holds, without delay or slot, and changes the pools as it did when it ran. A
+    container that had succeeded is passed over as a whole, unless something in it runs again
+    after a success, keeps or gives back resources of others, or requires a step outside of it:
+    that may be raised now though it was not then. Any other container is gone through again,
+    whatever its own mapping says. A due time that was recorded stays (4.4), unless what runs
+    again had succeeded.
+g.  (4.3) When nothing runs, nothing is delayed and all that is ready waits for resources, the
+    first in ready order fails; that failure is treated like any.
+h.  (3.4) What became ready in the moment of a stop, and was not stored yet, was never ready. A
+    container that is stopped from further out, in which nothing failed unhandled, succeeds if the
+    stop kept nothing in it from starting: nothing was dropped, no requirement came to hold
+    afterwards, and its loop is known to have no more items. Otherwise it is not complete: when
+    nothing in it runs any more it gives back its resources, raises nothing and stays active, to
+    be gone through again by a recovery.
+i.  (1.4) When a loop raises, there are no more items; iterations in flight go on, and the
+    container fails when they are over.
+j.  (3.2) A failure is handled when an expression of any step mentions it, whether or not that
+    step can still start.
+"""
+
+from flows import atoms, holds
+
+DEFAULT_RECOVERY = {'ready': 'rerun', 'active': 'rerun', 'failure': 'rerun', 'success': 'skip'}
+
+
+class Task:
+    """One execution of one step at one sequence (1.3)."""
+
+    def __init__(self, node, iteration, sequence, kind):
+        self.node = node
+        self.iteration = iteration      # in which it stands; None: the flow itself
+        self.sequence = sequence        # a tuple of ints
+        self.kind = kind                # 'leaf', 'container', or 'loop' (a leaf with a loop)
+        self.status = None              # as it is stored
+        self.raised = set()
+        self.over = False
+        self.skipped = False            # it was not run, a recovery passed it over
+        self.handled = False            # it failed, and something mentions that
+        self.delayed = False            # now
+        self.was_delayed = False        # at any time
+        self.due = None
+        self.place = None               # its place in the ready order: a tuple
+        self.opened = 0                 # of a container: the iterations that were started
+        self.exhausted = False          # ... its loop has no more items
+        self.failed = False             # ... something in it failed unhandled
+        self.opening = False            # ... its loop is to be asked for its next item
+        self.stopped = False            # ... nothing new starts in it
+        self.cut = False                # ... a stop kept something in it from starting
+
+    @property
+    def name(self):
+        return self.node.path, '.'.join(map(str, self.sequence))
+
+    @property
+    def running(self):
+        return self.kind == 'leaf' and self.status == 'active' and not self.over
+
+
+class Iteration:
+    """One iteration of a container (1.3); of the flow there is one, at sequence 1."""
+
+    def __init__(self, task, sequence):
+        self.task = task                # the container's
+        self.sequence = sequence
+
+    def around(self):
+        """Return this iteration and those around it, innermost first."""
+        found, iteration = [], self
+        while iteration is not None:
+            found.append(iteration)
+            iteration = iteration.task.iteration
+        return found
+
+    @property
+    def stopped(self):
+        """3.4: a stop counts for everything inside what is stopped."""
+        return any(iteration.task.stopped for iteration in self.around())
+
+
+def _order_of_addition(task):
+    """4.2: ties go in the order in which steps were added; tasks of one step by sequence."""
+    return getattr(task.node, 'index', -1), task.sequence
+
+
+class Reference:
+    """One run, or one recovery of a run, of a described flow (`flows.Flow`).
+
+    Args:
+        flow: the flow.
+        earlier: what an earlier run left: ``{(path, sequence): status}`` or ``{(path,
+            sequence): (status, due)}``; empty for a first run.
+        recovery: the number of this run, from 0: decides which loops raise.
+        now: the time at which it begins.
+    """
+
+    def __init__(self, flow, earlier=None, recovery=0, now=0):
+        self.flow = flow
+        self.earlier = {name: one if isinstance(one, tuple) else (one, None)
+                        for name, one in (earlier or {}).items()}
+        self.recovery = recovery
+        self.now = now
+        self.rounds = 0                 # how often tasks were put in order
+        self.out = {pool: 0 for pool in flow.pools}
+        self.tasks = {}                 # (path, sequence as a tuple): Task, in order of arrival
+        self.iterations = []            # the open ones, in the order in which they started
+        self.stops = 0                  # how often a failure stopped something
+        self.deadlocks = 0              # how often something failed for want of resources
+        self.mentioned = set(atom for node in flow.nodes.values() for atom in atoms(node.require))
+        self.root = Task(flow.root, None, (), 'container')
+        self.root.status = 'active'
+        self.root.opening = True
+        self._settle()
+
+    # What is asked and said from outside
+
+    def running(self):
+        """Return the (path, sequence) of every leaf that runs now."""
+        return {task.name for task in self.tasks.values() if task.running}
+
+    def finish(self, path, sequence, ok):
+        """End a running leaf, with success or failure."""
+        task = self.tasks[path, tuple(map(int, sequence.split('.')))]
+        assert task.running, '%s at %s does not run' % (path, sequence)
+        self._end(task, ok)
+        self._settle()
+
+    def next_due(self):
+        """Return the time at which the next delay is over, or None."""
+        return min([task.due for task in self.tasks.values() if self._is_delayed(task)],
+                   default=None)
+
+    def advance(self):
+        """Go on to the next due time."""
+        self.now = self.next_due()
+        for task in list(self.tasks.values()):
+            if self._is_delayed(task) and task.due <= self.now:
+                self._make_ready(task)
+        self._settle()
+
+    def over(self):
+        """Tell whether there is nothing left to do."""
+        return self.root.over
+
+    def statuses(self):
+        """Return the stored status of every task so far, ``{(path, sequence): status}``."""
+        return {task.name: task.status for task in self.tasks.values()}
+
+    def dues(self):
+        """Return the due times of the tasks that have one, ``{(path, sequence): time}``."""
+        return {task.name: task.due for task in self.tasks.values() if task.due is not None}
+
+    def handled(self):
+        """Return the (path, sequence) of every task whose failure is handled (3.2, 3.7)."""
+        return {task.name for task in self.tasks.values() if task.handled}
+
+    def skipped(self):
+        """Return the (path, sequence) of every task that a recovery did not run again."""
+        return {task.name for task in self.tasks.values() if task.skipped}
+
+    def result(self):
+        """Return whether the flow succeeded, and `statuses`."""
+        assert self.over()
+        return not self.root.failed, self.statuses()
+
+    # What happens of itself
+
+    def _settle(self):
+        """Do what follows from what has happened, until nothing more does."""
+        while not self.root.over and (
+                self._begin_what_holds()
+                or self._start_what_needs_nothing()
+                or self._ask_loops()
+                or self._end_containers()
+                or self._end_first(self._awaits_unfinished)
+                or self._end_together(self._awaits_raisable)
+                or self._put_in_order()
+                or self._start_what_can()
+                or self._fail_if_stuck()):
+            pass
+
+    # Requirements (2)
+
+    def _steps(self, iteration):
+        """Return the steps of an iteration, with the kind of their tasks."""
+        if iteration.task.kind == 'loop':
+            return [(iteration.task.node, 'leaf')]
+        return [(node, 'container' if node.children else
+                 'leaf' if node.loop is None else 'loop') for node in iteration.task.node.children]
+
+    def _unstarted(self, iteration):
+        """Return the steps of an iteration that did not start there (2.3: they do so once)."""
+        return [(node, kind) for node, kind in self._steps(iteration)
+                if (node.path, iteration.sequence) not in self.tasks]
+
+    def _mentioned_task(self, path, sequence):
+        """2.5: a status is read at the sequence of the step that has it; None: not started."""
+        return self.tasks.get((path, sequence[:self.flow.nodes[path].depth]))
+
+    def _holds(self, node, kind, sequence):
+        def is_raised(path, status):
+            task = self._mentioned_task(path, sequence)
+            return task is not None and status in task.raised
+        is_item = len(sequence) > node.depth
+        return is_item or holds(node.require, is_raised)
+
+    def _begin_what_holds(self):
+        """2.3: a step starts the first time its expression holds."""
+        begun = []
+        for iteration in self.iterations:
+            if not iteration.stopped:
+                begun.extend((node, iteration, kind) for node, kind in self._unstarted(iteration)
+                             if self._holds(node, kind, iteration.sequence))
+        for node, iteration, kind in begun:
+            self._begin(Task(node, iteration, iteration.sequence, kind))
+        return bool(begun)
+
+    def _begin(self, task):
+        self.tasks[task.node.path, task.sequence] = task
+        status, due = self.earlier.get(task.name, (None, None))
+        is_item = task.iteration.task.kind == 'loop'
+        if self._is_skipped(task, status):
+            self._skip(task)
+            return
+        if task.node.delay and not is_item:
+            if due is None or status == 'success':
+                due = self.now + task.node.delay
+            task.due = due                                                    # 4.4
+        if task.due is not None and task.due > self.now:
+            task.status = 'ready'       # stored, but not raised before the delay is over
+            task.delayed = task.was_delayed = True
+        else:
+            self._make_ready(task)
+
+    def _make_ready(self, task):
+        task.status = 'ready'
+        task.delayed = False
+
+    def _is_delayed(self, task):
+        return task.delayed and not task.iteration.stopped
+
+    def _is_ready(self, task):
+        return task.status == 'ready' and not (task.delayed or task.over or task.iteration.stopped)
+
+    # Recovery (7)
+
+    def _replay(self, node, status):
+        """7.2: a container's mapping holds for what is in it and has none for that status."""
+        for one in [node] + node.above():
+            if status in one.recovery:
+                return one.recovery[status]
+        return DEFAULT_RECOVERY[status]
+
+    def _is_skipped(self, task, status):
+        if status is None:
+            return False
+        if task.kind == 'leaf':
+            return self._replay(task.node, status) == 'skip'
+        inside = [task.node] + task.node.below()
+        return status == 'success' and not any(
+            self._replay(node, status) == 'rerun'
+            or node.releases is not None
+            or node is not task.node and any(self.flow.nodes[path] not in inside
+                                             for path, _ in atoms(node.require))
+            for node in inside)
+
+    def _skip(self, task):
+        task.status = 'success'
+        task.over = task.skipped = True
+        task.raised.update(['ready', 'active', 'success', 'complete'])
+        for pool, n in self._acquired_by(task):
+            self.out[pool] += n
+        for pool, n in self._released_by(task):
+            self.out[pool] = max(0, self.out[pool] - n)
+
+    # Starting (4)
+
+    def _acquired_by(self, task):
+        return task.node.acquires if task.kind != 'loop' else []
+
+    def _released_by(self, task):
+        if task.kind == 'loop':
+            return []
+        return task.node.acquires if task.node.releases is None else task.node.releases
+
+    def _unplaced(self):
+        """Return what became ready and was not put in order yet, as the steps were added (4.2)."""
+        return sorted([task for task in self.tasks.values()
+                       if self._is_ready(task) and task.place is None],
+                      key=_order_of_addition)
+
+    def _unplaced_in(self, container):
+        return [task for task in self.tasks.values()
+                if task.status == 'ready' and not task.was_delayed and not task.over
+                and task.place is None
+                and any(iteration.task is container for iteration in task.iteration.around())]
+
+    def _ready(self):
+        """Return what is ready, in ready order (4.2)."""
+        return sorted([task for task in self.tasks.values()
+                       if self._is_ready(task) and task.place], key=lambda task: task.place)
+
+    def _has_function(self, task):
+        return task.kind == 'leaf' and task.node.func
+
+    def _start_what_needs_nothing(self):
+        found = [task for task in self._unplaced()
+                 if not self._has_function(task) and not self._acquired_by(task)]
+        for task in found:
+            task.raised.add('ready')
+            self._start(task)
+        return bool(found)
+
+    def _put_in_order(self):
+        fresh = self._unplaced()
+        self.rounds += 1
+        for i, task in enumerate(fresh):
+            task.raised.add('ready')
+            task.place = self.rounds, i
+        return bool(fresh)
+
+    def _start_what_can(self):
+        """Start the first in ready order that can (4.1, 4.3)."""
+        asked = set()
+        for task in self._ready():
+            pools = dict(self._acquired_by(task))
+            free = all(self.out[pool] + n <= self.flow.pools[pool] for pool, n in pools.items())
+            if free and not asked & set(pools) and self._has_slot(task):
+                self._start(task)
+                return True
+            asked.update(pools)
+        return False
+
+    def _has_slot(self, task):
+        if not self._has_function(task):
+            return True
+        running = [one for one in self.tasks.values() if one.running]
+        same = [one for one in running if one.node is task.node]
+        cap, own = self.flow.max_concurrent, task.node.max_concurrent or 0
+        return (cap < 1 or len(running) < cap) and (own < 1 or len(same) < own)
+
+    def _start(self, task):
+        task.status = 'active'
+        task.raised.add('active')
+        for pool, n in self._acquired_by(task):
+            self.out[pool] += n
+        if task.kind != 'leaf':
+            task.opening = True
+        elif not task.node.func:
+            self._end(task, True)       # 1.1
+
+    def _fail_if_stuck(self):
+        ready = self._ready()
+        tasks = self.tasks.values()
+        if not ready or any(task.running or self._is_delayed(task) for task in tasks):
+            return False
+        self.deadlocks += 1
+        self._fail(ready[0])
+        return True
+
+    # Iterations (1.4, 3.6)
+
+    def _open_iterations(self, task):
+        return [iteration for iteration in self.iterations if iteration.task is task]
+
+    def _may_open(self, task):
+        """Tell whether a container may have another iteration in flight now."""
+        limit = 1 if task.node.max_concurrent is None else task.node.max_concurrent
+        return not task.exhausted and not self._in_stopped(task) and (
+            limit < 1 or len(self._open_iterations(task)) < limit)
+
+    def _ask_loops(self):
+        """Start the iterations that may be in flight; each asks its loop for an item (1.4)."""
+        opening = [task for task in [self.root] + list(self.tasks.values()) if task.opening]
+        for task in opening:
+            if self._has_next_item(task):
+                task.opened += 1
+                task.exhausted = task.node.loop is None
+                if not self._in_stopped(task):
+                    self.iterations.append(Iteration(task, task.sequence + (task.opened,)))
+            else:
+                task.exhausted = True
+            task.opening = self._may_open(task)
+        return bool(opening)
+
+    def _has_next_item(self, task):
+        k, runs = task.node.loop_fails or (0, 0)
+        if task.opened + 1 == k and self.recovery < runs:
+            task.failed = True
+            return False
+        return task.opened < (1 if task.node.loop is None else task.node.loop)
+
+    def _tasks_in(self, iteration):
+        return [task for task in self.tasks.values() if task.iteration is iteration]
+
+    def _is_idle(self, iteration):
+        """Tell whether everything that started in an iteration is over, or dropped by a stop."""
+        return all(task.over or (iteration.stopped and task.status == 'ready')
+                   for task in self._tasks_in(iteration))
+
+    def _awaited(self, iteration):
+        """Return the outer iterations from which steps of this one wait for something.
+
+        What was raised, and what a step that is over did not raise, is not awaited.
+        """
+        if iteration.task.kind == 'loop':
+            return []
+        found = []
+        for node, kind in self._unstarted(iteration):
+            for path, status in atoms(node.require):
+                depth = self.flow.nodes[path].depth
+                task = self._mentioned_task(path, iteration.sequence)
+                if depth == node.depth or (task and (task.over or status in task.raised)):
+                    continue
+                found.extend(outer for outer in iteration.around() if len(outer.sequence) == depth)
+        return found
+
+    def _is_alive(self, iteration):
+        if iteration.stopped:
+            return False
+        if any(iteration in task.iteration.around() and
+               (task.running or self._is_ready(task) or self._is_delayed(task))
+               for task in self.tasks.values()):
+            return True
+        return any(self._is_alive(outer) for inner in self.iterations
+                   if iteration in inner.around() and not inner.stopped
+                   for outer in self._awaited(inner)
+                   if len(outer.sequence) < len(iteration.sequence))
+
+    def _awaits_unfinished(self, iteration):
+        return not iteration.stopped and bool(self._awaited(iteration))
+
+    def _awaits_raisable(self, iteration):
+        return not iteration.stopped and any(map(self._is_alive, self._awaited(iteration)))
+
+    def _was_cut(self, iteration):
+        """Tell whether a stop kept something in an iteration from starting: see h."""
+        return iteration.stopped and (
+            any(not task.over or task.status == 'active' for task in self._tasks_in(iteration))
+            or any(self._holds(node, kind, iteration.sequence)
+                   for node, kind in self._unstarted(iteration)))
+
+    def _ending(self, must_stay):
+        return [iteration for iteration in self.iterations
+                if self._is_idle(iteration) and not must_stay(iteration)]
+
+    def _end_first(self, must_stay):
+        return self._end_iterations(self._ending(must_stay)[:1])
+
+    def _end_together(self, must_stay):
+        return self._end_iterations(self._ending(must_stay))
+
+    def _end_iterations(self, ended):
+        self.iterations = [one for one in self.iterations if one not in ended]
+        for iteration in ended:
+            if self._was_cut(iteration):
+                iteration.task.cut = True
+            iteration.task.opening = self._may_open(iteration.task)
+        return bool(ended)
+
+    def _end_containers(self):
+        """Raise the statuses of the containers that are over, as their steps were added."""
+        over = [task for task in [self.root] + list(self.tasks.values())
+                if task.kind != 'leaf' and task.status == 'active' and not task.over
+                and not task.opening and not self._open_iterations(task)]
+        for task in sorted(over, key=_order_of_addition):
+            self._end_container(task)
+        return bool(over)
+
+    def _in_stopped(self, task):
+        return task.stopped or (task.iteration is not None and task.iteration.stopped)
+
+    def _end_container(self, task):
+        if task is self.root:
+            task.over = True
+        elif task.failed or (task.exhausted and not task.cut):
+            self._end(task, not task.failed)
+        else:
+            task.over = True            # stays active: see h
+            self._give_back(task)
+
+    # Ends and failures (3)
+
+    def _give_back(self, task):
+        """4.3; return False if more would be given back than is out: then nothing is."""
+        released = self._released_by(task)
+        if any(n > self.out[pool] for pool, n in released):
+            return False
+        for pool, n in released:
+            self.out[pool] -= n
+        return True
+
+    def _end(self, task, ok):
+        if self._give_back(task) and ok:
+            task.over = True
+            task.status = 'success'
+            task.raised.update(['success', 'complete'])
+        else:
+            self._fail(task)
+
+    def _fail(self, task):
+        task.over = True
+        task.status = 'failure'
+        task.raised.update(['failure', 'complete'])
+        task.handled = self._is_handled(task)
+        if not task.handled:
+            container = task.iteration.task
+            container.failed = True     # 3.3
+            if self._stops(task):
+                self._stop(container)
+
+    def _is_handled(self, task):
+        """3.2, 3.7"""
+        path = task.node.path
+        is_item = task.iteration.task.kind == 'loop'
+        return not is_item and ((path, 'failure') in self.mentioned or (
+            self.flow.complete_handles and (path, 'complete') in self.mentioned))
+
+    def _stops(self, task):
+        """The effective `stop_on_exception` (8.4)."""
+        for node in [task.node] + task.node.above() + [self.flow.root]:
+            if node.stop is not None:
+                return node.stop
+        return True
+
+    def _stop(self, container):
+        """3.4: nothing new starts in a container; the stop goes on outward."""
+        self.stops += 1
+        container.stopped = True
+        for task in self._unplaced_in(container):   # not stored yet: as if it had not been ready
+            del self.tasks[task.node.path, task.sequence]
+        if container is not self.root and not self._is_handled(container) \
+                and self._stops(container):
+            self._stop(container.iteration.task)
