@@ -130,6 +130,22 @@ else:
     def _freeze_garbage():
         """Nothing: gc.freeze() came with 3.7."""
 
+
+
+def _pipes_of(process):
+    """Return the descriptors that multiprocessing keeps here for a process that it has started."""
+    arguments = getattr(process._popen.finalizer, '_args', None) or ()
+    return [one for one in arguments if isinstance(one, int)]
+
+
+if sys.version_info >= (3, 7):
+    def _close_process(process):
+        """Close the descriptors of a process that has ended."""
+        process.close()
+else:
+    def _close_process(process):
+        process._popen.finalizer()
+
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
 _START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
 
@@ -303,7 +319,7 @@ class Outcome(typing.NamedTuple):
     ``warning`` says what could not be kept of it. ``interrupted``: ended by the stop of the run,
     the task stays ``active`` (semantics 8.3). ``ended`` is seconds since the epoch, where
     somebody else than the supervisor saw the end. ``lost``: the process was one of an earlier
-    supervisor, and nobody knows how it ended; the task runs again.
+    supervisor, and ended before anything of the task had run; it runs again.
     """
 
     status: str
@@ -993,11 +1009,13 @@ class Halt(typing.NamedTuple):
 class Earlier(typing.NamedTuple):
     """What an earlier supervisor left of a task.
 
+    ``kind`` is that of the task; it does not count for a step that is of another kind now.
     ``running``: its process still runs and is to be adopted. ``changed``: (containers) what is
     inside is not what it was.
     """
 
     status: str
+    kind: str = 'leaf'
     recovery: int = 0
     attempt: int = 1
     due: typing.Optional[float] = None
@@ -1297,6 +1315,8 @@ class Engine:
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)
         earlier = scope.earlier.get(step.path) if scope.earlier else None
+        if earlier is not None and earlier.kind != step.kind:
+            earlier = None
         self._enter(scope)
         if earlier is not None and self._replay(task, earlier):
             self._leave(scope)
@@ -3596,8 +3616,8 @@ class _Child:
         except ValueError:
             return 'died: signal %d' % -code
 
-    def lost(self):
-        """Return whether nobody can know how it ended."""
+    def lost(self, job):
+        """Return whether it has ended at its gate, so that nothing of the job has run."""
         return False
 
     def signal(self, number):
@@ -3649,8 +3669,10 @@ class _Orphan(_Child):
         return ('process %d, started by an earlier supervisor, ended without leaving an outcome'
                 % self.pid)
 
-    def lost(self):
-        return not self.killed
+    def lost(self, job):
+        # Its log is the first thing that a released child makes.
+        return (not self.killed and job.config.get('capture') != 'none' and job.log is not None
+                and not os.path.exists(job.log))
 
 
 # The frame: two lengths of 8 bytes; the outcome without its result; the result.
@@ -3694,7 +3716,7 @@ class ProcessConstruct(TaskConstruct):
         super().open(port)
         self._jobs = set()   # released, and not done
         self._blind = set()  # those of them whose end only poll() sees
-        self._unsettled = set()  # done, and perhaps not stored
+        self._children = set()  # those whose line is open
         self._leaving = []   # processes on their way out: (process, when patience ends)
         _ports.append(port)
         _occupy_standard_fds()
@@ -3733,6 +3755,7 @@ class ProcessConstruct(TaskConstruct):
                     child.fd = None
         if child.refusal is None:
             child.pid = child.process.pid
+            self._children.add(child)
             _make_group(child.pid)
             job.process = process_identity(child.pid)
 
@@ -3752,7 +3775,6 @@ class ProcessConstruct(TaskConstruct):
 
     def settle(self, job):
         child = job.state
-        self._unsettled.discard(job)
         if child.fd is not None:
             _send(child.fd, b'k')
         elif job.outcome is not None:
@@ -3774,9 +3796,9 @@ class ProcessConstruct(TaskConstruct):
         self._blind.add(job)
 
     def adopt(self, job):
+        job.state = _Orphan(pid=_read_identity(job.process)['pid'])
         if not process_alive(job.process):
             return False
-        job.state = _Orphan(pid=_read_identity(job.process)['pid'])
         self._jobs.add(job)
         self._watch_end(job)
         return True
@@ -3791,10 +3813,8 @@ class ProcessConstruct(TaskConstruct):
         for job in list(self._jobs):
             self.kill(job, True)
             self._forget(job)
-            self._part(job.state)
-        for job in self._unsettled:  # the store has failed: they leave their outcomes in files
-            self._part(job.state, 5.0)
-        self._unsettled.clear()
+        for child in list(self._children):  # what is done and not stored goes into files
+            self._part(child, 5.0)
         patience = time.monotonic() + 6.0
         while self._leaving and time.monotonic() < patience:
             time.sleep(0.0005)
@@ -3848,11 +3868,10 @@ class ProcessConstruct(TaskConstruct):
             outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
         except Exception as error:
             outcome = Outcome(FAILURE, describe_error(error))
-        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost()))
+        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job)))
 
     def _finish(self, job, outcome):
         self._forget(job)
-        self._unsettled.add(job)
         if job.state.killed and self.port.stopping and outcome.status == FAILURE:
             outcome = outcome._replace(interrupted=True)
         self.port.done(job, outcome)
@@ -3881,6 +3900,7 @@ class ProcessConstruct(TaskConstruct):
 
     def _part(self, child, patience=1.0):
         """Let a process go. At its gate, or told that its outcome is stored, it exits."""
+        self._children.discard(child)
         if child.fd is not None:
             _close_private(child.fd)
             child.fd = None
@@ -3896,6 +3916,8 @@ class ProcessConstruct(TaskConstruct):
         for process, patience in self._leaving:
             if process.exitcode is not None:
                 process.join()
+                _private_fds.difference_update(_pipes_of(process))
+                _close_process(process)
                 continue
             if now >= patience:
                 os.kill(process.pid, signal.SIGKILL)
@@ -3943,6 +3965,7 @@ def _start(process, forked):
     try:
         with _fork_beside_threads() if forked else _hidden_main():
             process.start()
+        _private_fds.update(_pipes_of(process))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -4410,12 +4433,11 @@ class _History:
 
     def collect(self):
         """Commit the outcomes that orphans left; note the orphans that still run."""
-        settled, files = [], []
+        settled = []
         for record in self.store.tasks(self.run, status=ACTIVE):
             if not record.process:
                 continue
-            path = outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
-                                record.sequence, record.recovery, record.attempt)
+            path = self._outcome_path(record)
             # First whether it lives, then what it left: the other way round one that ends in
             # between would be lost.
             alive = process_alive(record.process)
@@ -4424,15 +4446,29 @@ class _History:
                 settled.append(record._replace(
                     status=outcome.status, ended=outcome.ended, result=outcome.result,
                     error=outcome.error))
-                files.append(path)
             elif alive or alive is None and not self.assume_dead:
                 self._keep_living(record, alive)
         self.store.commit(self.run, settled)
-        for path in files:
-            os.unlink(path)
+        self._remove_outcomes()
         for record in settled:
             logger.info('step %s at %s ended with %s while no supervisor was there',
                         record.path, record.sequence, record.status)
+
+    def _outcome_path(self, record):
+        return outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
+                            record.sequence, record.recovery, record.attempt)
+
+    def _remove_outcomes(self):
+        """Remove the files that have been read, and those of tasks whose end was known already."""
+        if not self.store.folder:
+            return
+        living = [self._outcome_path(record) for record in self.living.values()]
+        folder = os.path.dirname(outcome_path(self.store.folder, self.run.flow, self.run.run_id,
+                                              '', '', 0, 0))
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            path = os.path.join(folder, name)
+            if not any(path.startswith(one) for one in living):
+                os.unlink(path)
 
     def _keep_living(self, record, alive):
         identity = json_object(record.process)
@@ -4461,7 +4497,8 @@ class _History:
                  if record.kind != 'iteration'}
         for (path, at), record in self.living.items():
             if at == sequence:
-                found[path] = Earlier(ACTIVE, record.recovery, record.attempt, running=True)
+                found[path] = Earlier(ACTIVE, record.kind, record.recovery, record.attempt,
+                                      running=True)
         return found or None, item
 
     def _outcome(self, record):
@@ -4469,7 +4506,8 @@ class _History:
         if record.kind in ('container', 'loop'):
             signature = self.signatures.get(record.path)
             changed = signature != self._recorded(record.recovery).get(record.path)
-        return Earlier(record.status, record.recovery, record.attempt, record.due, False, changed,
+        return Earlier(record.status, record.kind, record.recovery, record.attempt, record.due,
+                       False, changed,
                        json_object(record.events) if record.events else None)
 
     def _recorded(self, recovery):
@@ -4484,13 +4522,18 @@ class _History:
         return self._recorded(self.upto).get('', [])
 
     def log_differences(self):
-        """Name the steps that are gone or new since the recovery that is built on."""
-        before = set(self._recorded(self.upto)) - {''}
-        now = set(self.signatures)
-        if before and before - now:
-            logger.warning('steps that are gone since: %s', ', '.join(sorted(before - now)))
-        if before and now - before:
-            logger.info('steps that are new: %s', ', '.join(sorted(now - before)))
+        """Name the steps that are gone, new or of another kind since what is built on."""
+        before, now = self._recorded(self.upto), self.signatures
+        if not before:
+            return
+        gone = sorted(set(before) - set(now) - {''})
+        new = sorted(set(now) - set(before))
+        other = sorted(path for path in now if path in before
+                       and bool(now[path]) != bool(before[path]))
+        for text, paths in (('gone', gone), ('new', new), ('of another kind now', other)):
+            if paths:
+                logger.warning('steps that are %s since the run that is gone on with: %s',
+                               text, ', '.join(paths))
 
 
 def json_object(text):
@@ -4537,7 +4580,7 @@ def _loop_signature(loop):
         return hashlib.sha1(pickle.dumps(loop, 4)).hexdigest()
     except Exception as error:
         logger.debug('a loop cannot be pickled: %s', error)
-        return 'not picklable'
+        return '%s items' % (len(loop) if hasattr(loop, '__len__') else os.urandom(8).hex())
 
 
 class _DriverPort(Port):
@@ -4594,6 +4637,7 @@ class Driver:
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
         self.begun = False
+        self._between_cycles = False           # nothing is due yet (semantics 8.1)
         self.thread = None  # type: typing.Optional[int]
         self.selector = None  # type: typing.Any
         self._waker = ()  # type: typing.Any
@@ -4637,8 +4681,13 @@ class Driver:
             try:
                 self._begin()
                 self._loop(max_loops)
+                self._finish_records()
+            except StoreError:
+                self._stop_all(None)
+                raise
             except BaseException:
                 self._stop_all(None)
+                self._finish_records()
                 raise
             finally:
                 self._restore_handlers(handlers)
@@ -4679,9 +4728,11 @@ class Driver:
             elif self.engine.over or self.engine.next_due() is None:
                 break
             else:
-                cycles += 1
-                if cycles == max_loops:
-                    break
+                if not self._between_cycles:
+                    cycles += 1
+                    self._between_cycles = True
+                    if cycles == max_loops:
+                        break
                 self._wait()
         if self._signals:
             self._stop_all(self._signals[0])
@@ -4691,6 +4742,7 @@ class Driver:
     def _take_inputs(self):
         """Hand to the engine all that has happened."""
         while self.triggers:
+            self._between_cycles = False
             self._trigger(*self.triggers.popleft())
         while self.arrived:
             job, outcome = self.arrived.popleft()
@@ -4699,6 +4751,7 @@ class Driver:
             due = self.engine.next_due()
             if due is None or due > self.clock():
                 break
+            self._between_cycles = False
             self._feed(Tick())
 
     def _feed(self, event):
@@ -4846,10 +4899,15 @@ class Driver:
         self._jobs[job] = construct
         if construct.relays and job.config['capture'] == 'relay':
             self.relay.add(job, adopted=True)
-        if not (construct.can_adopt and construct.adopt(job)):
+        if not construct.can_adopt:
             raise AlreadyRunningError(
                 'step %r at %s still runs as process %s, and its task construct cannot take it '
-                'over; wait for it or end it' % (job.name, job.sequence, job.process))
+                'over; wait for it or end it'
+                % (job.name, job.sequence, json_object(job.process).get('pid')))
+        if not construct.adopt(job):
+            outcome = read_outcome(job.outcome) if job.outcome else None
+            self.arrived.append((job, outcome or Outcome(
+                FAILURE, 'its process has ended without leaving an outcome', lost=True)))
 
     def _open_construct(self, construct):
         if construct not in self._opened_constructs:
@@ -4957,8 +5015,8 @@ class Driver:
         """Return the job whose inline function is being called, or None."""
         return self._current if self._calling else None
 
-    def finish_records(self):
-        """Store what is left to store, at the end of a run."""
+    def _finish_records(self):
+        """Store what is left to store, before the constructs close."""
         for task in self._ahead:
             self._rows.append(self._record(task))
         self._ahead = {}
@@ -5836,7 +5894,6 @@ class _Flow(abc.ABC):
 
     def _finish(self, status):
         driver = self._driver
-        driver.finish_records()
         self.store.finish(driver.run_record._replace(status=status, ended=time.time()))
         driver.log_summary(status)
 
