@@ -55,6 +55,7 @@ __all__ = [
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
     'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord',
     'TaskConstruct', 'ProcessConstruct', 'ThreadConstruct', 'InlineConstruct', 'Job', 'Outcome',
+    'run_job',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
     'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'main',
 ]
@@ -320,6 +321,7 @@ class Outcome(typing.NamedTuple):
     the task stays ``active`` (semantics 8.3). ``ended`` is seconds since the epoch, where
     somebody else than the supervisor saw the end. ``lost``: the process was one of an earlier
     supervisor, and ended before anything of the task had run; it runs again.
+    ``exited``: the function did not return, but called ``sys.exit`` without a code or with 0.
     """
 
     status: str
@@ -330,6 +332,7 @@ class Outcome(typing.NamedTuple):
     interrupted: bool = False
     ended: typing.Optional[float] = None
     lost: bool = False
+    exited: bool = False
 
 
 def _nearest(name, known):
@@ -1950,6 +1953,8 @@ class Store(abc.ABC):
     folder = None
     #: Default folder for the logs of tasks; it need not exist. None: there is no default.
     logs = None
+    #: How many flows have it open: a facade closes it after the last of them.
+    users = 0
 
     def open(self, create=True):
         """Make ready to work. Opening an open store does nothing, or adds the right to write.
@@ -2280,6 +2285,9 @@ class MemoryStore(Store):
 
     def __repr__(self):
         return 'MemoryStore(volatile=True)' if self.volatile else 'MemoryStore()'
+
+    def close(self):
+        self._claims.close()
 
     def lock(self, flow, run_id, exclusive=True):
         self._claims.lock(flow, run_id, exclusive)
@@ -3145,7 +3153,7 @@ def _exit_outcome(error):
     """SystemExit: without a code, or with 0, it is a way to return (semantics 3.1)."""
     code = error.code
     if code is None or (isinstance(code, int) and code == 0):
-        return Outcome(SUCCESS)
+        return Outcome(SUCCESS, exited=True)
     text = 'code %d' % code if isinstance(code, int) else _shown(str, code)
     return _failure(error, 'SystemExit: %s' % text)
 
@@ -3872,7 +3880,8 @@ class ProcessConstruct(TaskConstruct):
 
     def _finish(self, job, outcome):
         self._forget(job)
-        if job.state.killed and self.port.stopping and outcome.status == FAILURE:
+        if job.state.killed and self.port.stopping and (
+                outcome.status == FAILURE or outcome.exited):
             outcome = outcome._replace(interrupted=True)
         self.port.done(job, outcome)
 
@@ -4698,7 +4707,6 @@ class Driver:
         return self.engine.ok
 
     def _raise_signal(self):
-        import signal
         number = self._signals[0]
         if number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -5080,6 +5088,7 @@ class Driver:
         import selectors
         import socket
         self.thread = threading.get_ident()
+        self.pid = os.getpid()
         if not self.logdir:
             import tempfile
             self.logdir = self._private_logdir = tempfile.mkdtemp(
@@ -5134,7 +5143,6 @@ class Driver:
     def _install_handlers(self):
         if threading.current_thread() is not threading.main_thread():
             return None
-        import signal
         numbers = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                    if hasattr(signal, name)]
         handlers = {}
@@ -5147,13 +5155,18 @@ class Driver:
     def _restore_handlers(self, installed):
         if installed is None:
             return
-        import signal
         handlers, wakeup = installed
         signal.set_wakeup_fd(wakeup)
         for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _on_signal(self, number, frame):
+        if os.getpid() != self.pid:
+            # In a process that somebody else forked meanwhile, a worker of a pool for one, the
+            # handler is not wanted.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self._signals.append(number)
         self.port.stopping = True
         if self._calling:
@@ -5162,7 +5175,6 @@ class Driver:
 
     def _stop_all(self, number):
         """End what runs, and record it; ``number`` is the signal that asked for it, or None."""
-        import signal
         name = signal.Signals(number).name if number is not None else 'an error'
         self.port.stopping = True
         logger.error('%s: nothing new starts; running tasks that are ended: %d', name,
@@ -5675,7 +5687,7 @@ class _Flow(abc.ABC):
         return self._plan
 
     def open_store(self, create=True):
-        """Return this flow's store, opened; the caller closes it.
+        """Return this flow's store, opened; the caller calls `close_store`.
 
         Raises:
             StoreError: it cannot be opened.
@@ -5683,7 +5695,14 @@ class _Flow(abc.ABC):
         if self.store is None:
             self.store = self._make_store()
         self.store.open(create)
+        self.store.users += 1
         return self.store
+
+    def close_store(self):
+        """Close the store, unless another flow that was given the same object uses it, too."""
+        self.store.users -= 1
+        if not self.store.users:
+            self.store.close()
 
     def _make_store(self):
         given = self._options.get('store')
@@ -5750,7 +5769,7 @@ class _Flow(abc.ABC):
             if self._driver is None:
                 return self._outcome
         else:
-            self.store.begin(self._run_record(self._driver.run_record))
+            self._resume()
         driver = self._driver
         try:
             result = driver.run(max_loops)
@@ -5763,6 +5782,15 @@ class _Flow(abc.ABC):
             self._outcome = result
             self._release()
         return result
+
+    def _resume(self):
+        """Go on with a run that `run` has returned from."""
+        run = self._driver.run_record
+        if self._outcome is not None:    # it was over; events have been raised since
+            self.open_store()
+            self.store.lock(self.name, run.run_id, self.settings()['exclusive'])
+            self._outcome = None
+        self.store.begin(self._run_record(run))
 
     def _abandon(self, error):
         """A signal or an error ended the run: record what can be; `run` again would continue."""
@@ -5790,7 +5818,7 @@ class _Flow(abc.ABC):
                 store.unlock(self.name, run.run_id)
                 raise
         except BaseException:
-            store.close()
+            self.close_store()
             raise
 
     def _look_for_run(self):
@@ -5799,7 +5827,7 @@ class _Flow(abc.ABC):
         try:
             self._new_record(store)
         finally:
-            store.close()
+            self.close_store()
 
     def _new_record(self, store):
         """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
@@ -5835,7 +5863,7 @@ class _Flow(abc.ABC):
                             self.name, last.status)
                 self._outcome = last.status == SUCCESS
                 store.unlock(self.name, run.run_id)
-                store.close()
+                self.close_store()
                 return
         else:
             self._refuse_orphans(store)
@@ -5899,7 +5927,7 @@ class _Flow(abc.ABC):
 
     def _release(self):
         self.store.unlock(self.name, self._driver.run_record.run_id)
-        self.store.close()
+        self.close_store()
 
     def close(self):
         """Let go of everything. The flow cannot be run again; ``tasks()`` still answers."""
@@ -5929,7 +5957,7 @@ class _Flow(abc.ABC):
                     if record.kind in ('leaf', 'container', 'loop')]
         finally:
             if not opened:
-                store.close()
+                self.close_store()
 
     def count_todos(self):
         """Return (tasks and triggers outstanding, seconds to the next due delay or None).
@@ -5937,7 +5965,7 @@ class _Flow(abc.ABC):
         Outstanding is what is delayed, ready or running, and triggers not yet raised; before the
         run the steps that require nothing.
         """
-        if self._outcome is not None:
+        if self._outcome is not None and not self._has_triggers():
             return 0, None
         if self._driver is None:
             return self._count_initial(), None
@@ -6153,7 +6181,7 @@ class Eventor(_Flow):
         require = parse_expression(expr, self, 'event %r' % name) if given else None
         known = self._events.get(name)
         if known is not None:
-            if known.require != require:
+            if repr(known.require) != repr(require):    # as tuples All and Any are equal
                 raise FlowError('event %r was already added with another expression' % name)
             return known
         event = self._events[name] = Event(self, name, require)
@@ -6815,7 +6843,7 @@ def _opened_store(flow):
     try:
         yield store
     finally:
-        store.close()
+        flow.close_store()
 
 
 def _json(value):

@@ -441,7 +441,7 @@ class Reference:
         if iteration.task.kind == 'loop':
             return []
         found = []
-        for node, kind in self._unstarted(iteration):
+        for node, _ in self._unstarted(iteration):
             for path, status in atoms(node.require):
                 depth = self.flow.nodes[path].depth
                 task = self._mentioned_task(path, iteration.sequence)

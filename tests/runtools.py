@@ -167,7 +167,7 @@ class Supervisor:
             return self.process.wait(timeout=DEADLINE)
         except subprocess.TimeoutExpired:
             raise AssertionError('%s did not end; its standard error:\n%s'
-                                 % (self._name, self.errors()))
+                                 % (self._name, self.errors())) from None
 
     def errors(self):
         """Return what it wrote to its standard error so far."""

@@ -1,5 +1,4 @@
 """Every configuration key: default, where it may stand, effect, errors (issue 2, item 3)."""
-# ruff: noqa: F811 (fixtures are imported by name)
 
 import json
 import logging

@@ -1,5 +1,4 @@
 """What a running function finds around it: semantics 5, and where logs are (issue 2, item 4)."""
-# ruff: noqa: F811 (fixtures are imported by name)
 
 import logging
 import os

@@ -1,5 +1,4 @@
 """The layer below: semantics 9."""
-# ruff: noqa: F811 (fixtures are imported by name)
 
 import inspect
 import logging
@@ -123,8 +122,8 @@ def test_a_rebuilt_flow_raises_the_same_ones(mode, store):
     # semantics 9.1
     calls = Calls()
     flows = []
-    for mode in ('restart', mode):
-        flow = an_eventor(store, mode=mode)
+    for each in ('restart', mode):
+        flow = an_eventor(store, mode=each)
         start = flow.add_event('start')
         later = flow.add_event('later')
         flow.add_assoc(start, flow.add_step('a', func=calls))
@@ -352,7 +351,7 @@ def test_events_raised_by_a_step_are_raised_again_when_it_is_skipped(store):
         flow = an_eventor(store, mode=mode)
         start, more = flow.add_event('start'), flow.add_event('more')
 
-        def head(eventor):
+        def head(eventor, more=more):
             calls()
             eventor.trigger_event(more, 5)
         flow.add_assoc(start, flow.add_step('head', func=head))

@@ -1,5 +1,4 @@
 """Runs that go on from earlier ones: semantics 7, with supervisors that are really killed."""
-# ruff: noqa: F811 (fixtures are imported by name)
 
 import itertools
 import json

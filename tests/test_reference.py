@@ -747,9 +747,9 @@ flow max_concurrent=1 pools=p:3
   added: s0 s0_s1 s2 s0_s3 s4 s0_s5 s0_s6 s0_s7'''
 
 
-@pytest.mark.parametrize('seed', range(0, 200, 10))
-def test_every_random_flow_comes_to_an_end(seed):
-    for seed in range(seed, seed + 10):
+@pytest.mark.parametrize('first', range(0, 200, 10))
+def test_every_random_flow_comes_to_an_end(first):
+    for seed in range(first, first + 10):
         flow = random_flow(seed)
         reference = Reference(flow)
         while not reference.over():

@@ -1,5 +1,4 @@
 """Cycles, the result, signals, precedence of configuration, folders: semantics 8."""
-# ruff: noqa: F811 (fixtures are imported by name)
 
 import collections
 import os
@@ -523,16 +522,16 @@ def test_the_command_line_counts_over_a_steps_config(tmp_path):
         "              config={'task_construct': 'thread', 'capture': 'none'})\n"
         "print('supervisor', os.getpid(), flush=True)\n")
     found = {}
-    for construct in ('inline', 'process'):
+    for name in ('inline', 'process'):
         process = subprocess.Popen(
-            [sys.executable, '-m', 'sequent', 'my_flow', '--construct', construct],
+            [sys.executable, '-m', 'sequent', 'my_flow', '--construct', name],
             cwd=str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors.decode()
         text = out.decode().split() + errors.decode().split()
         supervisor = text[text.index('supervisor') + 1]
         if 'ran' in text:
-            found[construct] = text[text.index('ran') + 2] == supervisor
+            found[name] = text[text.index('ran') + 2] == supervisor
     assert found == {'inline': True, 'process': False}
 
 

@@ -1,5 +1,4 @@
 """Stores hold runs, and what is on disk when: semantics 6, and results (issue 2, item 4)."""
-# ruff: noqa: F811 (fixtures are imported by name)
 
 import contextlib
 import logging

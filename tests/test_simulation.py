@@ -79,7 +79,7 @@ def build_plan(flow):
 
 
 class Records(dict):
-    """A store: the latest (status, recovery, attempt, due) by (path, sequence)."""
+    """A store: the latest (status, kind, recovery, attempt, due) by (path, sequence)."""
 
     def at(self, sequence):
         """Return {path: Earlier} at a sequence, or None."""
@@ -176,7 +176,8 @@ class Engine:
         if task.status == 'failure' and task.step.handled:
             self.handled.add(name)
         self.stored.add(name)
-        self.records[name] = task.status, task.recovery, task.attempt, task.due
+        self.records[name] = (task.status, task.step.kind, task.recovery, task.attempt,
+                              task.due)
 
     def start(self, task):
         name = task.step.path, task.sequence
@@ -234,7 +235,7 @@ class Simulation:
 
     def run_once(self, recovery, lifetime):
         self.story.append('run %d' % recovery)
-        earlier = {name: (one[0], one[3]) for name, one in self.records.items()}
+        earlier = {name: (one[0], one[4]) for name, one in self.records.items()}
         reference = Reference(self.flow, earlier, recovery, self.now)
         try:
             engine = Engine(self.flow, self.records, recovery, self.now, lifetime,
@@ -354,7 +355,7 @@ def simulate(seed, flow=None):
         simulation.run()
     except Exception as error:
         raise AssertionError('seed %s: %s: %s\n%s\n%s' % (
-            seed, type(error).__name__, error, simulation.flow, '\n'.join(simulation.story)))
+            seed, type(error).__name__, error, simulation.flow, '\n'.join(simulation.story))) from error
     return simulation
 
 

@@ -583,10 +583,9 @@ def test_a_committed_task_survives_kill_9(path):
             store.commit(run, [sequent.TaskRecord('a', str(n), 0, 1, 'leaf', 'success')])
             print(n, flush=True)
     """, path)
-    for line in itertools.islice(writer.stdout, 25):
-        pass
+    told = list(itertools.islice(writer.stdout, 25))
     writer.kill()
-    told = [line] + writer.communicate()[0].splitlines(True)
+    told += writer.communicate()[0].splitlines(True)
     known = max(int(line) for line in told if line.endswith('\n'))
 
     with opened(path) as store:

@@ -1,0 +1,239 @@
+"""Run tasks in an executor of ``concurrent.futures``: a pool of processes or threads, Dask, loky.
+
+    from concurrent.futures import ProcessPoolExecutor
+    from sequent.executor import ExecutorConstruct
+
+    with ProcessPoolExecutor(4) as pool:
+        flow = seq.Sequent(config={'task_construct': ExecutorConstruct(pool)})
+        ...
+        flow()
+
+or by name, where ``executor`` is ``'package.module:factory'``; the factory is called without
+arguments, once a run, and the executor it returns is shut down at the end of the run::
+
+    flow = seq.Sequent(config={'task_construct': 'executor', 'executor': 'my.cluster:dask'})
+
+A task's function, arguments and loop items are pickled, unless the executor is a
+``ThreadPoolExecutor``, and its outcome is found where the function runs. So ``sequent`` and the
+modules of the functions must be importable there, and a program whose workers are not forked
+needs an ``if __name__ == '__main__':`` around its ``flow()``. ``sequent.current()`` works in a
+task. The environment variables of a task are set where it has the main thread of its worker (in
+a ``ProcessPoolExecutor`` it has; in Dask and in threads, tasks share an environment).
+
+Limits. An executor cannot end what runs in it, so there are no timeouts; a stop waits for running
+tasks up to ``shutdown_grace`` seconds, then leaves them alone, unless they run in processes of an
+executor made by name: these are killed. What tasks print and log goes where the workers write,
+not to a log file for each. When the supervisor dies, tasks in processes that it has started end
+within a second; what runs on other machines goes on unnoticed, and is run again in a recovery.
+An executor that repeats a task whose worker has died runs it twice: for Dask, set
+``distributed.scheduler.allowed-failures`` to 0.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import functools
+import importlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+
+from . import (
+    ConfigError,
+    ConstructError,
+    Job,
+    Outcome,
+    TaskConstruct,
+    install_logging,
+    run_job,
+)
+
+if sys.version_info >= (3, 7):
+    BrokenExecutor = concurrent.futures.BrokenExecutor
+else:
+    BrokenExecutor = concurrent.futures.process.BrokenProcessPool
+
+#: How often a worker looks whether the supervisor that started it still lives, in seconds.
+LOOK_EVERY = 0.5
+
+
+class ExecutorConstruct(TaskConstruct):
+    """Runs tasks in an executor.
+
+    Args:
+        executor: a `concurrent.futures.Executor`; whoever made it shuts it down. None: the config
+            of each step says, by ``executor``, what makes one.
+    """
+
+    def __init__(self, executor=None):
+        if executor is not None and not callable(getattr(executor, 'submit', None)):
+            raise ConstructError('ExecutorConstruct needs a concurrent.futures.Executor, not %r'
+                                 % (executor,))
+        self._given = executor
+        self._made = {}     # 'package.module:factory' -> the executor that it made
+        self._futures = set()
+
+    def check(self, name, func, args, kwargs, config):
+        if self._given is None:
+            _find_factory(name, config)  # what it makes is not known yet
+        elif not isinstance(self._given, concurrent.futures.ThreadPoolExecutor):
+            _pickled(name, (func, args, kwargs))
+
+    def release(self, job):
+        try:
+            future = self._submit(self._executor(job), job)
+        except Exception as error:  # of the user's factory, of pickle, of any kind of executor
+            self.port.done(job, Outcome('failure', 'the executor did not take it (%s)'
+                                        % _sentence(error)))
+            return
+        self._futures.add(future)
+        future.add_done_callback(functools.partial(self._finished, job))
+
+    def close(self):
+        """End the executors that were made by name, with what was left running at a stop."""
+        abandoned = [future for future in list(self._futures) if not future.done()]
+        for future in abandoned:
+            future.cancel()
+        while self._made:
+            _, executor = self._made.popitem()
+            if abandoned:
+                _kill_workers(executor)
+            executor.shutdown(wait=not abandoned)
+
+    def _executor(self, job):
+        if self._given is not None:
+            return self._given
+        spec = job.config['executor']
+        if spec not in self._made:
+            self._made[spec] = _find_factory(job.name, job.config)()
+        return self._made[spec]
+
+    def _submit(self, executor, job):
+        if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+            return executor.submit(run_job, job)
+        payload = _pickled(job.name, (_portable(job), logging.getLogger().level))
+        return executor.submit(_work, payload, os.getpid())
+
+    def _finished(self, job, future):
+        """Report the outcome; called once, in a thread of the executor."""
+        try:
+            outcome = future.result()
+        except concurrent.futures.CancelledError:
+            outcome = Outcome('failure', 'the executor cancelled it')
+        except BaseException as error:  # KeyboardInterrupt too: it is the worker's, not ours
+            outcome = Outcome('failure', _death(error))
+        self._futures.discard(future)
+        if outcome.status == 'failure' and self.port.stopping:
+            outcome = outcome._replace(interrupted=True)
+        self.port.done(job, outcome)
+
+
+def _kill_workers(executor):
+    """Kill the worker processes of a pool; other executors have none that could be found."""
+    if hasattr(executor, 'kill_workers'):  # Python 3.14
+        executor.kill_workers()
+        return
+    for process in list((getattr(executor, '_processes', None) or {}).values()):
+        if process.exitcode is None:  # not reaped: the pid is still its own
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def _find_factory(name, config):
+    """Return what the config key ``executor`` of a step names."""
+    spec = config.get('executor')
+    if callable(spec):
+        return spec
+    module, _, attribute = str(spec or '').partition(':')
+    if not module or not attribute:
+        raise ConfigError("step %r: task_construct 'executor' needs "
+                          "config={'executor': 'package.module:factory'}, not %r" % (name, spec))
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError('step %r: there is no executor %r: %s' % (name, spec, error)) from error
+    if not callable(factory):
+        raise ConfigError('step %r: executor %r must be a function that returns an executor, '
+                          'not %r' % (name, spec, factory))
+    return factory
+
+
+def _sentence(error):
+    return '%s: %s' % (type(error).__name__, error) if str(error) else type(error).__name__
+
+
+def _death(error):
+    """Say why there is no outcome: what an executor raises instead is not of the function."""
+    if isinstance(error, BrokenExecutor):
+        return ('a worker of the executor died while it had this task, or one beside it '
+                '(%s)' % _sentence(error))
+    return 'the executor lost it (%s)' % _sentence(error)
+
+
+def _pickled(name, thing):
+    try:
+        return pickle.dumps(thing)
+    except Exception as error:  # pickle lets through whatever an object's own method raises
+        raise ConstructError(
+            "step %r: its function, arguments or loop items cannot be sent to the executor's "
+            'workers (%s); use a function at the top of a module, or a ThreadPoolExecutor'
+            % (name, _sentence(error))) from error
+
+
+def _portable(job):
+    """Return a copy of a job without what belongs to the supervisor."""
+    plain = {key: value for key, value in job.config.items()
+             if isinstance(value, (str, int, float, type(None)))}
+    return Job(job.name, job.sequence, job.recovery, job.attempt, job.flow, job.run_id, job.func,
+               job.args, job.kwargs, job.items, job.env, plain, logger_name=job.logger_name)
+
+
+# What runs in a worker ############################################################
+
+
+def _work(payload, supervisor):
+    """Run a pickled job and return its outcome."""
+    _end_with(supervisor)
+    job, level = pickle.loads(payload)
+    install_logging(level)
+    if threading.current_thread() is not threading.main_thread():
+        return run_job(job)
+    before = {name: os.environ.get(name) for name in job.env}
+    try:
+        os.environ.update(job.env)
+        return run_job(job)
+    except ValueError as error:  # a NUL, or what the locale cannot encode
+        return Outcome('failure', 'its environment cannot be set: %s' % _sentence(error))
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(variables):
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+_watching = None  # the process that watches: a copy of it by fork does not
+
+
+def _end_with(supervisor):
+    """See to it that this process ends when its parent, the supervisor, has ended.
+
+    A worker of a ProcessPoolExecutor would go on, and then wait for ever: its own end of the
+    pool's pipes keeps them open.
+    """
+    global _watching
+    if os.getppid() == supervisor and _watching != os.getpid():
+        _watching = os.getpid()
+        threading.Thread(target=_watch, args=(supervisor,), daemon=True).start()
+
+
+def _watch(supervisor):
+    while os.getppid() == supervisor:
+        time.sleep(LOOK_EVERY)
+    os._exit(1)
