@@ -131,21 +131,21 @@ else:
     def _freeze_garbage():
         """Nothing: gc.freeze() came with 3.7."""
 
-
-
-def _pipes_of(process):
-    """Return the descriptors that multiprocessing keeps here for a process that it has started."""
-    arguments = getattr(process._popen.finalizer, '_args', None) or ()
-    return [one for one in arguments if isinstance(one, int)]
-
-
+# What multiprocessing keeps open here for a process is its own, so each arm knows its names.
 if sys.version_info >= (3, 7):
+    def _pipes_of(process):
+        """Return the descriptors that are open here for a process that was started."""
+        return [one for one in process._popen.finalizer._args if isinstance(one, int)]
+
     def _close_process(process):
         """Close the descriptors of a process that has ended."""
         process.close()
 else:
+    def _pipes_of(process):
+        return [process.sentinel]
+
     def _close_process(process):
-        process._popen.finalizer()
+        process._popen = None    # whose end closes them
 
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
 _START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
@@ -5276,7 +5276,7 @@ def _check_value(key, value, who):
     kind = CONFIG_KEYS[key].kind
     wanted = _CHECKS.get(kind)
     if wanted is None:
-        choices = kind.split('|') if '|' in kind else _known_start_methods()
+        choices = kind.split('|') if '|' in kind else _start_methods()
         if value in choices or value is None and kind == 'start method':
             return value
         raise ConfigError('%s: config %r cannot be %r%s' % (
@@ -5301,11 +5301,6 @@ _CHECKS = {
     'construct': (lambda value: value is not None and value != '', 'a task construct'),
     'any': (lambda value: True, 'anything'),
 }
-
-
-def _known_start_methods():
-    import multiprocessing
-    return multiprocessing.get_all_start_methods()
 
 
 def _environment_settings():
