@@ -35,6 +35,8 @@ KEYS = {
     'complete_handles': (True, False, 'no', False),
     'keep_result': (True, False, 'off', True),
 }
+not_fork = pytest.mark.parametrize(
+    'method', [one for one in multiprocessing.get_all_start_methods() if one != 'fork'])
 every_key = pytest.mark.parametrize('key', sorted(KEYS))
 
 
@@ -319,10 +321,8 @@ def for_another_interpreter(path):
     return os.getpid(), sequent.current().name
 
 
-@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+@not_fork
 def test_start_method_says_how_processes_start(method, tmp_path):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip('not for a Python without ' + method)
     flow = Sequent('etl', store=':memory:', config={'start_method': method})
     flow.add_step('a', func=for_another_interpreter, args=(str(tmp_path / 'out'),))
     assert flow() is True
@@ -330,7 +330,7 @@ def test_start_method_says_how_processes_start(method, tmp_path):
     assert pid != os.getpid() and name == 'a'
 
 
-@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+@not_fork
 def test_what_a_start_method_cannot_transfer_is_said_before_the_run(method):
     # issue 2, bad input
     calls = Calls()

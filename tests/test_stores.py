@@ -354,10 +354,9 @@ needs_root = pytest.mark.skipif(
 def read_only(stored, tmp_path):
     """A stored run in a file and a folder that others can only read."""
     os.chmod(stored, 0o444)
-    folder = tmp_path
-    while folder != folder.parent and not os.stat(str(folder)).st_mode & 0o001:
-        os.chmod(str(folder), 0o755)
-        folder = folder.parent
+    for folder in [tmp_path] + list(tmp_path.parents):
+        if not os.stat(str(folder)).st_mode & 0o001:
+            os.chmod(str(folder), 0o755)
     return stored
 
 
