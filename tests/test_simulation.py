@@ -354,8 +354,9 @@ def simulate(seed, flow=None):
     try:
         simulation.run()
     except Exception as error:
-        raise AssertionError('seed %s: %s: %s\n%s\n%s' % (
-            seed, type(error).__name__, error, simulation.flow, '\n'.join(simulation.story))) from error
+        told = 'seed %s: %s: %s\n%s\n%s' % (
+            seed, type(error).__name__, error, simulation.flow, '\n'.join(simulation.story))
+        raise AssertionError(told) from error
     return simulation
 
 
