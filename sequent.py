@@ -43,6 +43,7 @@ import logging
 import os
 import pickle
 import signal
+import stat
 import sys
 import threading
 import time
@@ -2557,7 +2558,14 @@ class SqliteStore(Store):
     def _find(self, create):
         """Say whether there is a file to open, after making it or refusing it."""
         folder = os.path.dirname(self.path)
-        if not os.path.isdir(folder):
+        try:
+            found = stat.S_ISDIR(os.stat(folder).st_mode)
+        except PermissionError as error:
+            raise StoreError('the folder %r for the store %r may not be looked at; change that, '
+                             'or give another store' % (folder, self.path)) from error
+        except OSError:
+            found = False
+        if not found:
             raise StoreError('there is no folder %r for the store %r; make it, or give another '
                              'store' % (folder, self.path))
         if create:
@@ -5008,6 +5016,7 @@ class Driver:
             for event, sequence in job.triggered:
                 self._trigger(event, sequence)
         self._trace = outcome.trace
+        task.job = None    # a circle would keep both until the garbage collector comes by
         self._feed(Done(task, outcome.status, outcome.error))
         if task.status == SUCCESS and logger.isEnabledFor(logging.INFO):
             logger.info('%s ended with success', _describe(task))

@@ -319,10 +319,9 @@ def test_a_store_in_a_folder_that_is_not_writable(tmp_path, trace):
             print(error)
     '''))
     (tmp_path / 'closed').chmod(0o555)
-    folder = tmp_path
-    while folder != folder.parent and not folder.stat().st_mode & 0o001:
-        folder.chmod(0o755)
-        folder = folder.parent
+    for folder in [tmp_path] + list(tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
 
     said = subprocess.run([sys.executable, 'job.py'], cwd=str(tmp_path), timeout=60,
                           stdout=subprocess.PIPE).stdout.decode()

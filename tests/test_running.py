@@ -350,6 +350,7 @@ def test_a_signal_ends_the_running_tasks_and_the_program(number, programs, journ
     programs.write(SIGNALLED % ('pass', 60))
     supervisor = programs.start()
     pid = journal.pid('a')
+    journal.wait_for('ready')
     supervisor.kill(number)
     assert supervisor.wait() == SIGNALS[number]
     assert not is_running(pid)
