@@ -127,6 +127,7 @@ def test_variables_that_do_not_change_are_not_set_for_each_task(monkeypatch):
     original = kind.__setitem__
     monkeypatch.setattr(kind, '__setitem__',
                         lambda self, key, value: (given.append(key), original(self, key, value)))
+    monkeypatch.setattr(sequent, '_environment_setter', lambda: os.environ.__setitem__)
 
     def count(tasks):
         del given[:]
