@@ -178,6 +178,15 @@ else:
     def _environment_setter():
         return os.environ.__setitem__
 
+
+def _environment_text(text):
+    """Return a text as it can stand in the environment, whatever the locale: in UTF-8."""
+    try:
+        os.fsencode(text)
+        return text
+    except UnicodeEncodeError:
+        return os.fsdecode(text.encode('utf-8', 'backslashreplace'))
+
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
 _START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
 
@@ -3165,17 +3174,36 @@ def run_job(job, **more):
     """
     before = getattr(_running, 'job', None)
     _running.job = job
+    process = os.getpid()
     try:
-        result = job.func(*job.args, **job.kwargs, **more)
-        if result is None or not job.config.get('keep_result', True):
-            return Outcome(SUCCESS)
-        return _keep_result(result)
-    except SystemExit as error:
-        return _exit_outcome(error)
-    except BaseException as error:
-        return _failure(error)
+        result, error = job.func(*job.args, **job.kwargs, **more), None
+    except BaseException as raised:
+        result, error = None, raised
     finally:
         _running.job = before
+    if os.getpid() != process:
+        _end_fork(error)
+    if isinstance(error, SystemExit):
+        return _exit_outcome(error)
+    if error is not None:
+        return _failure(error)
+    if result is None or not job.config.get('keep_result', True):
+        return Outcome(SUCCESS)
+    return _keep_result(result)
+
+
+def _end_fork(error):
+    """End a process that the function forked and that came back from it, as Python would.
+
+    It is not the task: it must not go on as if it were the one that runs it.
+    """
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        sys.stderr.write(_failure(error).trace)
+    _flush()
+    os._exit(code & 255)
 
 
 def _keep_result(result):
@@ -3298,6 +3326,26 @@ class _StderrHandler(logging.StreamHandler):
     def stream(self):
         return sys.stderr
 
+    def emit(self, record):
+        if _await_stderr():
+            logging.StreamHandler.emit(self, record)
+
+
+def _await_stderr():
+    """Wait until stderr can be written to; return False if the run is stopped before it can.
+
+    A reader that stands still, ``less`` for one, must not make the supervisor deaf to signals.
+    """
+    import select
+    try:
+        fd = sys.stderr.fileno()
+        while not select.select((), (fd,), (), 0.2)[1]:
+            if any(port.stopping for port in _ports):
+                return False
+    except (AttributeError, OSError, ValueError):
+        pass    # it is no file: nobody can keep us waiting; or writing to it will tell
+    return True
+
 
 class _TaskLogHandler(logging.Handler):
     """Copies what thread and inline tasks log into the log files of these tasks."""
@@ -3367,6 +3415,7 @@ class LogRelay:
     """Copies what tasks write into their log files to sys.stderr, unchanged (semantics 5.3)."""
 
     CHUNK = 1 << 20  # bytes; a longer line is relayed in pieces
+    PIECE = 4096     # bytes; a pipe that can be written to takes so many without waiting
     TURN = 8         # chunks of a job in one poll(): a talkative task must not keep the driver
 
     def __init__(self):
@@ -3437,11 +3486,14 @@ class LogRelay:
             return
         try:
             stream.flush()
-            if hasattr(stream, 'buffer'):
-                stream.buffer.write(lines)
-            else:
+            if not hasattr(stream, 'buffer'):
                 stream.write(lines.decode('utf-8', 'backslashreplace'))
-            stream.flush()
+                return
+            for start in range(0, len(lines), self.PIECE):
+                if not _await_stderr():
+                    return
+                stream.buffer.write(lines[start:start + self.PIECE])
+                stream.flush()
         except (OSError, ValueError) as error:
             self._broken = True
             logger.warning('the output of tasks is in their logs only: stderr is broken (%s)',
@@ -3717,9 +3769,9 @@ class _Orphan(_Child):
                 % self.pid)
 
     def lost(self, job):
-        # Its log is the first thing that a released child makes.
-        return (not self.killed and job.config.get('capture') != 'none' and job.log is not None
-                and not os.path.exists(job.log))
+        # Its log, if it has one, is the first thing that a released child makes.
+        logs = job.config.get('capture') != 'none' and job.log is not None
+        return not self.killed and not (logs and os.path.exists(job.log))
 
 
 # The frame: two lengths of 8 bytes; the outcome without its result; the result.
@@ -4702,6 +4754,10 @@ class Driver:
         self._urgent = False                   # one of them waits for it
         self._opens = collections.deque()  # type: typing.Deque[ContainerTask]
         self._jobs = {}                        # what runs: job -> construct
+        # By (path, sequence): the jobs and records of orphans whose tasks the engine has not come
+        # to; the records and outcomes of those of them that have ended.
+        self._orphans = {}  # type: typing.Dict[tuple, tuple]
+        self._ended_orphans = {}  # type: typing.Dict[tuple, tuple]
         self._opened_constructs = []
         self._pace = 1e-3                      # seconds that an inline task takes
         self._window = None                    # since when inline work is not committed
@@ -4711,8 +4767,9 @@ class Driver:
         self._names = [prefix + name for name in (
             'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE')]
         self._constant_env = {
-            prefix + 'STEP_RECOVERY': str(run.recovery), prefix + 'RUN_ID': run.run_id,
-            prefix + 'LOGGER_NAME': run.flow}
+            prefix + 'STEP_RECOVERY': str(run.recovery),
+            prefix + 'RUN_ID': _environment_text(run.run_id),
+            prefix + 'LOGGER_NAME': _environment_text(run.flow)}
 
     # The run.
 
@@ -4756,6 +4813,8 @@ class Driver:
             return
         self.begun = True
         earlier = None
+        if self.history is not None:
+            self._watch_orphans()
         if self.history is not None and not self.plan.dynamic:
             earlier = self.history.earlier('1')[0]
         self._feed(Begin(earlier))
@@ -4770,7 +4829,7 @@ class Driver:
                 self._poll_events(0)
             elif self.arrived or self.triggers:
                 continue
-            elif self.engine.running or self.engine.ready:
+            elif self.engine.running or self.engine.ready or self._orphans:
                 self._wait()
             elif self.engine.over or self.engine.next_due() is None:
                 break
@@ -4846,6 +4905,9 @@ class Driver:
         if self.history is not None and task.scope.earlier is not None:
             earlier, recorded = self.history.earlier(sequence, task.step.path)
             if task.step.loops and earlier and not self.loops.same(item, blob, recorded):
+                refusal = self._refuse_other_item(task, sequence)
+                if refusal is not None:
+                    return refusal
                 logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
                             'anew', _describe(task), sequence)
                 earlier = None
@@ -4889,7 +4951,7 @@ class Driver:
                 self._inline.append((job, construct))
                 continue
             if task.adopted:
-                self._adopt(job, construct)
+                self._adopt(job)
                 continue
             try:
                 self._open_construct(construct)
@@ -4905,10 +4967,10 @@ class Driver:
         step, scope = task.step.step, task.scope
         env = dict(self._constant_env)
         name, sequence, value = self._names
-        env[name] = task.step.path
+        env[name] = _environment_text(task.step.path)
         env[sequence] = task.sequence
         if scope.items:
-            env[value] = str(scope.items[-1])
+            env[value] = _environment_text(str(scope.items[-1]))
         run = self.run_record
         job = Job(task.step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
                   step.func, step.args, step.kwargs, scope.items, env, step.settings)
@@ -4935,26 +4997,73 @@ class Driver:
             self.relay.add(job)
         construct.release(job)
 
-    def _adopt(self, job, construct):
-        """Take over what an earlier supervisor started."""
-        record = self.history.living.pop((job.name, job.sequence))
-        task = job.task
-        task.started = record.started
+    # Orphans: processes that an earlier supervisor left running. They are watched from the start,
+    # so that a stop ends them and the run does not end before them; when the engine comes to
+    # their task, they become its job.
+
+    def _watch_orphans(self):
+        for record in self.history.living.values():
+            job, construct = self._make_orphan_job(record)
+            self._orphans[record.path, record.sequence] = job, record
+            self._open_construct(construct)
+            self._jobs[job] = construct
+            if job.config['capture'] == 'relay':
+                self.relay.add(job, adopted=True)
+            if not construct.adopt(job):
+                outcome = read_outcome(job.outcome) if job.outcome else None
+                self.arrived.append((job, outcome or Outcome(
+                    FAILURE, 'its process has ended without leaving an outcome', lost=True)))
+
+    def _make_orphan_job(self, record):
+        steps = [one.step for one in self.plan.steps
+                 if one.path == record.path and one.calls and one.step.construct.can_adopt]
+        construct = steps[0].construct if steps else ProcessConstruct()
+        run = self.run_record
+        place = (run.flow, run.run_id, record.path, record.sequence, record.recovery,
+                 record.attempt)
+        job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
+                  run.run_id, config=steps[0].settings if steps else self.settings)
         job.process = record.process
+        job.log = log_path(self.logdir, *place)
+        job.outcome = outcome_path(self.store.folder, *place)
+        return job, construct
+
+    def _finish_orphan(self, job, outcome):
+        """An orphan ended before the engine came to its task, which may be gone from the flow."""
+        key = job.name, job.sequence
+        record = self._orphans.pop(key)[1]
+        if outcome.interrupted or outcome.lost:
+            record = record._replace(process=None, error=outcome.error)
+        else:
+            record = record._replace(status=outcome.status, ended=outcome.ended or self.clock(),
+                                     result=outcome.result, error=outcome.error)
+        self._rows.append(record)
+        self._ended_orphans[key] = record, outcome
+        logger.info('step %s at %s, adopted, ended with %s', job.name, job.sequence,
+                    record.status)
+
+    def _adopt(self, job):
+        """The engine has come to the task of an orphan."""
+        key, task = (job.name, job.sequence), job.task
+        del self.history.living[key]
         self._dirty.pop(task, None)
-        self._open_construct(construct)
-        self._jobs[job] = construct
-        if construct.relays and job.config['capture'] == 'relay':
-            self.relay.add(job, adopted=True)
-        if not construct.can_adopt:
-            raise AlreadyRunningError(
-                'step %r at %s still runs as process %s, and its task construct cannot take it '
-                'over; wait for it or end it'
-                % (job.name, job.sequence, json_object(job.process).get('pid')))
-        if not construct.adopt(job):
-            outcome = read_outcome(job.outcome) if job.outcome else None
-            self.arrived.append((job, outcome or Outcome(
-                FAILURE, 'its process has ended without leaving an outcome', lost=True)))
+        if key in self._orphans:
+            task.job, record = self._orphans.pop(key)
+            task.job.task = task
+        else:
+            record, outcome = self._ended_orphans.pop(key)
+            self.arrived.append((job, outcome))
+        task.started = record.started
+
+    def _refuse_other_item(self, task, sequence):
+        """Return the answer to ``open`` where an orphan still works on another loop item."""
+        path = task.step.path
+        for name, at in self._orphans:
+            if (at + '.').startswith(sequence + '.') and (name + '_').startswith(path + '_'):
+                return LoopFailed(task, (
+                    'the loop item of iteration %s is not the one recorded, with which step %s '
+                    'still runs; recover again when that has ended' % (sequence, name)))
+        return None
 
     def _open_construct(self, construct):
         if construct not in self._opened_constructs:
@@ -4976,7 +5085,8 @@ class Driver:
             construct.release(job)
             self._calling = False
         except KeyboardInterrupt:
-            self.arrived.append((job, Outcome(ACTIVE, 'interrupted', interrupted=True)))
+            if job not in [one for one, _ in self.arrived]:
+                self.arrived.append((job, Outcome(ACTIVE, 'interrupted', interrupted=True)))
         finally:
             self._calling = False
         self._pace = 0.8 * self._pace + 0.2 * (time.monotonic() - began)
@@ -5030,6 +5140,9 @@ class Driver:
             self._urgent = self._urgent or not construct.inline
             if construct.relays:
                 self.relay.finish(job)
+        if task is None:
+            self._finish_orphan(job, outcome)
+            return
         if outcome.interrupted:
             self._interrupt(task, outcome)
             return
@@ -5130,9 +5243,7 @@ class Driver:
         self.thread = threading.get_ident()
         self.pid = os.getpid()
         if not self.logdir:
-            import tempfile
-            self.logdir = self._private_logdir = tempfile.mkdtemp(
-                '', 'sequent-', self.settings['workdir'] or None)
+            self.logdir = self._private_logdir = self._make_private_logdir()
         self.events_read = selectors.EVENT_READ
         self.selector = selectors.DefaultSelector()
         self._waker = socket.socketpair()
@@ -5145,6 +5256,14 @@ class Driver:
         for step in self.plan.steps:
             if step.calls and step.children is None:
                 self._open_construct(step.step.construct)
+
+    def _make_private_logdir(self):
+        import tempfile
+        try:
+            return tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
+        except OSError as error:
+            raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, or '
+                              'workdir, or TMPDIR' % error) from error
 
     def _close(self):
         for construct in self._opened_constructs:
@@ -5210,7 +5329,6 @@ class Driver:
         self._signals.append(number)
         self.port.stopping = True
         if self._calling:
-            self._calling = False
             raise KeyboardInterrupt
 
     def _stop_all(self, number):
@@ -5271,7 +5389,8 @@ class Driver:
         """Say how the run ended, and which failures were handled."""
         run = self.run_record
         logger.info('run %s of flow %s: %s%s', run.run_id, run.flow, status,
-                    ', logs in %s' % self.logdir if os.path.isdir(self.logdir) else '')
+                    ', logs in %s' % self.logdir
+                    if self.logdir and os.path.isdir(self.logdir) else '')
         for path, sequence, handled, error in self._failures:
             logger.info('%s: %s at %s: %s', 'handled failure' if handled else 'failure', path,
                         sequence, error)
@@ -6409,11 +6528,31 @@ def main(argv=None):
     Returns:
         The exit code: see ``python -m sequent -h``.
     """
+    if sys.stdout is None:    # closed: nobody wants to read it
+        sys.stdout = open(os.devnull, 'w')
+    try:
+        code = _main(argv)
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        _divert(sys.stdout)
+        _complain('standard output cannot be written: %s' % (error.strerror or error))
+        return _EXIT_ERROR
+
+
+def _main(argv):
     try:
         options = _parse_arguments(sys.argv[1:] if argv is None else argv)
-    except SystemExit as end:  # how argparse refuses
+    except SystemExit as end:  # how argparse ends
         return end.code
     return _EXIT_SUCCESS if options is None else _Session(options).run()
+
+
+def _divert(stdout):
+    """Give what is still buffered somewhere to go when the interpreter ends."""
+    void = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(void, stdout.fileno())
+    os.close(void)
 
 
 # Arguments ------------------------------------------------------------------------
@@ -6529,14 +6668,16 @@ def _output(stdout):
         yield say
         stdout.flush()
     except BrokenPipeError:
-        # What is still buffered must have somewhere to go when the interpreter ends.
-        void = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(void, stdout.fileno())
-        os.close(void)
+        _divert(stdout)
 
 
-def _complain(text):
-    print('%s: error: %s' % (_program(), text), file=sys.stderr)
+def _complain(text, trace=''):
+    """Say on stderr why there is nothing to be had; the exit code says it, too."""
+    try:
+        sys.stderr.write('%s%s: error: %s\n' % (trace, _program(), text))
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        sys.stderr = None    # closed, full or without a reader: nobody is there to be told
 
 
 def _relevant_trace(error):
@@ -6711,10 +6852,10 @@ class _Session:
         if isinstance(error, (_UsageError, _LoadError)):
             _complain(error)
         else:
-            sys.stderr.write(_relevant_trace(error))
             _complain('module %r cannot be loaded: %s' % (
                 self.options.module,
-                error if isinstance(error, SequentError) else describe_error(error)))
+                error if isinstance(error, SequentError) else describe_error(error)),
+                _relevant_trace(error))
         return self.code or _exit_code(error)
 
 
