@@ -310,7 +310,8 @@ class RunRecord(typing.NamedTuple):
     ``status`` is ``active`` (at work, or dead), ``stopped`` (ended by a signal, ``max_loops`` or
     an error; `RunMode.continue_` goes on with it), ``success`` or ``failure`` (over).
     Times are seconds since the epoch. ``process`` identifies the supervisor (JSON), ``steps``
-    is a JSON object of every step's path and signature, to tell what was edited since.
+    is a JSON object: ``signatures`` of every step by its path, to tell what was edited since;
+    ``base``, the recovery whose end it began with; ``triggers`` given from outside (Eventor).
     """
 
     flow: str
@@ -1018,8 +1019,8 @@ class Tick(typing.NamedTuple):
 class Opened(typing.NamedTuple):
     """The answer to ``open``: the next item of the container's loop, or ``over``.
 
-    ``blob`` is the item as stored. ``earlier`` maps paths to `Earlier` at the new iteration's
-    sequence; None says that nothing earlier counts there.
+    ``blob`` is the item as stored; ``floor`` is kept for the driver. ``earlier`` maps paths to
+    `Earlier` at the new iteration's sequence; None says that nothing earlier counts there.
     """
 
     task: typing.Any
@@ -1027,6 +1028,7 @@ class Opened(typing.NamedTuple):
     item: typing.Any = None
     blob: typing.Optional[bytes] = None
     earlier: typing.Optional[dict] = None
+    floor: int = 0
 
 
 class LoopFailed(typing.NamedTuple):
@@ -1065,6 +1067,7 @@ class Earlier(typing.NamedTuple):
     running: bool = False
     changed: bool = False
     events: typing.Any = None
+    error: typing.Optional[str] = None
 
 
 class Task:
@@ -1108,7 +1111,7 @@ class Scope:
     """One iteration of a container."""
 
     __slots__ = ('task', 'step', 'parent', 'sequence', 'items', 'item', 'blob', 'counts', 'raised',
-                 'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier')
+                 'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier', 'floor')
 
     def __init__(self, task, sequence, items, earlier):
         step = task.step
@@ -1125,6 +1128,7 @@ class Scope:
         self.stopped = task.stopped
         self.ended = False
         self.earlier = earlier
+        self.floor = 0        # the driver's: outcomes of earlier recoveries do not count in it
 
 
 class Engine:
@@ -1596,7 +1600,7 @@ class Engine:
     def _open_scope(self, task, sequence, items, earlier, event=None):
         scope = Scope(task, sequence, items, earlier)
         if event is not None:
-            scope.item, scope.blob = event.item, event.blob
+            scope.item, scope.blob, scope.floor = event.item, event.blob, event.floor
         task.live[scope] = None
         self._enter(scope)
         for step in task.step.initial:
@@ -1836,7 +1840,10 @@ class Engine:
     def _stay_failed(self, task, earlier):
         for status in (READY, ACTIVE):
             self._raise(task.scope, task.step, status)
-        task.error = 'it failed before the run was continued'
+        task.error = earlier.error
+        if task.step.needs or task.step.gives:
+            self._take(task)
+            self._release(task)
         self._conclude(task, FAILURE)
         if earlier.events:
             self._actions.append(('replay', task, earlier.events))
@@ -4517,15 +4524,15 @@ class _History:
     Args:
         store: an open store.
         run: the `RunRecord` of this supervisor.
-        upto: the recovery whose end is the state to start from.
+        base: the recovery whose end is the state that this recovery began with.
         signatures: {path: signature} of this flow's steps.
         assume_dead: take processes that cannot be looked at for dead.
     """
 
-    def __init__(self, store, run, upto, signatures, assume_dead):
+    def __init__(self, store, run, base, signatures, assume_dead):
         self.store = store
         self.run = run
-        self.upto = upto
+        self.base = base
         self.signatures = signatures
         self.assume_dead = assume_dead
         self.living = {}          # (path, sequence) -> TaskRecord of an orphan that still runs
@@ -4582,24 +4589,41 @@ class _History:
         logger.info('step %s at %s still runs as process %s since %s: it is adopted',
                     record.path, record.sequence, identity.get('pid'), local_time(record.started))
 
-    def earlier(self, sequence, path=''):
+    def earlier(self, sequence, path='', floor=0):
         """Return what is recorded at a sequence.
 
         Args:
             path: the container whose iteration it is.
+            floor: outcomes of earlier recoveries than this one do not count: they belong to
+                another loop item.
 
         Returns:
-            ({path: Earlier} or None for nothing, the recorded loop item or None).
+            ({path: Earlier} or None for nothing, the recorded loop item or None, the floor for
+            what is inside).
         """
-        rows = self.store.outcomes(self.run, sequence, self.upto)
-        item = rows[path].item if path in rows else None
-        found = {path: self._outcome(record) for path, record in rows.items()
-                 if record.kind != 'iteration'}
-        for (path, at), record in self.living.items():
+        rows = self._rows(sequence)
+        item = None
+        if path in rows:
+            item = rows[path].item
+            if rows[path].kind == 'iteration':
+                floor = max(floor, rows[path].recovery)
+        found = {name: self._outcome(record) for name, record in rows.items()
+                 if record.kind != 'iteration' and record.recovery >= floor}
+        for (name, at), record in self.living.items():
             if at == sequence:
-                found[path] = Earlier(ACTIVE, record.kind, record.recovery, record.attempt,
+                found[name] = Earlier(ACTIVE, record.kind, record.recovery, record.attempt,
                                       running=True)
-        return found or None, item
+        return found or None, item, floor
+
+    def _rows(self, sequence):
+        """Return {path: latest TaskRecord} up to the base, and in this recovery itself."""
+        own = self.run.recovery
+        rows = self.store.outcomes(self.run, sequence, own)
+        if self.base < own - 1 and any(record.recovery < own for record in rows.values()):
+            own_rows = {path: record for path, record in rows.items() if record.recovery == own}
+            rows = self.store.outcomes(self.run, sequence, self.base)
+            rows.update(own_rows)
+        return rows
 
     def _outcome(self, record):
         changed = False
@@ -4608,25 +4632,33 @@ class _History:
             changed = signature != self._recorded(record.recovery).get(record.path)
         return Earlier(record.status, record.kind, record.recovery, record.attempt, record.due,
                        False, changed,
-                       json_object(record.events) if record.events else None)
+                       json_object(record.events) if record.events else None, record.error)
 
-    def _recorded(self, recovery):
+    def _runs(self):
+        """Return {recovery: what its supervisor noted in ``steps``} of this run."""
         if not self.recorded:
             for run in self.store.runs(self.run.flow):
                 if run.run_id == self.run.run_id:
                     self.recorded[run.recovery] = json_object(run.steps)
-        return self.recorded.get(recovery, {})
+        return self.recorded
+
+    def _recorded(self, recovery):
+        return self._runs().get(recovery, {}).get('signatures', {})
+
+    def base_run(self):
+        """Return the number of the recovery that is gone on with."""
+        return self.run.recovery if self.run.mode == 'continue' else self.base
 
     def triggers(self):
         """Return the [event, sequence] pairs that the run was told to raise from outside."""
-        return self._recorded(self.upto).get('', [])
+        return self._runs().get(self.base_run(), {}).get('triggers', [])
 
     def log_differences(self):
         """Name the steps that are gone, new or of another kind since what is built on."""
-        before, now = self._recorded(self.upto), self.signatures
+        before, now = self._recorded(self.base_run()), self.signatures
         if not before:
             return
-        gone = sorted(set(before) - set(now) - {''})
+        gone = sorted(set(before) - set(now))
         new = sorted(set(now) - set(before))
         other = sorted(path for path in now if path in before
                        and bool(now[path]) != bool(before[path]))
@@ -4680,7 +4712,7 @@ def _loop_signature(loop):
         return hashlib.sha1(pickle.dumps(loop, 4)).hexdigest()
     except Exception as error:
         logger.debug('a loop cannot be pickled: %s', error)
-        return '%s items' % (len(loop) if hasattr(loop, '__len__') else os.urandom(8).hex())
+        return 'not picklable %s' % os.urandom(8).hex()
 
 
 class _DriverPort(Port):
@@ -4861,24 +4893,28 @@ class Driver:
             self._feed(Tick())
 
     def _feed(self, event):
-        """Hand one input to the engine and note the actions; answer what it asks for."""
-        for action in self.engine.handle(event, self.clock()):
-            kind = action[0]
-            if kind == 'record':
-                task = action[1]
-                self._dirty[task] = None
-                if task.status == FAILURE:
-                    self._log_failure(task)
-            elif kind == 'submit':
-                self._starting.append(action[1])
-            elif kind == 'open':
-                self._opens.append(action[1])
-            elif kind == 'closed':
-                self.loops.close(action[1])
-            elif kind == 'replay':
-                self.triggers.extend((name, sequence) for name, sequence in action[2])
-        while self._opens:
-            self._feed(self._open_iteration(self._opens.popleft()))
+        """Hand an input to the engine, and the answers to what it asks for; note the actions."""
+        while event is not None:
+            for action in self.engine.handle(event, self.clock()):
+                self._note(action)
+            event = self._open_iteration(self._opens.popleft()) if self._opens else None
+
+    def _note(self, action):
+        kind, task = action[0], action[1]
+        if kind == 'record':
+            self._dirty[task] = None
+            if task.status == FAILURE:
+                self._log_failure(task)
+        elif kind == 'submit':
+            self._starting.append(task)
+        elif kind == 'open':
+            self._opens.append(task)
+        elif kind == 'closed':
+            self.loops.close(task)
+        elif kind == 'replay':
+            for event, sequence in action[2]:
+                self.flow.count_sequence(event, sequence)
+                self.triggers.append((event, sequence))
 
     def _trigger(self, event, sequence):
         if event not in self.plan.events:
@@ -4890,12 +4926,15 @@ class Driver:
         self._feed(Trigger(event, sequence, earlier))
 
     def _open_iteration(self, task):
-        """Answer the engine's ``open``."""
+        """Return the answer to the engine's ``open``; None if a signal came first."""
         item = blob = earlier = None
+        floor = task.scope.floor
         sequence = '%s.%d' % (task.sequence, task.opened + 1)
         if task.step.loops:
             try:
-                item, over = self.loops.next_item(task)
+                item, over = self._next_item(task)
+            except KeyboardInterrupt:
+                return None
             except Exception as error:
                 logger.error('%s: its loop failed', _describe(task), exc_info=True)
                 return LoopFailed(task, 'its loop failed: %s' % describe_error(error))
@@ -4903,9 +4942,13 @@ class Driver:
                 return Opened(task, True)
             blob = self.loops.blob(task.step.path, item)
         if self.history is not None and task.scope.earlier is not None:
-            earlier, recorded = self.history.earlier(sequence, task.step.path)
+            earlier, recorded, floor = self.history.earlier(sequence, task.step.path, floor)
             if task.step.loops and earlier and not self.loops.same(item, blob, recorded):
                 refusal = self._refuse_other_item(task, sequence)
+                if self.run_record.mode == 'continue' and refusal is None:
+                    refusal = LoopFailed(task, 'the loop item of iteration %s is not the one '
+                                         'recorded: a run that is continued goes on with the '
+                                         'same items; recover it' % sequence)
                 if refusal is not None:
                     return refusal
                 logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
@@ -4914,7 +4957,15 @@ class Driver:
         if blob is not None and earlier is None and task.step.kind == 'container':
             self._rows.append(TaskRecord(task.step.path, sequence, self.run_record.recovery, 1,
                                          'iteration', '', item=blob))
-        return Opened(task, False, item, blob, earlier)
+        return Opened(task, False, item, blob, earlier, floor)
+
+    def _next_item(self, task):
+        """Take the next item; a signal interrupts an iterator that waits for something."""
+        self._current, self._calling = None, True
+        try:
+            return self.loops.next_item(task)
+        finally:
+            self._calling = False
 
     # Starting.
 
@@ -4970,7 +5021,7 @@ class Driver:
         env[name] = _environment_text(task.step.path)
         env[sequence] = task.sequence
         if scope.items:
-            env[value] = _environment_text(str(scope.items[-1]))
+            env[value] = _environment_text(_shown(str, scope.items[-1]))
         run = self.run_record
         job = Job(task.step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
                   step.func, step.args, step.kwargs, scope.items, env, step.settings)
@@ -5262,8 +5313,8 @@ class Driver:
         try:
             return tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
         except OSError as error:
-            raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, or '
-                              'workdir, or TMPDIR' % error) from error
+            raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, '
+                              'or workdir, or TMPDIR' % error) from error
 
     def _close(self):
         for construct in self._opened_constructs:
@@ -5416,7 +5467,7 @@ CONFIG_KEYS = {
     'max_concurrent': ConfigKey(None, 'int', True),
     'stop_on_exception': ConfigKey(True, 'bool', True),
     'sleep_between_loops': ConfigKey(1.0, 'seconds', False),
-    'envvar_prefix': ConfigKey('', 'str', False),
+    'envvar_prefix': ConfigKey('', 'prefix', False),
     'start_method': ConfigKey(None, 'start method', True),
     'shutdown_grace': ConfigKey(10.0, 'seconds', False),
     'exclusive': ConfigKey(True, 'bool', False),
@@ -5446,6 +5497,20 @@ def _check_value(key, value, who):
     return os.fspath(value) if kind == 'path' else value
 
 
+def _check_level(level, who):
+    known = isinstance(level, int) or (
+        isinstance(level, str) and isinstance(logging.getLevelName(level), int))
+    if isinstance(level, bool) or not known:
+        raise ConfigError('%s: logging_level must be a level of logging, such as logging.INFO, '
+                          'not %r' % (who, level))
+
+
+def _check_text(text, what):
+    """Refuse what neither a store nor the environment can hold."""
+    if '\0' in text or text != text.encode('utf-8', 'replace').decode('utf-8'):
+        raise FlowError('%s cannot be %r: it must be text without null characters' % (what, text))
+
+
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
@@ -5456,7 +5521,8 @@ _CHECKS = {
     'int': (lambda value: value is None or isinstance(value, int)
             and not isinstance(value, bool), 'an int'),
     'seconds': (lambda value: _is_number(value) and value >= 0, 'seconds, 0 or more'),
-    'str': (lambda value: isinstance(value, str), 'a str'),
+    'prefix': (lambda value: isinstance(value, str) and '=' not in value and '\0' not in value,
+               "a str without '='"),
     'construct': (lambda value: value is not None and value != '', 'a task construct'),
     'any': (lambda value: True, 'anything'),
 }
@@ -5626,6 +5692,9 @@ class _Flow(abc.ABC):
         config = _read_config(config, config_tag, who)
         legacy = config.get('LOGGING') if isinstance(config.get('LOGGING'), dict) else {}
         self.logging_level = legacy.get('logging_level', logging_level)
+        _check_level(self.logging_level, who)
+        for what, text in (('name', self.name), ('run_id', self.run_id)):
+            _check_text(text, '%s: its %s' % (who, what))
         self._warnings = []  # type: typing.List[str]
         self._config = _checked_config(config, who, self._warnings)
         self._options = {}         # what the command line says
@@ -5635,6 +5704,8 @@ class _Flow(abc.ABC):
         self.store = None  # type: typing.Any
         self._outcome = None       # the result, once the run is over
         self._began = False        # there is a run in the store
+        self._base = -1            # the recovery whose end this one began with
+        self._pending = []  # type: typing.List[list]
         self._closed = False
         self._running = False
         if _session is not None:
@@ -5696,6 +5767,9 @@ class _Flow(abc.ABC):
         if run_id:
             self.run_id = run_id
         if recovery_run is not None:
+            if recovery_run < 0:
+                raise RecoveryError('there is no recovery %d: they are counted from 0'
+                                    % recovery_run)
             self.recovery_run = recovery_run
         if logging_level is not None:
             self.logging_level = logging_level
@@ -5919,6 +5993,8 @@ class _Flow(abc.ABC):
         self.log_warnings()
         if self._driver is None:
             self.compile()
+            if self._began:
+                self._refuse_used_iterators()
             self._start_run()
             if self._driver is None:
                 return self._outcome
@@ -5936,6 +6012,14 @@ class _Flow(abc.ABC):
             self._outcome = result
             self._release()
         return result
+
+    def _refuse_used_iterators(self):
+        """A loop that was gone over in part cannot be gone over again by another supervisor."""
+        for step in self._paths.values():
+            if step.loop is not None and not callable(step.loop) and iter(step.loop) is step.loop:
+                raise ClosedError('%r was interrupted and cannot go on itself: the loop of step '
+                                  '%r is an iterator; make the flow anew and continue the run'
+                                  % (self, step.path))
 
     def _resume(self):
         """Go on with a run that `run` has returned from."""
@@ -5955,7 +6039,7 @@ class _Flow(abc.ABC):
         finally:
             self._release()
             self._driver = None
-            self.run_mode = RunMode.continue_
+            self.run_mode, self.recovery_run = RunMode.continue_, None
 
     def _start_run(self):
         """Open the store, take the locks, find out what to build on, begin."""
@@ -6024,8 +6108,11 @@ class _Flow(abc.ABC):
         self._signatures = {} if store.volatile else step_signatures(plan)
         history = None
         if last is not None:
-            upto = last.recovery if self.recovery_run is None else self.recovery_run
-            history = _History(store, run, upto, self._signatures, settings['assume_dead'])
+            if self.run_mode == RunMode.continue_:
+                self._base = json_object(last.steps).get('base', last.recovery - 1)
+            else:
+                self._base = last.recovery if self.recovery_run is None else self.recovery_run
+            history = _History(store, run, self._base, self._signatures, settings['assume_dead'])
             history.collect()
             history.log_differences()
             self._restore_triggers(history)
@@ -6041,7 +6128,11 @@ class _Flow(abc.ABC):
     def _run_record(self, run):
         """Return a `RunRecord` with what the flow consists of now."""
         import json
-        return run._replace(steps=json.dumps(self._signatures))
+        return run._replace(steps=json.dumps({
+            'signatures': self._signatures, 'base': self._base, 'triggers': self._pending}))
+
+    def count_sequence(self, event, sequence):
+        """Note that an event was raised (Eventor)."""
 
     def _restore_triggers(self, history):
         """Raise again what the run that is gone on with was told to raise, where it was."""
@@ -6317,7 +6408,6 @@ class Eventor(_Flow):
         self._sources = collections.OrderedDict()   # Event -> expressions that raise it
         self._starters = {}                         # Step -> expressions that start it
         self._last_sequence = {}                    # Event -> the last generated sequence
-        self._pending = []                          # (event, sequence) raised before the run
 
     def add_event(self, name, expr=None):
         """Add an event.
@@ -6438,12 +6528,19 @@ class Eventor(_Flow):
     def _has_triggers(self):
         return self._driver is not None and bool(self._driver.triggers)
 
-    def _run_record(self, run):
-        self._signatures[''] = self._pending
-        return _Flow._run_record(self, run)
+    def count_sequence(self, event, sequence):
+        """An event was raised at a sequence without this object's being asked."""
+        known = self._events.get(event)
+        if known is not None and sequence.isdigit():
+            self._last_sequence[known] = max(self._last_sequence.get(known, 0), int(sequence))
+
+    def _is_over(self, store, last):
+        given = json_object(last.steps).get('triggers', [])
+        return all(one in given for one in self._pending) and _Flow._is_over(self, store, last)
 
     def _restore_triggers(self, history):
         for event, sequence in history.triggers():
+            self.count_sequence(event, sequence)
             if event not in self._events:
                 logger.warning('event %r, which the run was told to raise, is gone', event)
             elif [event, sequence] not in self._pending:
@@ -6510,6 +6607,10 @@ class _LoadError(SequentError):
 
 
 #: What a verb may raise, and the program's exit code for it. First match wins.
+class _OutputError(SequentError):
+    """What was asked for cannot be printed."""
+
+
 _EXIT_CODES = (
     (AlreadyRunningError, _EXIT_RUNNING),
     ((_UsageError, RecoveryError), _EXIT_USAGE),
@@ -6667,8 +6768,13 @@ def _output(stdout):
     try:
         yield say
         stdout.flush()
-    except BrokenPipeError:
+    except SequentError:
+        raise
+    except OSError as error:
         _divert(stdout)
+        if not isinstance(error, BrokenPipeError):
+            raise _OutputError('standard output cannot be written: %s'
+                               % (error.strerror or error)) from error
 
 
 def _complain(text, trace=''):
@@ -6969,7 +7075,7 @@ def _apply(flow, options):
         return end.code
     except BaseException as error:
         code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-        if code == _EXIT_ERROR and not isinstance(error, StoreError):
+        if code == _EXIT_ERROR and not isinstance(error, (StoreError, _OutputError)):
             _report_internal(error)
         else:
             _complain(error)

@@ -932,3 +932,29 @@ def test_current_outside_a_task_says_what_it_is_for():
     with pytest.raises(LookupError) as info:
         sequent.current()
     assert 'functions that steps call' in str(info.value)
+
+
+# What comes back from a function twice ############################################
+
+def fork_and_leave(how):
+    """Fork a process that leaves the function in a way of its own; then fail, after its end."""
+    pid = os.fork()
+    if pid == 0:
+        if how == 'exit':
+            sys.exit(0)
+        if how == 'raise':
+            raise RuntimeError('in the forked process')
+        return 'forked'
+    os.waitpid(pid, 0)
+    raise ValueError('the task itself')
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='not for this platform: it has no fork')
+@pytest.mark.parametrize('how', ['exit', 'raise', 'return'])
+@pytest.mark.parametrize('name', ['process', 'inline', 'thread'])
+def test_a_process_that_a_function_forked_is_not_taken_for_the_task(name, how, capfd):
+    flow = sequent.Sequent('fork', ':memory:', config={'task_construct': name})
+    flow.add_step('a', func=fork_and_leave, args=(how,))
+    assert flow() is False
+    [task] = flow.tasks()
+    assert task.error == 'ValueError: the task itself'

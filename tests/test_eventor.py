@@ -11,7 +11,7 @@ pytest.register_assert_rewrite('runtools')
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401
     Calls, Line, a_flow, a_private_temporary_folder, construct, fail, journal, store, the_task)
-from sequent import Eventor, FlowError, FlowTypeError, or_  # noqa: E402
+from sequent import Eventor, FlowError, FlowTypeError, MemoryStore, or_  # noqa: E402
 
 
 def an_eventor(store=':memory:', construct='inline', mode='restart', **given):
@@ -495,3 +495,46 @@ def test_bad_input_is_refused_at_once(make):
     flow = an_eventor()
     with pytest.raises((FlowError, FlowTypeError)):
         make(flow)
+
+
+# Sequences that are counted, over recoveries ######################################
+
+def counting(store, mode='restart', fails=False):
+    """a raises an event by hand, then b does, each at the next sequence; the event starts w."""
+    flow = Eventor('etl', store, run_mode=mode, config={'task_construct': 'inline'})
+    go, both, then = flow.add_event('go'), flow.add_event('both'), flow.add_event('then')
+    ran = []
+
+    def raises(eventor, name):
+        ran.append(name)
+        if fails and name == 'b':
+            raise ValueError(name)
+        eventor.trigger_event(both)
+    a = flow.add_step('a', raises, kwargs={'name': 'a'}, triggers={'success': then})
+    b = flow.add_step('b', raises, kwargs={'name': 'b'})
+    w = flow.add_step('w', lambda: ran.append('w@' + sequent.current().sequence))
+    flow.add_assoc(go, a)
+    flow.add_assoc(then, b)
+    flow.add_assoc(both, w)
+    flow.trigger_event(go, 'start')
+    return flow, both, ran
+
+
+def test_counted_sequences_go_on_after_those_that_a_recovery_raises_again():
+    # semantics 9.1, 9.4
+    kept = MemoryStore()
+    assert counting(kept, fails=True)[0]() is False
+    flow, _, ran = counting(kept, 'recover')
+    assert flow() is True
+    assert ran == ['b', 'w@2']
+
+
+@pytest.mark.parametrize('mode', ['recover', 'continue'])
+def test_an_event_raised_after_the_end_of_a_run_makes_more_of_it(mode):
+    # semantics 7.1, 9.1
+    kept = MemoryStore()
+    assert counting(kept)[0]() is True
+    flow, both, ran = counting(kept, mode)
+    flow.trigger_event(both, 7)
+    assert flow() is True
+    assert ran == ['w@7']

@@ -1,0 +1,208 @@
+"""Recovery seen from odd angles: changed items, older states, interrupted objects."""
+
+import os
+import signal
+
+import pytest
+
+pytest.register_assert_rewrite('runtools')
+
+import sequent  # noqa: E402
+from runtools import is_running, journal, programs  # noqa: E402,F401
+from sequent import MemoryStore, Sequent  # noqa: E402
+
+class Steps:
+    """Inline steps that note what ran, and fail or interrupt the run where they are told to."""
+
+    def __init__(self):
+        self.ran, self.fail, self.interrupt = [], set(), set()
+
+    def __call__(self, name):
+        task = sequent.current()
+        self.ran.append('%s@%s' % (name, task.item) if task.items else name)
+        if name in self.interrupt:
+            self.interrupt.discard(name)
+            os.kill(os.getpid(), signal.SIGINT)
+        if name in self.fail:
+            raise ValueError(name)
+
+    def taken(self):
+        ran, self.ran = self.ran, []
+        return ran
+
+
+def an_inline_flow(store, mode='restart', **given):
+    return Sequent('etl', store, run_mode=mode, config={'task_construct': 'inline'}, **given)
+
+
+def a_chain(steps, store, mode='restart', **given):
+    flow = an_inline_flow(store, mode, **given)
+    before = ()
+    for name in 'abc':
+        before = flow.add_step(name, func=steps, args=(name,), require=before)
+    return flow
+
+
+def interrupted(flow):
+    with pytest.raises(KeyboardInterrupt):
+        flow()
+
+
+@pytest.mark.parametrize('limit', [1, 0])
+def test_a_loop_of_thousands_is_recovered(limit):
+    # semantics 7.1, 1.4
+    store, down = MemoryStore(), [True]
+
+    def work():
+        if down and sequent.current().item == 2500:
+            raise ValueError
+    for mode, result in (('restart', False), ('recover', True)):
+        flow = an_inline_flow(store, mode)
+        loop = flow.add_step('s', loop=range(3000), config={'max_concurrent': limit})
+        loop.add_step('a', func=work)
+        assert flow() is result
+        down = []
+
+
+def test_what_an_older_item_left_does_not_count_for_a_new_one_in_a_later_recovery():
+    # semantics 7.4
+    store, steps = MemoryStore(), Steps()
+
+    def flow(mode, item):
+        made = an_inline_flow(store, mode)
+        loop = made.add_step('s', loop=[item])
+        a = loop.add_step('a', func=steps, args=('a',))
+        loop.add_step('b', func=steps, args=('b',), require=a)
+        made.add_step('z', func=steps, args=('z',), require=loop)
+        return made
+    steps.fail = {'z'}
+    assert flow('restart', 'A')() is False
+    steps.fail = {'a'}
+    assert flow('recover', 'B')() is False
+    steps.fail = set()
+    steps.taken()
+    assert flow('recover', 'B')() is True
+    assert steps.taken() == ['a@B', 'b@B', 'z']
+
+
+def test_continuing_a_recovery_of_an_older_state_starts_from_that_state():
+    # semantics 7.1, 7.5
+    store, steps = MemoryStore(), Steps()
+    steps.fail = {'b'}
+    assert a_chain(steps, store)() is False
+    steps.fail = {'c'}
+    assert a_chain(steps, store, 'recover')() is False
+    steps.fail, steps.interrupt = set(), {'b'}
+    interrupted(a_chain(steps, store, 'recover', recovery_run=0))
+    steps.taken()
+    assert a_chain(steps, store, 'continue')() is True
+    assert steps.taken() == ['b', 'c']
+
+
+def test_an_interrupted_recovery_of_an_older_state_goes_on_with_the_same_object():
+    # semantics 8.2
+    store, steps = MemoryStore(), Steps()
+    steps.fail = {'b'}
+    assert a_chain(steps, store)() is False
+    steps.fail, steps.interrupt = set(), {'c'}
+    flow = a_chain(steps, store, 'recover', recovery_run=0)
+    interrupted(flow)
+    steps.taken()
+    assert flow() is True
+    assert steps.taken() == ['c']
+
+
+def test_an_iterator_that_was_interrupted_is_not_taken_for_a_whole_loop():
+    # semantics 1.4, 8.2
+    steps = Steps()
+    steps.interrupt = {'a'}
+    flow = an_inline_flow(MemoryStore())
+    flow.add_step('s', loop=iter('XYZ')).add_step('a', func=steps, args=('a',))
+    interrupted(flow)
+    with pytest.raises(sequent.ClosedError, match='iterator'):
+        flow()
+
+
+def test_a_loop_that_cannot_be_pickled_as_a_whole_is_compared_item_by_item():
+    # semantics 7.4
+    store, steps = MemoryStore(), Steps()
+
+    def flow(mode, items):
+        made = an_inline_flow(store, mode)
+        loop = made.add_step('s', loop=dict.fromkeys(items).keys())
+        loop.add_step('a', func=steps, args=('a',))
+        made.add_step('z', func=steps, args=('z',), require=loop)
+        return made
+    steps.fail = {'z'}
+    assert flow('restart', 'AB')() is False
+    steps.fail = set()
+    steps.taken()
+    assert flow('recover', 'AC')() is True
+    assert steps.taken() == ['a@C', 'z']
+
+
+def test_a_failed_task_keeps_what_it_did_not_give_back_when_the_run_is_continued():
+    # semantics 4.3, 7.5
+    store, steps = MemoryStore(), Steps()
+    steps.fail = {'a'}
+
+    def flow(mode):
+        made = an_inline_flow(store, mode)
+        pool = sequent.ResourcePool('p', 1)
+        a = made.add_step('a', func=steps, args=('a',), acquires=[(pool, 1)], releases=[])
+        b = made.add_step('b', func=steps, args=('b',), delay=.01, require=(a, 'failure'))
+        made.add_step('c', func=steps, args=('c',), releases=[(pool, 1)], require=b)
+        return made
+    with flow('restart') as first:
+        assert first.run(max_loops=1) is True
+    assert flow('continue')() is True
+    assert steps.taken() == ['a', 'b', 'c']
+
+
+LIVING = '''
+def work():
+    journal.sign('x')
+    journal.note('works')
+    journal.pass_gate('go')
+
+flow = make()
+flow.add_step('s', loop=[os.environ.get('ITEM', 'A')]).add_step('x', func=work)
+if not os.environ.get('WITHOUT'):
+    flow.add_step('y', func=journal.note, args=('y',))
+leave(flow)
+'''
+
+
+def killed_while_x_works(programs, journal):  # noqa: F811
+    """Start the program, kill it while its step works, and return the pid of the orphan."""
+    programs.write(LIVING)
+    supervisor = programs.start(environment={'WITHOUT': 'y'})
+    journal.wait_for('works')
+    supervisor.kill()
+    supervisor.wait()
+    return journal.pid('x')
+
+
+def test_a_recovery_with_another_item_starts_nothing_beside_a_living_orphan(
+        programs, journal):  # noqa: F811
+    # semantics 7.6
+    pid = killed_while_x_works(programs, journal)
+    recovery = programs.start('recover', environment={'ITEM': 'B'})
+    recovery.wait_for('recover again when that has ended')
+    assert is_running(pid) and recovery.process.poll() is None
+    journal.open('go')
+    assert recovery.wait() == 1
+    assert journal.count('works') == 1
+    assert not is_running(pid)
+
+
+@pytest.mark.parametrize('mode', ['recover', 'continue'])
+def test_a_stop_ends_an_orphan_whose_task_has_not_been_reached(mode, programs, journal):  # noqa: F811
+    # semantics 7.6, 8.3
+    pid = killed_while_x_works(programs, journal)
+    programs.write(LIVING.replace("flow.add_step('s'", "flow.add_step('gone'"))
+    recovery = programs.start(mode)
+    recovery.wait_for('step y at 1 ended')
+    recovery.kill(signal.SIGTERM)
+    assert recovery.wait() == 143
+    assert not is_running(pid)
