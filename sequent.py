@@ -6906,6 +6906,10 @@ class _Session:
         if following:
             logger.warning('%s: what follows flow() at line %d does not run, from line %d on: the '
                            'command line ends the program there', here[0], here[1], following)
+        others = [one.name for one in self.flows if one is not flow]
+        if others and self.options.verb in _RUN_MODES:
+            logger.warning('the module makes other flows, which the command line does not run: %s',
+                           ', '.join(others))
         return code
 
     def _choose(self, module):

@@ -108,7 +108,11 @@ class ExecutorConstruct(TaskConstruct):
             return self._given
         spec = job.config['executor']
         if spec not in self._made:
-            self._made[spec] = _find_factory(job.name, job.config)()
+            made = _find_factory(job.name, job.config)()
+            if not callable(getattr(made, 'submit', None)):
+                raise ConstructError('%r made %r, which is no concurrent.futures.Executor'
+                                     % (spec, made))
+            self._made[spec] = made
         return self._made[spec]
 
     def _submit(self, executor, job):

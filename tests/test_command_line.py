@@ -1472,3 +1472,15 @@ def test_main_returns_the_exit_code(capsys):
     assert sequent.main(['--version']) == 0
     assert sequent.main([]) == 2
     assert 'sequent %s\n' % sequent.__version__ == capsys.readouterr().out
+
+
+def test_other_flows_that_the_module_makes_before_are_named(tmp_path):
+    (tmp_path / 'two.py').write_text(
+        "import sequent as seq\n"
+        "a = seq.Sequent('a', ':memory:')\n"
+        "b = seq.Sequent('b', ':memory:')\n"
+        "a(); b()\n")
+    done = subprocess.run([sys.executable, '-m', 'sequent', 'two'], cwd=str(tmp_path),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0
+    assert b'does not run: b' in done.stderr

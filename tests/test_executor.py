@@ -423,3 +423,17 @@ def test_a_flow_runs_on_a_dask_cluster(tmp_path):
                           universal_newlines=True, timeout=240)
 
     assert done.returncode == 0 and 'all as expected' in done.stdout, done.stdout
+
+
+def no_executor():
+    """A factory that makes something else."""
+    return 5
+
+
+def test_a_factory_that_makes_no_executor_fails_the_task_with_a_sentence():
+    flow = seq.Sequent('f', ':memory:', config={
+        'task_construct': 'executor', 'executor': '%s:no_executor' % __name__})
+    flow.add_step('a', func=print)
+    assert flow() is False
+    [task] = flow.tasks()
+    assert 'no concurrent.futures.Executor' in task.error
