@@ -4738,6 +4738,39 @@ class _DriverPort(Port):
         return self._driver.private_fds()
 
 
+class _RunEnvironment:
+    """The variables of runs in this process: where several run at one time, those of the last."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._stack = []  # type: typing.List[dict]
+        self._before = {}  # type: typing.Dict[str, typing.Optional[str]]
+
+    def enter(self, variables):
+        """Put the variables of a run, {name: value}, into the environment."""
+        with self._lock:
+            for name in variables:
+                if not any(name in one for one in self._stack):
+                    self._before[name] = os.environ.get(name)
+            self._stack.append(variables)
+            os.environ.update(variables)
+
+    def leave(self, variables):
+        """Take them out again: what other runs put there, or what stood there before, is back."""
+        with self._lock:
+            self._stack = [one for one in self._stack if one is not variables]
+            for name in variables:
+                values = [one[name] for one in self._stack if name in one]
+                value = values[-1] if values else self._before.pop(name)
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+_run_environment = _RunEnvironment()
+
+
 class Driver:
     """Runs a plan: see the text above. Made by a facade, for one run.
 
@@ -5302,8 +5335,7 @@ class Driver:
             one.setblocking(False)
         self.selector.register(self._waker[0], selectors.EVENT_READ, self._woken)
         # Threads share the environment, so only what does not change can stand in it for them.
-        self._environ_before = {name: os.environ.get(name) for name in self._constant_env}
-        os.environ.update(self._constant_env)
+        _run_environment.enter(self._constant_env)
         for step in self.plan.steps:
             if step.calls and step.children is None:
                 self._open_construct(step.step.construct)
@@ -5320,11 +5352,7 @@ class Driver:
         for construct in self._opened_constructs:
             construct.close()
         self._opened_constructs = []
-        for name, value in self._environ_before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _run_environment.leave(self._constant_env)
         self._leave_folders()
         self.selector.close()
         for one in self._waker:

@@ -564,3 +564,27 @@ def test_a_folder_for_logs_that_others_may_have_made_is_not_trusted(
     assert list(elsewhere.iterdir()) == []
 
 
+
+
+def test_of_two_runs_in_threads_nothing_stays_in_the_environment():
+    # semantics 5.1
+    before = dict(os.environ)
+    inside, go_on = [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    def work(number):
+        inside[number].set()
+        assert go_on[number].wait(20)
+
+    def run(number):
+        flow = a_flow(name='flow%d' % number)
+        flow.add_step('a', func=work, args=(number,))
+        assert flow() is True
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        assert inside[number].wait(20)
+    for number, thread in enumerate(threads):   # the first to begin is the first to end
+        go_on[number].set()
+        thread.join(20)
+    left = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    assert {name: value for name, value in left.items() if 'STEP_' not in name} == {}
