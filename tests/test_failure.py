@@ -449,7 +449,7 @@ def due_of(flow, path):
         run = flow.store.latest(flow.name)
         return [record.due for record in flow.store.tasks(run) if record.path == path]
     finally:
-        flow.store.close()
+        flow.close_store()
 
 
 def test_a_stop_drops_what_is_delayed_and_keeps_its_due_time(new_flow, trace):    # semantics 3.4

@@ -36,7 +36,7 @@ def attempts(flow):
         return [(one.path, one.sequence, one.recovery, one.attempt, str(one.status))
                 for one in kept.attempts(run) if one.kind != 'iteration']
     finally:
-        kept.close()
+        flow.close_store()
 
 
 # 7.1 Modes
@@ -625,7 +625,7 @@ def test_a_delay_keeps_its_due_time_in_a_recovery(store):
     assert first() is False
     kept = first.open_store(create=False)
     [due] = [one.due for one in kept.tasks(kept.latest('etl')) if one.path == 'later']
-    kept.close()
+    first.close_store()
     line.down = False
     again = make('recover', 1000)
     assert again.run(max_loops=1) is True
@@ -633,7 +633,7 @@ def test_a_delay_keeps_its_due_time_in_a_recovery(store):
     again.close()
     kept = again.open_store(create=False)
     [due_again] = [one.due for one in kept.tasks(kept.latest('etl')) if one.path == 'later']
-    kept.close()
+    again.close_store()
     assert due_again == due
     assert 900 < left < 1000
     assert calls.calls == []
@@ -1142,7 +1142,7 @@ def as_active(store, **identity):
     kept.commit(run, [task._replace(status='active', error=None, ended=None,
                                     process=json.dumps(process))])
     kept.finish(run._replace(status='active'))
-    kept.close()
+    flow.close_store()
     return flow
 
 

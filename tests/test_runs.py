@@ -134,7 +134,7 @@ def test_one_store_holds_many_runs_of_many_flows(store):
     kept = flows[0].open_store(create=False)
     assert [(run.flow, run.run_id, str(run.status)) for run in kept.runs()] == [
         (flow.name, flow.run_id, 'success') for flow in flows]
-    kept.close()
+    flows[0].close_store()
     assert [len(flow.tasks()) for flow in flows] == [1, 1, 1]
 
 
@@ -154,7 +154,7 @@ def test_a_run_id_names_a_run(store):
     assert flow.run_id == 'monday'
     kept = flow.open_store(create=False)
     assert kept.latest('etl', 'monday').run_id == 'monday'
-    kept.close()
+    flow.close_store()
 
 
 def test_a_run_id_is_not_used_for_a_second_run(store):
