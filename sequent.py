@@ -6924,21 +6924,26 @@ class _Session:
                       "say; put what runs it under if __name__ == '__main__'"
                       % (flow.name, wanted))
             return _EXIT_USAGE
-        here = _line_in_module(sys._getframe())
+        here = sys._getframe()
         _session = None
         try:
             code = _apply(flow, self.options)
         finally:
             _session = self
-        following = here and self.options.verb in _RUN_MODES and _statement_after(*here)
-        if following:
+        if self.options.verb in _RUN_MODES:
+            self._warn_of_the_rest(flow, here)
+        return code
+
+    def _warn_of_the_rest(self, flow, frame):
+        """Say what of the module does not run because the program ends with this flow."""
+        found = _what_follows(frame)
+        if found:
             logger.warning('%s: what follows flow() at line %d does not run, from line %d on: the '
-                           'command line ends the program there', here[0], here[1], following)
+                           'command line ends the program there', *found)
         others = [one.name for one in self.flows if one is not flow]
-        if others and self.options.verb in _RUN_MODES:
+        if others:
             logger.warning('the module makes other flows, which the command line does not run: %s',
                            ', '.join(others))
-        return code
 
     def _choose(self, module):
         """Return the flow to work on; None if the verb has been applied already."""
@@ -7056,29 +7061,47 @@ def _modules_in(folder, suffix):
         return []
 
 
-def _line_in_module(frame):
-    """Return (file, line) of the nearest top-level code that a frame was called from, or None."""
-    while frame is not None and frame.f_code.co_name != '<module>':
+def _what_follows(frame):
+    """Return (file, line, line of what follows) for a call that a module makes while it is loaded.
+
+    The call may stand in functions: each of them is looked at. None: nothing follows, or it is
+    not known.
+    """
+    while frame is not None:
+        code, line = frame.f_code, frame.f_lineno
+        if code.co_filename != _what_follows.__code__.co_filename:
+            following = _statement_after(code.co_filename, line, code.co_name)
+            if following:
+                return code.co_filename, line, following
+        if code.co_name == '<module>':
+            break
         frame = frame.f_back
-    return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+    return None
 
 
-def _statement_after(path, line):
+def _statement_after(path, line, function='<module>'):
     """Return the line of what comes after the statement at a line of a file; None for nothing.
 
-    Closing a flow is nothing: it has been done.
+    After the body of a loop comes the loop again. Closing a flow is nothing: it has been done.
     """
     import ast
     try:
         with open(path, 'rb') as source:
-            body = ast.parse(source.read()).body
+            tree = ast.parse(source.read())
     except (OSError, SyntaxError, ValueError):  # in a zip, or edited meanwhile: it stays unsaid
         return None
+    body = tree.body
+    if function != '<module>':
+        around = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)
+                  and one.name == function and one.lineno <= line]
+        body = max(around, key=lambda one: one.lineno).body if around else []
     while body:
         before = [one for one in body if one.lineno <= line]
         after = [one for one in body if one.lineno > line and not _closes(one)]
         if after or not before:
             return after[0].lineno if after else None
+        if isinstance(before[-1], (ast.For, ast.While)):
+            return before[-1].lineno
         inner = [getattr(before[-1], name, []) for name in ('body', 'orelse', 'handlers')]
         body = next((one for one in reversed(inner) if one and one[0].lineno <= line), [])
     return None

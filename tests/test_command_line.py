@@ -1068,7 +1068,7 @@ def test_an_exception_in_finally_is_shown_and_no_success(shop):
     ('flow()\nprint("after")\n', 5),
     ('with flow:\n    flow()\n    print("after")\n', 6),
     ('if True:\n    flow(\n    )\nelse:\n    pass\nfor n in (1, 2):\n    print("after")\n', 9),
-    ('def main():\n    flow()\n    print("after")\n\nmain()\nopen("after", "w")\n', 9),
+    ('def main():\n    flow()\n    print("after")\n\nmain()\nopen("after", "w")\n', 6),
 ])
 def test_what_follows_flow_does_not_run_and_a_warning_says_so(shop, text, line):
     shop.write('m.py', flows('flow') + text)
@@ -1098,8 +1098,8 @@ def test_a_module_that_catches_everything_does_not_run_twice(shop):
         for n in range(3):
             try:
                 flow()
-            except BaseException:
-                pass
+            except BaseException as error:
+                caught = error
     '''))
 
     assert ran(shop('m')) == ['flow']
@@ -1484,3 +1484,27 @@ def test_other_flows_that_the_module_makes_before_are_named(tmp_path):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert done.returncode == 0
     assert b'does not run: b' in done.stderr
+
+
+@pytest.mark.parametrize('source, line', [
+    ('def main():\n    flow()\n    print("after")\nmain()\n', 5),
+    ('for n in range(2):\n    flow()\n', 3),
+])
+def test_what_follows_flow_in_a_function_or_a_loop_is_said_not_to_run(tmp_path, source, line):
+    (tmp_path / 'one.py').write_text(
+        "import sequent as seq\nflow = seq.Sequent('a', ':memory:')\n" + source)
+    done = subprocess.run([sys.executable, '-m', 'sequent', 'one'], cwd=str(tmp_path),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0
+    assert b'after' not in done.stdout
+    assert b'does not run, from line %d on' % line in done.stderr
+
+
+def test_a_flow_that_a_function_runs_last_is_run_without_a_warning(tmp_path):
+    (tmp_path / 'one.py').write_text(
+        "import sequent as seq\nflow = seq.Sequent('a', ':memory:')\n"
+        "def main():\n    return flow()\nmain()\n")
+    done = subprocess.run([sys.executable, '-m', 'sequent', 'one'], cwd=str(tmp_path),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0
+    assert b'WARNING' not in done.stderr
