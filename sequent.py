@@ -3593,8 +3593,6 @@ class InlineConstruct(TaskConstruct):
                 more = {'eventor': job.eventor}
             outcome = run_job(job, **more)
         _task_log_handler.finish(job)
-        if outcome.status == FAILURE and self.port.stopping:
-            outcome = outcome._replace(interrupted=True)
         self.port.done(job, outcome)
 
     def close(self):
@@ -5227,7 +5225,7 @@ class Driver:
         if task is None:
             self._finish_orphan(job, outcome)
             return
-        if outcome.interrupted:
+        if outcome.interrupted or self._ended_by_stop(construct, outcome):
             self._interrupt(task, outcome)
             return
         if outcome.lost:
@@ -5248,6 +5246,15 @@ class Driver:
         self._feed(Done(task, outcome.status, outcome.error))
         if task.status == SUCCESS and logger.isEnabledFor(logging.INFO):
             logger.info('%s ended with success', _describe(task))
+
+    def _ended_by_stop(self, construct, outcome):
+        """Whether the signal that stops the run may be why a task failed.
+
+        One that its construct could not keep from the task: a Ctrl-C goes to the whole process
+        group. It is asked here, as in other threads the signal may not have been seen yet.
+        """
+        return (self.port.stopping and outcome.status == FAILURE and construct is not None
+                and not construct.can_kill)
 
     def _interrupt(self, task, outcome):
         """Ended by the stop of the run: it stays active and runs again (semantics 8.3)."""

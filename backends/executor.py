@@ -130,8 +130,6 @@ class ExecutorConstruct(TaskConstruct):
         except BaseException as error:  # KeyboardInterrupt too: it is the worker's, not ours
             outcome = Outcome('failure', _death(error))
         self._futures.discard(future)
-        if outcome.status == 'failure' and self.port.stopping:
-            outcome = outcome._replace(interrupted=True)
         self.port.done(job, outcome)
 
 

@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import pathlib
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 
@@ -301,34 +303,35 @@ def test_a_store_that_is_a_folder(stored_flow, tmp_path):
         stored_flow(str(tmp_path)).run()
 
 
-def test_a_store_in_a_folder_that_is_not_writable(tmp_path, trace):
-    (tmp_path / 'closed').mkdir()
-    (tmp_path / 'job.py').write_text(textwrap.dedent('''
-        import os, sqlite3, pathlib, sequent as seq
+def test_a_store_in_a_folder_that_is_not_writable():
+    # Not in pytest's own folder: another pytest that starts closes it to other users.
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        (folder / 'closed').mkdir()
+        (folder / 'job.py').write_text(textwrap.dedent('''
+            import os, sqlite3, pathlib, sequent as seq
 
-        pathlib.Path('/').as_uri()      # loaded before the right to read it is given up
-        flow = seq.Sequent('flow', os.path.abspath('closed/flow.db'),
-                           config={'task_construct': 'inline'})
-        flow.add_step('a', func=print, args=('ran',))
-        if os.geteuid() == 0:
-            os.setgid(65534)
-            os.setuid(65534)
-        try:
-            flow.run()
-        except seq.StoreError as error:
-            print(error)
-    '''))
-    (tmp_path / 'closed').chmod(0o555)
-    for folder in [tmp_path] + list(tmp_path.parents):
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(0o755)
+            pathlib.Path('/').as_uri()      # loaded before the right to read it is given up
+            flow = seq.Sequent('flow', os.path.abspath('closed/flow.db'),
+                               config={'task_construct': 'inline'})
+            flow.add_step('a', func=print, args=('ran',))
+            if os.geteuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            try:
+                flow.run()
+            except seq.StoreError as error:
+                print(error)
+        '''))
+        (folder / 'closed').chmod(0o555)
 
-    said = subprocess.run([sys.executable, 'job.py'], cwd=str(tmp_path), timeout=60,
-                          stdout=subprocess.PIPE).stdout.decode()
+        said = subprocess.run([sys.executable, 'job.py'], cwd=name, timeout=60,
+                              stdout=subprocess.PIPE).stdout.decode()
 
-    assert 'flow.db' in said and 'writable' in said
-    assert 'ran' not in said.split()
-    assert os.listdir(str(tmp_path / 'closed')) == []
+        assert 'flow.db' in said and 'writable' in said
+        assert 'ran' not in said.split()
+        assert os.listdir(str(folder / 'closed')) == []
 
 
 @pytest.mark.parametrize('content', [b'name,amount\n' * 500, b'x', b'\0' * 5000],

@@ -61,12 +61,12 @@ class TestInline(ConstructContract):
         assert self.run(construct, fail, 'x', eventor='the flow').error == 'ValueError: x'
         assert self.run(construct, int, 7, eventor='the flow').status == 'success'
 
-    def test_an_interrupt_of_a_stop_is_no_failure_of_the_task(self, construct):
+    def test_an_interrupt_of_a_stop_is_told_as_what_it_is(self, construct):
         def interrupted():
             construct.port.stopping = True
             raise KeyboardInterrupt
         outcome = self.run(construct, interrupted)
-        assert (outcome.interrupted, outcome.error) == (True, 'KeyboardInterrupt')
+        assert (outcome.status, outcome.error) == ('failure', 'KeyboardInterrupt')
 
 
 class Accepting:

@@ -1,6 +1,7 @@
 """Cycles, the result, signals, precedence of configuration, folders: semantics 8."""
 
 import collections
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from runtools import (  # noqa: E402,F401
     Calls, Line, a_flow, a_private_temporary_folder, construct, fail, is_running, journal,
     programs, results, statuses, store, the_task, wait_gone)
 from sequent import Eventor, MemoryStore, ThreadConstruct  # noqa: E402
+from sequent.executor import ExecutorConstruct  # noqa: E402
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 every_signal = pytest.mark.parametrize('number', sorted(SIGNALS))
@@ -273,6 +275,23 @@ def test_a_function_that_catches_the_interrupt_does_not_keep_the_run_going(store
     flow.add_step('b', func=calls, require=(a,))
     run_into_signal(flow, signal.SIGTERM)
     assert calls.calls == []
+
+
+@pytest.mark.parametrize('construct', ['thread', 'inline', 'executor'])
+def test_what_fails_as_the_signal_comes_was_ended_by_it(construct, store, handlers):
+    # semantics 8.3: a Ctrl-C goes to what runs in the supervisor's process group as well
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+
+    def one():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError('its connection is gone')
+    with pool:
+        flow = a_flow(store, ExecutorConstruct(pool) if construct == 'executor' else construct)
+        flow.add_step('a', func=one)
+        run_into_signal(flow, signal.SIGTERM)
+        task = the_task(flow, 'a')
+    assert task.status == 'active'
+    assert task.error
 
 
 @pytest.mark.parametrize('func', [len, fail])
