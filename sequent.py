@@ -156,7 +156,8 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
         """Return what sets a variable, ``(name, value)``, however often, in constant memory.
 
         Since 3.9 os.environ calls setenv(), which in glibc keeps every value for good: 20 MB after
-        a loop of 100,000 iterations. putenv() takes memory of the caller's.
+        a loop of 100,000 iterations. putenv() takes memory of the caller's, in which a value can
+        be replaced by the next one that fits.
         """
         try:
             import ctypes
@@ -164,24 +165,44 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
         except (ImportError, OSError, AttributeError):
             return os.environ.__setitem__
         environ = os.environ  # type: typing.Any
+        content, encode = environ._data, environ.encodevalue
+        ours = {}  # type: typing.Dict[str, tuple]
 
-        def put(name, value):
-            key, content = environ.encodekey(name), environ.encodevalue(value)
-            if b'\0' in content:
+        def put(name, text):
+            key, line, last = ours.get(name) or (environ.encodekey(name), None, None)
+            value = encode(text)
+            if b'\0' in value:
                 raise ValueError('embedded null byte')
-            line = ctypes.create_string_buffer(key + b'=' + content)
-            if putenv(line):
-                raise OSError('no memory left for the environment')
-            environ._data[key] = content
-            _environment_lines[key] = line    # the environment points to it
+            whole = b'%s=%s' % (key, value)
+            # Unless somebody else has removed or replaced it, it still is in our memory; of a
+            # value of one byte there is only one object, so that one cannot tell.
+            if (last is None or len(last) < 2 or content.get(key) is not last
+                    or len(whole) >= len(line)):
+                line = ctypes.create_string_buffer(whole, len(whole) + 64)
+                if putenv(line):
+                    raise OSError('no memory left for the environment')
+                _environment_lines[key] = line    # the environment points to it
+            else:
+                line.value = whole
+            content[key] = value
+            ours[name] = key, line, value
         return put
 else:
     def _environment_setter():
         return os.environ.__setitem__
 
 
+if sys.version_info >= (3, 7):
+    _is_ascii = str.isascii
+else:
+    def _is_ascii(text):
+        return len(text) == len(text.encode('ascii', 'ignore'))
+
+
 def _environment_text(text):
     """Return a text as it can stand in the environment, whatever the locale: in UTF-8."""
+    if _is_ascii(text):
+        return text
     try:
         os.fsencode(text)
         return text
@@ -571,13 +592,17 @@ def filled(value, find):
     """Return a value with each placeholder in it replaced by ``find(placeholder)``."""
     if isinstance(value, Placeholder):
         return find(value)
-    if not placeholders_in(value):
-        return value
-    if isinstance(value, dict):
+    if isinstance(value, (list, tuple)):
+        content = [filled(one, find) if isinstance(one, _MAY_HOLD) else one for one in value]
+        if type(value) is tuple:
+            return tuple(content)
+        return type(value)(*content) if hasattr(value, '_fields') else type(value)(content)
+    if isinstance(value, dict) and placeholders_in(value):
         return type(value)((key, filled(one, find)) for key, one in value.items())
-    content = [filled(one, find) for one in value]
-    return content if isinstance(value, list) else (
-        type(value)(*content) if hasattr(value, '_fields') else tuple(content))
+    return value
+
+
+_MAY_HOLD = (Placeholder, list, tuple, dict)
 
 
 # A parsed expression is one of these, or an Event (which stands for its own expression).
@@ -1632,7 +1657,8 @@ class Engine:
             scope, step = task.scope, task.step
             if scope.stopped:
                 continue
-            task.order = self._next_order()
+            self._order += 1
+            task.order = self._order
             task.status = READY
             self._actions.append(('record', task))
             self._raise(scope, step, READY)
@@ -1651,6 +1677,8 @@ class Engine:
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
+        if not (self._serial or self._plain or self._granted):
+            return False
         task = self._pop_startable()
         if task is None:
             return False
@@ -1665,6 +1693,8 @@ class Engine:
     def _pop_startable(self):
         """Return the next ready task that may start now, in ready order, or None."""
         queue = self._first_queue()
+        if not self._granted:
+            return queue.popleft() if queue else None
         kept, found = [], None
         while self._granted and found is None:
             if queue and queue[0].order < self._granted[0][0]:
@@ -1738,7 +1768,8 @@ class Engine:
         """Raise the final status of a task, and see to a failure."""
         step, scope = task.step, task.scope
         self._raise(scope, step, status)
-        self._raise(scope, step, COMPLETE)
+        if step.on or step.inner:
+            self._raise(scope, step, COMPLETE)
         if status == FAILURE and not step.handled:
             self._fail(task)
         if step.inner:
@@ -3225,7 +3256,8 @@ class Job:
         items: the current loop items, outermost first.
         env: every environment variable of the task, by its full name: {str: str}.
         config: the resolved configuration of the step: {str: value}.
-        log: path of the task's log file, or None.
+        log: path of the task's log file, or None; worked out when it is first asked for, from
+            ``logdir``, if that is given.
         outcome: path where a process that has lost its supervisor leaves its outcome, or None.
         logger_name: name of the logger that the task is told to use.
         eventor: what an inline function gets as ``eventor=`` when it accepts that, or None.
@@ -3235,8 +3267,8 @@ class Job:
     """
 
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
-                 'kwargs', 'items', 'env', 'config', 'log', 'outcome', 'logger_name', 'eventor',
-                 'task', 'triggered', 'process', 'state')
+                 'kwargs', 'items', 'env', 'config', '_log', 'logdir', 'outcome', 'logger_name',
+                 'eventor', 'task', 'triggered', 'process', 'state')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
@@ -3253,7 +3285,8 @@ class Job:
         self.items = items
         self.env = {} if env is None else env
         self.config = {} if config is None else config
-        self.log = log
+        self._log = log
+        self.logdir = None
         self.outcome = outcome
         self.logger_name = logger_name
         self.eventor = eventor
@@ -3264,6 +3297,17 @@ class Job:
 
     def __repr__(self):
         return '<Job %s %s>' % (self.name, self.sequence)
+
+    @property
+    def log(self):
+        if self._log is None and self.logdir is not None:
+            self._log = log_path(self.logdir, self.flow, self.run_id, self.name, self.sequence,
+                                 self.recovery, self.attempt)
+        return self._log
+
+    @log.setter
+    def log(self, path):
+        self._log = path
 
 
 class Port(abc.ABC):
@@ -3542,6 +3586,8 @@ def _shown(show, value):
 
 
 def _encodable(text):
+    if _is_ascii(text):
+        return text
     return text.encode('utf-8', 'backslashreplace').decode('utf-8')  # a lone surrogate is none
 
 
@@ -4905,7 +4951,8 @@ class _Results:
 
         def find(placeholder):
             return self.value(task, placeholder)
-        return step.func, filled(step.args, find), filled(step.kwargs, find)
+        return (step.func, filled(step.args, find),
+                filled(step.kwargs, find) if step.kwargs else step.kwargs)
 
 
 # Time ------------------------------------------------------------------------------
@@ -5445,7 +5492,8 @@ class Driver:
             self._commit_and_start()
             if self._inline:
                 self._call_inline()
-                self._poll_events(0)
+                if len(self._jobs) > len(self.arrived):    # others run, too
+                    self._poll_events(0)
             elif self.arrived or self.triggers:
                 continue
             elif self.engine.running or self.engine.ready or self._orphans:
@@ -5645,7 +5693,10 @@ class Driver:
                 self.arrived.append((job, Outcome(
                     FAILURE, 'it could not be started: %s' % describe_error(error))))
                 continue
-            jobs.append((job, construct))
+            if construct.inline and self.store.volatile:
+                self._inline.append((job, construct))    # there is nothing to survive
+            else:
+                jobs.append((job, construct))
         return jobs
 
     def _fill(self, job, task):
@@ -5660,28 +5711,23 @@ class Driver:
             return False
 
     def _make_job(self, task):
-        step, scope = task.step.step, task.scope
-        env = dict(self._constant_env)
+        plan_step, items, run = task.step, task.scope.items, self.run_record
+        step = plan_step.step
+        env = self._constant_env.copy()
         name, sequence, value, attempt = self._names
-        env[name] = _environment_text(task.step.path)
+        env[name] = _environment_text(step.path)
         env[sequence] = task.sequence
         env[attempt] = str(task.attempt)
-        if scope.items:
-            env[value] = _environment_text(_shown(str, scope.items[-1]))
-        run = self.run_record
-        job = Job(task.step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
-                  step.func, step.args, step.kwargs, scope.items, env, step.settings)
-        job.task = task
-        job.logger_name = run.flow
-        if self.logdir:
-            job.log = log_path(self.logdir, run.flow, run.run_id, job.name, job.sequence,
-                               job.recovery, job.attempt)
+        if items:
+            env[value] = _environment_text(_shown(str, items[-1]))
+        job = task.job = Job(
+            step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
+            step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
+            self.flow if self.plan.dynamic else None, task)
+        job.logdir = self.logdir or None
         if step.construct.can_adopt:
             job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
-        if self.plan.dynamic:
-            job.eventor = self.flow
-        task.job = job
         return job
 
     def _result_path(self, task):
@@ -5815,6 +5861,11 @@ class Driver:
                 self._rows.append(self._record(task)._replace(status=ACTIVE))
 
     # Records.
+
+    def catch_up(self):
+        """Commit what a function that runs inline could ask for; without a file that can wait."""
+        if threading.get_ident() == self.thread:
+            self._commit()
 
     def _commit(self):
         rows = self._rows
@@ -5975,8 +6026,6 @@ class Driver:
 
     def _poll_events(self, timeout):
         """Let constructs see to their descriptors; sleep so long (seconds; None: for ever)."""
-        if timeout == 0 and not self._jobs:
-            return
         if timeout is not None:
             timeout = min(timeout, 86400.0)
         for key, _ in self.selector.select(timeout):
@@ -7003,6 +7052,8 @@ class _Flow(abc.ABC):
             return []
         opened = self._driver is not None and self._outcome is None and not self._closed
         store = self.store if opened else self.open_store(create=False)
+        if opened and store.volatile:
+            self._driver.catch_up()
         try:
             run = RunRecord(self.name, self.run_id)
             return [task_info(record, store) for record in store.tasks(run)
