@@ -6458,9 +6458,9 @@ class _Flow(abc.ABC):
                 logger.warning('parameter %r is %r from now on; it was %r', name, one.text, text)
             else:
                 raise ParameterError(
-                    'run %r of flow %r has parameter %r with %r, and now it is %r (%s): what is '
-                    'done was done with the former; give it again by %s, or start a new run' % (
-                        last.run_id, self.name, name, text, one.text, one.source,
+                    'run %r of flow %r has %r for parameter %r, which is %r now (%s); finished '
+                    'steps ran with the former: give it again by %s, or start a new run' % (
+                        last.run_id, self.name, text, name, one.text, one.source,
                         parameter_variable(name)))
         for name in _parameters.declared:
             if name not in recorded:
@@ -6972,6 +6972,9 @@ def main(argv=None):
         code = _main(argv)
         sys.stdout.flush()
         return code
+    except _OutputError as error:
+        _complain(error)
+        return _EXIT_ERROR
     except OSError as error:
         _divert(sys.stdout)
         _complain('standard output cannot be written: %s' % (error.strerror or error))
@@ -7020,7 +7023,7 @@ def _make_parser():
         'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A recovery has '
         'the values of its run without it')
     add('--force-set', action='store_true', help='recover, continue: let --set change a value, '
-        'though what is done was done with the old one')
+        'though finished steps ran with the old one')
     add('--run-id', metavar='ID', help='the name of the new run, or which run to recover, '
         'continue or show (default: the latest)')
     add('--recovery-run', metavar='N', type=int,
@@ -7298,9 +7301,9 @@ class _Values:
         for one in differing:
             if one.source == '--set' and one.name not in _parameters.forced:
                 raise _UsageError(
-                    '--set %s: it is %r now, and %r in the run, with which was done what is done; '
-                    'leave it out, or give --force-set, too' % (one.name, one.text,
-                                                                recorded[one.name]))
+                    '--set %s: %r is not %r, the value of the run, with which its finished steps '
+                    'ran; leave it out, or give --force-set, too' % (
+                        one.name, one.text, recorded[one.name]))
             if one.source == parameter_variable(one.name):
                 self._notes.append('%s is %r; the recorded value, %r, holds' % (
                     one.source, one.text, recorded[one.name]))
