@@ -11,9 +11,11 @@ import sys
 
 import pytest
 
-import sequent as seq
-from runtools import a_flow, store, wait_gone  # noqa: F401 (a fixture)
-from test_command_line import ROOT, assert_refused, shop  # noqa: F401 (a fixture)
+pytest.register_assert_rewrite('runtools')
+
+import sequent as seq  # noqa: E402
+from runtools import a_flow, store, wait_gone  # noqa: E402, F401 (a fixture)
+from test_command_line import ROOT, assert_refused, shop  # noqa: E402, F401 (a fixture)
 
 # Writes the day down; then fails while there is no file 'line'.
 NIGHT = '''
