@@ -25,7 +25,7 @@ The file reads downward; no section names a later one:
     4 Plan               the model compiled: counters, scopes, checks
     5 Engine             a pure state machine: inputs and a time in, actions out
     6 Stores             where statuses are kept: SqliteStore, MemoryStore
-    7 Constructs         what runs a function: process, thread, inline
+    7 Constructs         what runs a function or a program: process, thread, inline
     8 Driver             the only loop
     9 Facades            Eventor, Sequent
     10 Command line      python -m sequent
@@ -51,15 +51,16 @@ import time
 import typing
 
 __all__ = [
-    'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool',
+    'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'Command',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
     'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
     'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord',
-    'TaskConstruct', 'ProcessConstruct', 'ThreadConstruct', 'InlineConstruct', 'Job', 'Outcome',
-    'run_job',
+    'TaskConstruct', 'ProcessConstruct', 'ProgramConstruct', 'ThreadConstruct', 'InlineConstruct',
+    'Job', 'Outcome', 'run_job',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
     'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'ParameterError',
+    'ProgramError',
     'main',
 ]
 __version__ = '4.0.0'
@@ -210,6 +211,9 @@ def _environment_text(text):
     except UnicodeEncodeError:
         return os.fsdecode(text.encode('utf-8', 'backslashreplace'))
 
+# A tender forks programs and lets them stay zombies until their outcomes are stored.
+_HAS_TENDERS = all(hasattr(os, name) for name in ('fork', 'waitid', 'environb'))
+
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
 _START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
 
@@ -331,6 +335,17 @@ class ParameterError(SequentError, ValueError):
     """The value of a parameter is missing or wrong, or is not the one of the run gone on with."""
 
 
+class ProgramError(SequentError, RuntimeError):
+    """A program failed. ``code`` is its exit code, negative: a signal; None: it never ran."""
+
+    def __init__(self, text, code=None):
+        super().__init__(text, code)
+        self.code = code
+
+    def __str__(self):
+        return self.args[0]
+
+
 class RunRecord(typing.NamedTuple):
     """One supervisor's work on a run: what a store keeps of a run and of each recovery of it.
 
@@ -407,7 +422,7 @@ class Outcome(typing.NamedTuple):
     ended: typing.Optional[float] = None
     lost: bool = False
     exited: bool = False
-    kinds: tuple = ()
+    kinds: typing.Tuple[str, ...] = ()
     code: typing.Optional[int] = None
 
 
@@ -493,8 +508,9 @@ class Step:
     ``children`` is a list; a step without is a leaf. ``require`` is a parsed expression.
     ``stop_on_exception``, ``max_concurrent`` and ``tolerate`` (None: not set on this step),
     ``retries``, ``serial`` (its func runs in the supervisor, so one at a time), ``settings`` (its
-    resolved configuration) and ``asks`` (the placeholders in its arguments and its loop) are
-    filled in when the flow is run.
+    resolved configuration), ``asks`` (the placeholders in what it calls and in its loop; None:
+    there is nothing to fill in) and ``names`` (what names in its command stand for: {(identifier,
+    attribute): placeholder, or None for a parameter}) are filled in when the flow is run.
     """
 
     kind = 'leaf'
@@ -511,7 +527,8 @@ class Step:
     retries = 0
     serial = False
     settings = {}  # type: dict
-    asks = ()
+    asks = None  # type: typing.Optional[tuple]
+    names = {}  # type: dict
 
     def __init__(self, flow, parent, name, **given):
         self.flow = flow
@@ -821,7 +838,7 @@ class _Compiler:
     def compile(self, root):
         top = self.add_step(root, None, 0, {}, ())
         for plan_step in self.steps:
-            if plan_step.step.asks:
+            if plan_step.step.asks is not None:
                 self.ask(plan_step)
         for plan_step in self.steps:
             if plan_step.requires():
@@ -2211,20 +2228,24 @@ def _read_link(path):
 
 
 def _proc_stat(pid):
-    """Return (state, start in clock ticks) of a process, (None, None) where /proc has none."""
+    """Return (state, start in clock ticks, parent) of a process; of one that is not in /proc
+    (None, None, None).
+    """
     try:
         with open('/proc/%d/stat' % pid, 'rb') as file:
             fields = file.read().rpartition(b')')[2].split()  # its name may hold ') '
-        return fields[0].decode(), int(fields[19])
+        return fields[0].decode(), int(fields[19]), int(fields[1])
     except (OSError, IndexError):  # it may end while it is read
-        return None, None
+        return None, None, None
 
 
-def process_identity(pid=None):
+def process_identity(pid=None, keeper=None):
     """Return what tells a process from all others, also from a later one with its pid.
 
     Args:
         pid: of a living process or a zombie; None: this process.
+        keeper: pid of its parent, if that lets it stay a zombie until its outcome is left: such
+            a zombie counts as alive as long as that is its parent.
     Returns:
         JSON of ``host``, ``boot`` (id), ``ns`` (pid namespace), ``pid`` and ``start`` (clock
         ticks since boot); ``boot``, ``ns`` and ``start`` are null where there is no ``/proc``.
@@ -2232,8 +2253,11 @@ def process_identity(pid=None):
     import json
     host, boot, namespace = _this_system()
     pid = os.getpid() if pid is None else pid
-    return json.dumps({'host': host, 'boot': boot, 'ns': namespace, 'pid': pid,
-                       'start': _proc_stat(pid)[1]})
+    known = {'host': host, 'boot': boot, 'ns': namespace, 'pid': pid,
+             'start': _proc_stat(pid)[1]}
+    if keeper is not None:
+        known['keeper'] = keeper
+    return json.dumps(known)
 
 
 def _read_identity(identity):
@@ -2250,8 +2274,9 @@ def process_alive(identity):
     """Say whether the process that `process_identity` described still runs.
 
     Returns:
-        True or False (a zombie is dead, so is what ran before the last boot); None if that
-        cannot be seen from here: it is on another host, in another pid namespace, or unknown.
+        True or False (a zombie without a keeper is dead, so is what ran before the last boot);
+        None if that cannot be seen from here: it is on another host, in another pid namespace,
+        or unknown.
     """
     host, boot, namespace = _this_system()
     known = _read_identity(identity)
@@ -2261,10 +2286,12 @@ def process_alive(identity):
         return False
     if known.get('ns') != namespace:
         return None
-    state, start = _proc_stat(known['pid'])
+    state, start, parent = _proc_stat(known['pid'])
     if state is None:
         return _takes_signals(known['pid'])
-    return state not in 'ZX' and known.get('start') in (None, start)
+    if state in 'ZX' and (parent is None or parent != known.get('keeper')):
+        return False
+    return known.get('start') in (None, start)
 
 
 def _takes_signals(pid):
@@ -3381,6 +3408,7 @@ class TaskConstruct(abc.ABC):
 
     can_kill = False   # kill() works, so timeouts are honoured
     can_adopt = False  # tasks outlive the supervisor and leave their outcomes
+    can_place = False  # tasks have a folder and environment of their own: config cwd and env
     relays = False     # the output of tasks goes to job.log, whence the driver relays it
     inline = False     # release() runs the function and calls port.done before it returns
 
@@ -3524,6 +3552,8 @@ def run_job(job, **more):
         _end_fork(error)
     if isinstance(error, SystemExit):
         return _exit_outcome(error)
+    if isinstance(error, ProgramError):
+        return _failure(error)._replace(error=str(error), trace='', code=error.code)
     if error is not None:
         return _failure(error)
     if result is None or not job.config.get('keep_result', True):
@@ -3851,9 +3881,9 @@ def _make_folder(path):
         _make_folder(path)
 
 
-def _open_log(path):
+def _open_log(path, access=os.O_WRONLY):
     """Open a log file to append to it, for its owner only; a symbolic link is refused."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags = access | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     try:
         return os.open(path, flags, 0o600)
     except FileNotFoundError:
@@ -4058,12 +4088,16 @@ class LogRelay:
 
 def write_outcome(path, outcome):
     """Leave an `Outcome` for a later supervisor: written aside, synced, renamed into place."""
+    _leave_outcome(path, dict(outcome._asdict(), error=masked(outcome.error),
+                              trace=masked(outcome.trace)))
+
+
+def _leave_outcome(path, content):
+    """Write the fields of an outcome, {name: value}; the tender of programs does so, too."""
     import base64
     import json
-    content = outcome._asdict()
-    content.update(error=masked(outcome.error), trace=masked(outcome.trace))
-    if outcome.result is not None:
-        content['result'] = base64.b64encode(outcome.result).decode('ascii')
+    if content.get('result') is not None:
+        content['result'] = base64.b64encode(content['result']).decode('ascii')
     write_aside(path, json.dumps(content).encode('utf-8'))
 
 
@@ -4116,7 +4150,446 @@ def read_outcome(path):
                              % (path, error)) from error
 
 
+# Programs: what to run -------------------------------------------------------------
+
+_BRACES = re.compile(r'\{\{|\}\}|\{([^\W\d]\w*)(?:\.(item|result))?\}')
+
+
+class Command:
+    """A program for a step to run, as in ``func=Command(['extract', '--db', db])``.
+
+    Its output goes to the log of the task; the result of the task is its exit code. In all its
+    texts, ``cwd``, ``stdin`` and the values of ``env`` included, ``{day}`` stands for the value of
+    a parameter, ``{s0.item}`` for the loop item of step ``s0``, ``{s1.result}`` for the result of
+    ``s1``, and ``{{`` and ``}}`` for braces; what looks otherwise stays as it is.
+
+    Args:
+        command: a list of the program and its arguments, which are str, paths, numbers or
+            placeholders; or a str, which is split into such a list by ``shlex``.
+        cwd: the folder to run in; None: that of the task.
+        env: {name: value} to add to the environment of the task; the value None removes a name.
+        shell: ``command`` is a str for ``/bin/sh -c``; values in it are quoted by ``shlex.quote``.
+        ok: the exit codes that are no failure: ints; ``range(0, 4)`` gives a highest one.
+        stdin: path of a file that the program reads; None: an empty one (/dev/null).
+
+    Raises:
+        FlowTypeError, FlowError: what is wrong with an argument.
+    """
+
+    def __init__(self, command, cwd=None, env=None, shell=False, ok=(0,), stdin=None):
+        if not isinstance(shell, bool):
+            raise FlowTypeError('Command: shell must be True or False, not %r' % (shell,))
+        self.shell = shell
+        self.parts = (_checked_script(command),) if shell else _checked_parts(command)
+        self.cwd = None if cwd is None else _checked_text(cwd, 'cwd must be a path')
+        self.env = _checked_variables(env)
+        self.ok = _checked_codes(ok)
+        self.stdin = None if stdin is None else _checked_text(
+            stdin, 'stdin must be the path of a file or None')
+        self._filled = False
+
+    def _content(self):
+        return self.parts, self.cwd, self.env, self.shell, set(self.ok), self.stdin, self._filled
+
+    def __eq__(self, other):
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._content() == other._content()
+
+    def __hash__(self):
+        return hash((tuple(one for one in self.parts if isinstance(one, str)), self.shell))
+
+    def __repr__(self):
+        given = [repr(self.parts[0] if self.shell else list(self.parts))]
+        given += ['%s=%r' % (name, value) for name, value, default in (
+            ('cwd', self.cwd, None), ('env', self.env, {}), ('shell', self.shell, False),
+            ('ok', self.ok, (0,)), ('stdin', self.stdin, None)) if value != default]
+        return 'Command(%s)' % ', '.join(given)
+
+    def __str__(self):
+        if self.shell:
+            return self.parts[0]
+        return ' '.join(_as_typed(str(part)) for part in self.parts)
+
+    # What it mentions.
+
+    def _texts(self):
+        texts = [part for part in self.parts if isinstance(part, str)]
+        texts += [text for text in (self.cwd, self.stdin) if text is not None]
+        return texts + [value for value in self.env.values() if value is not None]
+
+    def names(self):
+        """Return the names in braces: a set of (identifier, '' or 'item' or 'result')."""
+        if self._filled:
+            return set()
+        return {(match.group(1), match.group(2) or '')
+                for text in self._texts() for match in _BRACES.finditer(text) if match.group(1)}
+
+    def placeholders(self):
+        """Return the placeholder objects among its arguments, in order, as a list."""
+        return [part for part in self.parts if not isinstance(part, str)]
+
+    def filled(self, lookup, replace):
+        """Return a `Command` with values for the names and placeholders.
+
+        It is not filled again: values may hold braces.
+
+        Args:
+            lookup: ``lookup(identifier, attribute)`` returns the value of a name.
+            replace: ``replace(placeholder)`` returns that of an object among the arguments.
+        """
+        import copy
+        if self._filled:
+            return self
+        new = copy.copy(self)
+        new.parts = tuple(
+            _fill(part, lookup, self.shell) if isinstance(part, str) else str(replace(part))
+            for part in self.parts)
+        new.cwd, new.stdin = [None if text is None else _fill(text, lookup)
+                              for text in (self.cwd, self.stdin)]
+        new.env = {name: None if value is None else _fill(value, lookup)
+                   for name, value in self.env.items()}
+        new._filled = True
+        return new
+
+    # Running it.
+
+    def argv(self):
+        """Return the program and its arguments, of a filled one."""
+        return ['/bin/sh', '-c', self.parts[0]] if self.shell else list(self.parts)
+
+    def __call__(self):
+        """Run it in this thread and return its exit code.
+
+        Its output goes to the log of the task that runs here, or else where that of this process
+        goes. If an exception comes by meanwhile, it is ended.
+
+        Raises:
+            ProgramError: it could not be started, was ended by a signal, or its exit code is not
+                one of ``ok``.
+        """
+        command = self.filled(_refuse_name, _refuse_name)
+        job = getattr(_running, 'job', None)
+        with contextlib.ExitStack() as stack:
+            streams = {}
+            if job is not None and job.log is not None and job.config.get('capture') != 'none':
+                for name, access in (('stdout', os.O_WRONLY), ('stderr', os.O_RDWR)):
+                    streams[name] = _open_log(job.log, access)
+                    stack.callback(os.close, streams[name])
+            log = streams.get('stderr')
+            start = 0 if log is None else os.fstat(log).st_size
+            code = _run_program(command, {} if job is None else job.env, streams)
+            tail = '' if log is None else _last_lines(log, start)
+        if code not in self.ok:
+            raise ProgramError(_end_of_program(code, tail), code)
+        return code
+
+
+def _refuse_name(name, attribute=''):
+    raise FlowError('nothing is called %r here' % (
+        '%s.%s' % (name, attribute) if attribute else name,))
+
+
+def _run_program(command, env, streams):
+    """Run a filled `Command` in this thread and return its exit code (negative: a signal)."""
+    import subprocess
+    if command.cwd is not None and not os.path.isdir(command.cwd):
+        raise ProgramError(_no_folder(command.cwd))
+    environment = dict(os.environ)
+    _change_variables(environment, env)
+    _change_variables(environment, command.env)
+    stdin = os.path.join(command.cwd or '', command.stdin or os.devnull)
+    try:
+        with _start_lock, open(stdin, 'rb') as stream:  # no fork of ours may keep what it opens
+            process = subprocess.Popen(command.argv(), stdin=stream, cwd=command.cwd,
+                                       env=environment, **streams)
+    except OSError as error:
+        if error.filename == stdin:
+            raise ProgramError(_no_stdin(stdin, error.errno)) from None
+        raise ProgramError(_no_program(command.parts[0] if not command.shell else '/bin/sh',
+                           environment.get('PATH', os.defpath), command.cwd or '', error.errno)
+                           ) from None
+    except ValueError as error:
+        raise ProgramError('it cannot be started: %s' % error) from None
+    try:
+        return process.wait()
+    except BaseException:
+        _end_program(process)
+        raise
+
+
+def _end_program(process):
+    """End a program that is not to go on, as an exception came by."""
+    import subprocess
+    process.terminate()
+    try:
+        process.wait(2.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _change_variables(environment, changes):
+    for name, value in changes.items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+
+
+def _as_typed(text):
+    """Return an argument as one would type it; braces do not need quotes for that."""
+    import shlex
+    return text if text and not re.search(r'[^\w@%+=:,./{}-]', text) else shlex.quote(text)
+
+
+def _fill(text, lookup, quoted=False):
+    import shlex
+
+    def value(match):
+        if match.group(1) is None:
+            return match.group()[0]
+        found = str(lookup(match.group(1), match.group(2) or ''))
+        return shlex.quote(found) if quoted else found
+    return _BRACES.sub(value, text)
+
+
+def _checked_script(command):
+    if not isinstance(command, str):
+        raise FlowTypeError('Command: with shell=True the command must be a str, not %r'
+                            % (command,))
+    if not command.strip():
+        raise FlowError('Command: the command is empty')
+    return _checked_text(command, '')
+
+
+def _checked_parts(command):
+    """Return the program and its arguments as a tuple."""
+    if isinstance(command, str):
+        import shlex
+        try:
+            command = shlex.split(command)
+        except ValueError as error:
+            raise FlowError('Command: %r cannot be split into arguments (%s)'
+                            % (command, error)) from None
+    if not isinstance(command, (list, tuple)):
+        raise FlowTypeError('Command: the command must be a list or a str, not %r' % (command,))
+    parts = tuple(_checked_part(part) for part in command)
+    if not parts or parts[0] == '':
+        raise FlowError('Command: %r names no program' % (command,))
+    return parts
+
+
+def _checked_part(part):
+    if getattr(part, 'is_placeholder', False) is True:
+        return part
+    if isinstance(part, (int, float)) and not isinstance(part, bool):
+        return str(part)
+    return _checked_text(part, 'arguments must be str, paths, numbers or placeholders')
+
+
+def _checked_text(text, demand):
+    """Return a text, or a path as text."""
+    if not isinstance(text, (str, os.PathLike)):
+        raise FlowTypeError('Command: %s, not %r' % (demand, text))
+    text = os.fsdecode(os.fspath(text))
+    if '\0' in text:
+        raise FlowError('Command: %r has a null character in it' % text)
+    return text
+
+
+def _are_variables(env):
+    """Return whether this is what can be put into the environment: {str: str or None}."""
+    return isinstance(env, dict) and all(
+        isinstance(name, str) and name and '=' not in name and '\0' not in name
+        and (value is None or isinstance(value, str) and '\0' not in value)
+        for name, value in env.items())
+
+
+def _checked_variables(env):
+    if env is None:
+        return {}
+    if not isinstance(env, dict):
+        raise FlowTypeError('Command: env must be a dict of str: str or None, not %r' % (env,))
+    values = {name: value if value is None else _checked_text(
+        value, 'the values of env must be str or None') for name, value in env.items()}
+    if not _are_variables(values):
+        raise FlowTypeError("Command: the names in env must be str without '=', not %r"
+                            % (list(env),))
+    return values
+
+
+def _checked_codes(ok):
+    if isinstance(ok, (str, bytes, int)):
+        raise FlowTypeError('Command: ok must be exit codes such as (0, 2) or range(0, 4), not %r'
+                            % (ok,))
+    try:
+        codes = ok if isinstance(ok, range) else tuple(ok)
+    except TypeError:
+        raise FlowTypeError('Command: ok must be exit codes such as (0, 2) or range(0, 4), not %r'
+                            % (ok,)) from None
+    wrong = [code for code in codes[:257] if isinstance(code, bool)
+             or not isinstance(code, int) or not 0 <= code <= 255]
+    if wrong or not codes:
+        raise FlowError('Command: ok must be exit codes from 0 to 255, at least one, not %r'
+                        % (ok,))
+    return codes
+
+# Programs: what is said of them, by the supervisor and by the tender ----------------
+
+
+def _manner(code):
+    """Return how a process ended, by its exit code, which is negative for a signal."""
+    import _signal as raw  # type: ignore  # signal itself is too large for the tender
+    if code >= 0:
+        return 'exited with code %d' % code
+    names = sorted(name for name in dir(raw) if name.startswith('SIG') and name[3:4] != '_'
+                   and getattr(raw, name) == -code)
+    return 'died: signal %s' % (names[0] if names else -code)
+
+
+def _end_of_program(code, tail):
+    """Return why a program failed: how it ended, and the last lines of its stderr."""
+    return _manner(code) + (':\n' if '\n' in tail else ': ' if tail else '') + tail
+
+
+def _last_lines(log, start):
+    """Return the last lines up to where stderr was last written to, 10 at most, or ''.
+
+    Args:
+        log: the description through which it was written, so that its position is that place.
+        start: the size of the file before.
+    """
+    end = os.lseek(log, 0, os.SEEK_CUR)
+    start = max(start, end - 2000)
+    if end <= start:
+        return ''
+    content = os.pread(log, end - start, start)
+    while content[:1] and 0x80 <= content[0] < 0xc0:
+        content = content[1:]  # the rest of a character that was cut
+    text = content.decode('utf-8', 'backslashreplace').replace('\r', '\n')
+    lines = [line.rstrip() for line in text.split('\n') if line.strip()]
+    return '\n'.join(''.join(
+        one if one.isprintable() or one == '\t' else _escaped(one) for one in line)
+        for line in lines[-10:])
+
+
+def _escaped(character):
+    number = ord(character)
+    return '\\x%02x' % number if number < 256 else '\\u%04x' % number
+
+
+def _no_folder(folder, number=None):
+    """Return why nothing can run in a folder; ``number`` is the errno, None if it is no folder."""
+    folder = os.fsdecode(folder)
+    if not os.path.exists(folder):
+        return 'the folder %r for cwd does not exist' % folder
+    if not os.path.isdir(folder):
+        return '%r, given as cwd, is not a folder' % folder
+    return 'the folder %r for cwd cannot be entered: %s' % (folder, os.strerror(number or 13))
+
+
+def _no_stdin(path, number):
+    return 'the file %r for stdin cannot be opened: %s' % (os.fsdecode(path), os.strerror(number))
+
+
+def _candidates(program, search):
+    """Return the paths that a program may have, as execvp() has them."""
+    if os.path.dirname(program):
+        return [program]
+    colon = ':' if isinstance(search, str) else b':'
+    return [os.path.join(folder, program) for folder in search.split(colon)]
+
+
+def _no_program(program, search, folder, number):
+    """Return why a program cannot be executed.
+
+    Args:
+        program: its name or path; ``search``: PATH; all of these either str or bytes.
+        folder: where it was to run.
+        number: the errno.
+    """
+    import errno
+    found = [os.path.join(folder, one) for one in _candidates(program, search)]
+    found = [one for one in found if os.path.exists(one)] if program else []
+    shown = repr(os.fsdecode(program))
+    if number == errno.E2BIG:
+        return 'the arguments and the environment of %s are too long for this system' % shown
+    if not found and os.path.dirname(program) and number == errno.EACCES:
+        return '%s cannot be reached: %s' % (shown, os.strerror(number))
+    if not found:
+        return 'there is no program %s%s' % (
+            shown, '' if os.path.dirname(program) else ' (looked in PATH)')
+    if all(os.path.isdir(one) for one in found):
+        return '%s is a folder, not a program' % shown
+    if number == errno.EACCES:
+        return '%s is not executable (chmod +x)' % shown
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return 'what the first line of %s names to run it does not exist' % shown
+    if number == errno.ENOEXEC:
+        return '%s cannot be executed: it neither is a program for this machine nor begins ' \
+               'with #!' % shown
+    return '%s cannot be executed: %s' % (shown, os.strerror(number))
+
+
+def _program_outcome(code, refusal, tail, ended, ok, keep):
+    """Return the fields of the `Outcome` of a program that has ended, {name: value}.
+
+    Args:
+        code: its exit code, negative for a signal.
+        refusal: why it could not be started, or ''; ``tail``: the last lines of its stderr.
+        ok: the exit codes that are success; ``keep``: whether the result is.
+    """
+    import pickle
+    if refusal:
+        return {'status': 'failure', 'error': refusal, 'ended': ended}
+    if code not in ok:
+        return {'status': 'failure', 'error': _end_of_program(code, tail), 'ended': ended,
+                'code': code}
+    return {'status': 'success', 'result': pickle.dumps(code, 4) if keep else None,
+            'ended': ended}
+
+
 # Inline and thread ---------------------------------------------------------------
+
+
+class _Place:
+    """The folder and the variables that config ``cwd`` and ``env`` ask for, in this process."""
+
+    def __init__(self, config):
+        self._folder = config.get('cwd')
+        self._variables = config.get('env') or {}
+        self._before = {}  # what stood in the environment: {name: value or None}
+        self._home = None  # a descriptor of the folder that was left
+
+    def enter(self):
+        """Go there; return why that cannot be, a sentence, or None."""
+        for name, value in self._variables.items():
+            self._before[name] = os.environ.get(name)
+            self._set(name, value)
+        if not self._folder:
+            return None
+        self._home = os.open(os.curdir, os.O_RDONLY)
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            return _no_folder(self._folder, error.errno)
+        return None
+
+    def leave(self):
+        """Put everything back."""
+        for name, value in self._before.items():
+            self._set(name, value)
+        if self._home is not None:
+            os.fchdir(self._home)
+            os.close(self._home)
+
+    @staticmethod
+    def _set(name, value):
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class InlineConstruct(TaskConstruct):
@@ -4127,6 +4600,7 @@ class InlineConstruct(TaskConstruct):
     """
 
     inline = True
+    can_place = True
 
     def open(self, port):
         super().open(port)
@@ -4141,12 +4615,20 @@ class InlineConstruct(TaskConstruct):
         except ValueError as error:  # a NUL, or what the locale cannot encode
             outcome = Outcome(FAILURE, 'its environment cannot be set: %s' % describe_error(error))
         else:
-            more = {}
-            if job.eventor is not None and _takes_eventor(job.func):
-                more = {'eventor': job.eventor}
-            outcome = run_job(job, **more)
+            outcome = self._call(job)
         _task_log_handler.finish(job)
         self.port.done(job, outcome)
+
+    def _call(self, job):
+        more = {}
+        if job.eventor is not None and _takes_eventor(job.func):
+            more = {'eventor': job.eventor}
+        place = _Place(job.config)
+        try:
+            refusal = place.enter()
+            return run_job(job, **more) if refusal is None else Outcome(FAILURE, refusal)
+        finally:
+            place.leave()
 
     def close(self):
         self._set_environment({})
@@ -4272,12 +4754,8 @@ class _Child:
     def cause(self):
         """Return how a process ended that has left no outcome."""
         code = self.exitcode()
-        if code >= 0:
-            return 'exited with code %d before its outcome was delivered' % code
-        try:
-            return 'died: signal %s' % signal.Signals(-code).name
-        except ValueError:
-            return 'died: signal %d' % -code
+        return _manner(code) + (
+            ' before its outcome was delivered' if code >= 0 else '')
 
     def lost(self, job):
         """Return whether it has ended at its gate, so that nothing of the job has run."""
@@ -4292,6 +4770,10 @@ class _Child:
         except PermissionError:
             pass  # all that is left of it has other rights
         return True
+
+    def leaves_others(self):
+        """Return whether of a process that has ended others of its group still run."""
+        return self.signal(0)
 
     def read(self):
         """Read some of the outcome. True: some came; None: nothing yet; False: the end."""
@@ -4366,7 +4848,120 @@ def _unframe(box):
     return outcome._replace(result=bytes(box))
 
 
-class ProcessConstruct(TaskConstruct):
+class _ChildConstruct(TaskConstruct):
+    """What constructs share whose tasks are processes: kill, adopt, report the end of a group.
+
+    ``job.state`` is a `_Child`.
+    """
+
+    can_kill = True
+    can_adopt = True
+    can_place = True
+    relays = True
+
+    def open(self, port):
+        super().open(port)
+        self._jobs = set()   # released, and not done
+        self._blind = set()  # those of them whose end only poll() sees
+        _ports.append(port)
+        _occupy_standard_fds()
+
+    @property
+    def polls(self):
+        return bool(self._blind)
+
+    def settle(self, job):
+        if job.outcome is not None:
+            _remove(job.outcome)  # where an orphan left it
+
+    def kill(self, job, force):
+        child = job.state
+        if job not in self._jobs:
+            return  # its outcome is on its way
+        child.killed = True
+        child.forced = force
+        number = signal.SIGKILL if force else signal.SIGTERM
+        if not child.signal(number) and child.alive(job):
+            os.kill(child.pid, number)  # started by spawn, and not yet a group
+        if not force:
+            child.signal(signal.SIGCONT)  # one that is stopped would not hear of it
+        self._blind.add(job)
+
+    def adopt(self, job):
+        job.state = _Orphan(pid=_read_identity(job.process)['pid'])
+        if not process_alive(job.process):
+            return False
+        self._jobs.add(job)
+        self._watch_end(job)
+        return True
+
+    def poll(self):
+        for job in list(self._blind):
+            self._check(job)
+
+    def close(self):
+        for job in list(self._jobs):
+            self.kill(job, True)
+            self._forget(job)
+        _ports.remove(self.port)
+
+    # What happens to a released job.
+
+    def _watch_end(self, job):
+        child = job.state
+        child.pidfd = _watch_pid(child.pid)
+        if child.pidfd is None:
+            self._blind.add(job)
+        else:
+            _private_fds.add(child.pidfd)
+            self.port.watch(child.pidfd, functools.partial(self._exited, job))
+
+    def _exited(self, job):
+        if job.state.pidfd is not None:
+            self._close_pidfd(job.state)
+            self._blind.add(job)
+            self._check(job, 0.05)  # a forkserver tells a little later
+
+    def _check(self, job, patience=0.0):
+        """See whether a process has ended, and report that."""
+        child = job.state
+        if job not in self._jobs or not child.ended(job, patience):
+            return
+        if child.killed and not child.forced and child.leaves_others():
+            return  # others of its group have still their time to end
+        while child.fd is not None and child.read():
+            pass
+        try:
+            outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
+        except Exception as error:
+            outcome = Outcome(FAILURE, describe_error(error))
+        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job),
+                                             code=child.exitcode()))
+
+    def _finish(self, job, outcome):
+        self._forget(job)
+        if job.state.killed and self.port.stopping and (
+                outcome.status == FAILURE or outcome.exited):
+            outcome = outcome._replace(interrupted=True)
+        self.port.done(job, outcome)
+
+    def _forget(self, job):
+        """Watch a job no longer."""
+        child = job.state
+        self._jobs.discard(job)
+        self._blind.discard(job)
+        if child.pidfd is not None:
+            self._close_pidfd(child)
+        if child.fd is not None:
+            self.port.unwatch(child.fd)
+
+    def _close_pidfd(self, child):
+        self.port.unwatch(child.pidfd)
+        _close_private(child.pidfd)
+        child.pidfd = None
+
+
+class ProcessConstruct(_ChildConstruct):
     """Runs each function in a process of its own, in a process group of its own.
 
     Processes are made by multiprocessing, by config ``start_method``: ``fork`` where there is one,
@@ -4374,18 +4969,10 @@ class ProcessConstruct(TaskConstruct):
     is stored; if the supervisor is gone instead, it leaves the outcome in a file (semantics 7.6).
     """
 
-    can_kill = True
-    can_adopt = True
-    relays = True
-
     def open(self, port):
         super().open(port)
-        self._jobs = set()   # released, and not done
-        self._blind = set()  # those of them whose end only poll() sees
         self._children = set()  # those whose line is open
         self._leaving = []   # processes on their way out: (process, when patience ends)
-        _ports.append(port)
-        _occupy_standard_fds()
 
     @property
     def polls(self):
@@ -4443,42 +5030,18 @@ class ProcessConstruct(TaskConstruct):
         child = job.state
         if child.fd is not None:
             _send(child.fd, b'k')
-        elif job.outcome is not None:
-            _remove(job.outcome)  # it may have left it there
+        else:
+            super().settle(job)  # it may have left its outcome in the file
         if child.process is not None:
             self._part(child)
 
-    def kill(self, job, force):
-        child = job.state
-        if job not in self._jobs:
-            return  # its outcome is on its way
-        child.killed = True
-        child.forced = force
-        number = signal.SIGKILL if force else signal.SIGTERM
-        if not child.signal(number) and child.alive(job):
-            os.kill(child.pid, number)  # started by spawn, and not yet a group
-        if not force:
-            child.signal(signal.SIGCONT)  # one that is stopped would not hear of it
-        self._blind.add(job)
-
-    def adopt(self, job):
-        job.state = _Orphan(pid=_read_identity(job.process)['pid'])
-        if not process_alive(job.process):
-            return False
-        self._jobs.add(job)
-        self._watch_end(job)
-        return True
-
     def poll(self):
-        for job in list(self._blind):
-            self._check(job)
+        super().poll()
         if self._leaving:
             self._reap()
 
     def close(self):
-        for job in list(self._jobs):
-            self.kill(job, True)
-            self._forget(job)
+        super().close()
         for child in list(self._children):  # what is done and not stored goes into files
             self._part(child, 5.0)
         patience = time.monotonic() + 6.0
@@ -4487,18 +5050,8 @@ class ProcessConstruct(TaskConstruct):
             self._reap()
         for process, _ in self._leaving:
             logger.error('process %d cannot be ended', process.pid)
-        _ports.remove(self.port)
 
     # What happens to a released job.
-
-    def _watch_end(self, job):
-        child = job.state
-        child.pidfd = _watch_pid(child.pid)
-        if child.pidfd is None:
-            self._blind.add(job)
-        else:
-            _private_fds.add(child.pidfd)
-            self.port.watch(child.pidfd, functools.partial(self._exited, job))
 
     def _readable(self, job):
         child = job.state
@@ -4514,50 +5067,6 @@ class ProcessConstruct(TaskConstruct):
         elif more is False:
             self._close_line(child)
             self._check(job, 0.05 if child.pidfd is None else 0.0)
-
-    def _exited(self, job):
-        if job.state.pidfd is not None:
-            self._close_pidfd(job.state)
-            self._blind.add(job)
-            self._check(job, 0.05)  # a forkserver tells a little later
-
-    def _check(self, job, patience=0.0):
-        """See whether a process has ended, and report that."""
-        child = job.state
-        if job not in self._jobs or not child.ended(job, patience):
-            return
-        if child.killed and not child.forced and child.signal(0):
-            return  # others of its group have still their time to end
-        while child.fd is not None and child.read():
-            pass
-        try:
-            outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
-        except Exception as error:
-            outcome = Outcome(FAILURE, describe_error(error))
-        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job),
-                                             code=child.exitcode()))
-
-    def _finish(self, job, outcome):
-        self._forget(job)
-        if job.state.killed and self.port.stopping and (
-                outcome.status == FAILURE or outcome.exited):
-            outcome = outcome._replace(interrupted=True)
-        self.port.done(job, outcome)
-
-    def _forget(self, job):
-        """Watch a job no longer."""
-        child = job.state
-        self._jobs.discard(job)
-        self._blind.discard(job)
-        if child.pidfd is not None:
-            self._close_pidfd(child)
-        if child.fd is not None:
-            self.port.unwatch(child.fd)
-
-    def _close_pidfd(self, child):
-        self.port.unwatch(child.pidfd)
-        _close_private(child.pidfd)
-        child.pidfd = None
 
     def _close_line(self, child):
         self.port.unwatch(child.fd)
@@ -4695,8 +5204,10 @@ def _pack(job, method):
         raise ConstructError('it cannot be sent to a process started by %r (%s)'
                              % (method, describe_error(error))) from error
     plain = {name: getattr(job, name) for name in _PLAIN}
-    plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result')
+    plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result', 'env')
                        if name in job.config}
+    if job.config.get('cwd'):  # multiprocessing changes the folder
+        plain['config']['cwd'] = os.path.abspath(job.config['cwd'])
     main = _main_origin() if b'__main__' in call or b'__mp_main__' in call else None
     return plain, call, main, logging.getLogger().level, pack_parameters()
 
@@ -4777,7 +5288,7 @@ def _serve(job, fd, load):
 
 def _own_signals():
     """Leave the supervisor's process group and its handlers; then let signals come."""
-    import _signal as raw  # type: ignore  # signal, without the costly conversions to enums
+    import _signal as raw  # signal, without the costly conversions to enums
     try:
         os.setpgid(0, 0)
     except OSError:
@@ -4805,6 +5316,9 @@ def _run_here(job, load):
         for name, value in job.env.items():
             os.environ[name] = value
         _redirect(job)
+        refusal = _Place(job.config).enter()
+        if refusal is not None:
+            return Outcome(FAILURE, refusal)
         if load is not None:
             load()
     except (Exception, SystemExit) as error:
@@ -4913,6 +5427,682 @@ def _load_main(name, path):
         code = main.__spec__.loader.get_code(name)
     sys.modules['__main__'] = sys.modules['__mp_main__'] = main
     _until_load_ends(exec, code, main.__dict__)
+
+
+# Programs: the supervisor's side ---------------------------------------------------
+#
+# One small process of the run, its tender, starts the programs and waits for them. It shares no
+# memory with the supervisor, so that its forks are cheap however large that has grown: a fork of
+# 8 MB, rather than posix_spawn, which knows no gate. So a program is one process:
+#
+#   supervisor                     tender                        program
+#   prepare: what to run  ----->   fork                ----->    own group, default signals
+#   (its pid is stored)   <-----   its pid                       waits at the gate; end: exit
+#   release               ----->   opens the gate      ----->    log, folder, stdin, exec
+#   port.done             <-----   how it ended        <-----    ends; stays a zombie
+#   (the outcome is stored)
+#   settle                ----->   reaps it
+#
+# When the supervisor is gone, the tender closes the gates, waits for the programs, and leaves
+# their outcomes in files, each before it reaps the zombie: until then the program counts as
+# alive, see `process_identity`.
+
+
+class _Program(_Child):
+    """What `ProgramConstruct` knows of a program (``job.state``)."""
+
+    __slots__ = ('number', 'tender', 'errno', 'report', 'ok', 'keep')
+
+    def __init__(self, number, job):
+        super().__init__()
+        self.number = number
+        self.tender = None   # None: it has none (any more)
+        self.errno = None    # why there is no process
+        self.report = None  # type: typing.Any  # what the tender tells of its end
+        self.ok = tuple(job.func.ok)
+        self.keep = job.config.get('keep_result', True)
+
+    def alive(self, job):
+        return self.report is None and (self.tender is not None
+                                        or bool(process_alive(job.process)))
+
+    def cause(self):
+        return 'ended, as the process that watched over programs died'
+
+    def signal(self, number):
+        if self.tender is None:
+            return super().signal(number)
+        self.tender.send('signal', self.number, int(number))  # it keeps the pid from another use
+        return True
+
+    def leaves_others(self):
+        return _group_runs(self.pid)
+
+    def outcome(self):
+        if self.report is None:
+            return None
+        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))
+
+
+def _group_runs(group):
+    """Return whether a process of a group runs, zombies left aside; False without ``/proc``."""
+    try:
+        pids = [name for name in os.listdir('/proc') if name.isdigit()]
+    except OSError:
+        return False
+    for pid in pids:
+        try:
+            with open('/proc/%s/stat' % pid, 'rb') as file:
+                state, _, its_group = file.read().rpartition(b')')[2].split()[:3]
+        except (OSError, ValueError):
+            continue    # it has just ended
+        if int(its_group) == group and state not in (b'Z', b'X'):
+            return True
+    return False
+
+
+class _Tender:
+    """A tender, as the supervisor knows it: its process, and the line to it.
+
+    Args:
+        heard: called with what each message consists of that comes from it.
+    """
+
+    PATIENCE = 30.0  # seconds that an answer may take
+
+    def __init__(self, heard):
+        self.lost = False
+        self.folder = _current_folder()
+        self._heard = heard
+        self._inbox = bytearray()
+        with _start_lock:
+            self.fd, theirs = _make_pair()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
+            try:
+                self._process = self._start(theirs.fileno())
+            except BaseException:
+                _close_private(self.fd)
+                raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                theirs.close()
+        self.pid = self._process.pid
+        self._write(_tender_code())
+
+    @staticmethod
+    def _start(fd):
+        import importlib.util
+        import subprocess
+        # -I -S -E: neither the user's modules nor the site's, which take time and memory.
+        return subprocess.Popen(
+            [sys.executable, '-I', '-S', '-E', '-c', _TENDER_START, str(fd),
+             importlib.util.MAGIC_NUMBER.hex()],
+            stdin=subprocess.DEVNULL, pass_fds=(fd,), start_new_session=True)
+
+    def send(self, *message):
+        """Send a message; that a tender is dead is noticed when it is listened to."""
+        self._write(_framed(message))
+
+    def _write(self, content):
+        view = memoryview(content)
+        while view:
+            try:
+                view = view[os.write(self.fd, view):]
+            except BlockingIOError:
+                self._wait(True)
+                self.listen()    # lest each waits for the other to read
+            except OSError:
+                return
+
+    def _wait(self, writing=False):
+        """Wait until there is something to hear, or room to write; not for a dead one."""
+        import select
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN | (select.POLLOUT if writing else 0))
+        if not poll.poll(self.PATIENCE * 1000):
+            self._process.kill()    # it hangs, or has been stopped
+
+    def await_answer(self, child):
+        """Listen until a program has a pid or none; raise ChildProcessError at the end."""
+        while child.pid is None and child.errno is None:
+            if self.lost:
+                raise ChildProcessError('the process that starts programs, of %r, died (%s)'
+                                        % (sys.executable, _manner(self._process.wait())))
+            self._wait()
+            self.listen()
+
+    def listen(self):
+        """Take what has come from it; sets ``lost`` at the end of the stream."""
+        while not self.lost:
+            try:
+                content = os.read(self.fd, 1 << 16)
+            except BlockingIOError:
+                break
+            except OSError:    # it died without having read all that we sent
+                content = b''
+            self._inbox += content
+            self.lost = not content
+        for message in _unframed(self._inbox):
+            self._heard(*message)
+
+    def close(self, patience):
+        """Let it go; it ends with the last program. Return its exit code (negative: a signal)."""
+        import subprocess
+        _close_private(self.fd)
+        try:
+            return self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _current_folder():
+    try:
+        return os.getcwd()
+    except OSError:
+        return None    # it has been removed
+
+
+def _framed(message):
+    """Return a message, of values that marshal knows, as bytes for the line."""
+    import marshal
+    content = marshal.dumps(message)
+    return len(content).to_bytes(4, 'big') + content
+
+
+def _unframed(inbox):
+    """Take the complete messages out of a bytearray; return them as a list."""
+    import marshal
+    messages = []
+    while len(inbox) >= 4:
+        end = 4 + int.from_bytes(inbox[:4], 'big')
+        if len(inbox) < end:
+            break
+        messages.append(marshal.loads(bytes(inbox[4:end])))
+        del inbox[:end]
+    return messages
+
+
+def _in_bytes(text):
+    """Return a text as the system takes it, whatever the locale; None is None."""
+    return None if text is None else os.fsencode(_environment_text(text))
+
+
+class ProgramConstruct(_ChildConstruct):
+    """Runs each `Command` in one process, in a process group of its own.
+
+    Used in place of `ProcessConstruct` by steps that run a `Command`. When the supervisor is
+    gone, programs go on, and a small process leaves their outcomes in files (semantics 7.6).
+    """
+
+    def open(self, port):
+        super().open(port)
+        self._tender = None
+        self._numbers = itertools.count(1)
+        self._programs = {}  # number -> job that is being prepared, or is and not settled
+
+    def check(self, name, func, args, kwargs, config):
+        if not isinstance(func, Command):
+            raise ConstructError('step %r: ProgramConstruct runs programs: give it a Command '
+                                 'instead of %r' % (name, func))
+        if not (sys.executable and os.path.isfile(sys.executable)
+                and os.access(sys.executable, os.X_OK)):
+            raise ConstructError(
+                'step %r: programs are started by a small process of this Python, whose path '
+                'should be in sys.executable, but that is %r: set it before the run'
+                % (name, sys.executable))
+
+    def prepare(self, job):
+        job.state = child = _Program(next(self._numbers), job)
+        self._programs[child.number] = job
+        try:
+            self._ask(job)
+            if child.errno is not None:
+                raise OSError(child.errno, os.strerror(child.errno))
+        except BaseException:
+            del self._programs[child.number]
+            raise
+        job.process = process_identity(child.pid, child.tender.pid)
+
+    def release(self, job):
+        child = job.state
+        self._jobs.add(job)
+        if child.tender is not None and child.report is None:
+            child.tender.send('release', child.number)
+        else:
+            self._blind.add(job)    # it has ended at its gate
+            self._check(job)
+
+    def withdraw(self, job):
+        self.settle(job)
+
+    def settle(self, job):
+        child = job.state
+        if not isinstance(child, _Program):
+            super().settle(job)
+        elif self._programs.pop(child.number, None) is not None and child.tender is not None:
+            child.tender.send('settle', child.number)
+
+    def close(self):
+        if self._tender is not None:
+            self._tender.listen()
+            if self._tender.lost:
+                self._lose_tender()
+        running = [job for job in self._jobs if isinstance(job.state, _Program)]
+        super().close()
+        for job in running:
+            self.settle(job)
+        if self._tender is not None and self._part() != 0:
+            for job in running:
+                self._end_orphaned(job)
+
+    # The tender.
+
+    def _ask(self, job):
+        """Have a process made for a program: by a new tender if the one that was there died."""
+        while True:
+            fresh = self._tender is None
+            if fresh:
+                self._tender = _Tender(self._heard)
+                self.port.watch(self._tender.fd, self._readable)
+            child, tender = job.state, self._tender
+            child.tender = tender
+            try:
+                tender.send('prepare', child.number, self._call(job))
+                tender.await_answer(child)
+                return
+            except ChildProcessError:
+                self._lose_tender()
+                if fresh:
+                    raise
+
+    def _call(self, job):
+        """Return what the tender has to know to run a job, as a dict."""
+        command, config = job.func.filled(_refuse_name, _refuse_name), job.config
+        environment = dict(os.environb)
+        for changes in (job.env, config.get('env') or {}, command.env):
+            _change_variables(environment, {_in_bytes(name): _in_bytes(value)
+                                            for name, value in changes.items()})
+        return {
+            'argv': [_in_bytes(part) for part in command.argv()], 'env': environment,
+            'cwd': _in_bytes(self._folder(command.cwd or config.get('cwd'))),
+            'stdin': _in_bytes(command.stdin),
+            'log': None if config.get('capture') == 'none' else _in_bytes(job.log),
+            'outcome': _in_bytes(job.outcome), 'ok': job.state.ok, 'keep': job.state.keep}
+
+    def _folder(self, cwd):
+        """Return the folder to go to, or None for that in which the tender is."""
+        here = _current_folder()
+        if cwd:
+            return os.path.join(here or '', cwd)
+        return None if here == self._tender.folder else here
+
+    def _readable(self):
+        tender = self._tender
+        tender.listen()
+        if tender.lost and tender is self._tender:
+            self._lose_tender()
+
+    def _heard(self, kind, number, content):
+        job = self._programs.get(number)
+        if job is None:
+            return    # settled meanwhile
+        child = job.state
+        if kind == 'prepared':
+            child.pid = content
+        elif kind == 'refused':
+            child.errno = content
+        else:
+            child.report = content
+            self._check(job)
+
+    def _part(self):
+        """Part with the tender; return its exit code."""
+        tender, self._tender = self._tender, None
+        self.port.unwatch(tender.fd)
+        return tender.close(6.0)
+
+    def _lose_tender(self):
+        """The tender died: end its programs, as there is nobody to tell how they end."""
+        manner = _manner(self._part())
+        logger.error('the process that watches over programs %s; they are ended', manner)
+        for job in list(self._programs.values()):
+            job.state.tender = None
+            if job.process is not None:
+                self._end_orphaned(job)
+            if job in self._jobs:
+                self._blind.add(job)
+                self._check(job, 0.05)
+
+    def _end_orphaned(self, job):
+        child = job.state
+        child.tender = None
+        child.killed = child.forced = True
+        if child.report is None and process_alive(job.process):
+            child.signal(signal.SIGKILL)
+
+
+# Programs: the tender's side --------------------------------------------------------
+#
+# What follows runs in the tender, which gets the code of these functions and of some above over
+# the line: neither this module nor the user's is imported there. So they name nothing but one
+# another, os, sys and time, and import themselves what else they need.
+
+_TENDER_START = """\
+import marshal, os, sys, time
+from _frozen_importlib_external import MAGIC_NUMBER
+if MAGIC_NUMBER.hex() != sys.argv[2]:
+    sys.exit('sequent: %s is not the Python that runs the flow' % sys.executable)
+line = int(sys.argv[1])
+os.set_inheritable(line, False)
+def read(size):
+    box = b''
+    while len(box) < size:
+        box += os.read(line, size - len(box)) or sys.exit(1)
+    return box
+names = {'os': os, 'sys': sys, 'time': time, '__builtins__': __builtins__}
+def made(name, code, defaults):
+    return type(made)(code, names, name, defaults)
+functions, classes = marshal.loads(read(int.from_bytes(read(4), 'big')))
+names.update((one[0], made(*one)) for one in functions)
+names.update((name, type(name, (), {one[0]: made(*one) for one in methods}))
+             for name, methods in classes)
+names['_Tending'](line).run()
+"""
+
+
+@functools.lru_cache(maxsize=1)
+def _tender_code():
+    """Return the code of the tender as a frame."""
+    def packed(functions):
+        return [(one.__name__, one.__code__, one.__defaults__) for one in functions]
+    classes = [(one.__name__, packed(method for method in vars(one).values()
+                                     if hasattr(method, '__code__')))
+               for one in (_Tended, _Tending)]
+    return _framed((packed(_TENDER_FUNCTIONS), classes))
+
+
+class _Tended:
+    """What the tender knows of a program."""
+
+    def __init__(self, pid, gate, call):
+        self.pid = pid
+        self.gate = gate     # our end of a pair
+        self.call = call     # what `ProgramConstruct` said of it
+        # Once it has ended: code, refusal, last lines, time.
+        self.report = None  # type: typing.Any
+        self.released = self.killed = False
+        self.settled = False  # nobody wants to know of its end
+
+
+class _Tending:
+    """The loop of the tender.
+
+    Args:
+        line: the descriptor of its end of the line to the supervisor.
+    """
+
+    def __init__(self, line):
+        import _signal as raw
+        import select
+        self.line = line       # None once the supervisor is gone
+        self.inbox, self.outbox = bytearray(), bytearray()
+        self.programs = {}     # number -> _Tended, until it is reaped
+        self.running = {}      # those that have not ended
+        # Blocked, and not ignored: so a child can let them come when it is ready for them.
+        raw.pthread_sigmask(raw.SIG_SETMASK, [
+            getattr(raw, 'SIG' + name) for name in (
+                'HUP', 'INT', 'QUIT', 'ALRM', 'TERM', 'USR1', 'USR2', 'TSTP', 'TTIN', 'TTOU')])
+        self.wakeup = os.pipe()
+        for fd in self.wakeup + (line,):
+            os.set_blocking(fd, False)
+        raw.set_wakeup_fd(self.wakeup[1])
+        raw.signal(raw.SIGCHLD, lambda number, frame: None)
+        self.poll = select.poll()
+        self.poll.register(line, select.POLLIN)
+        self.poll.register(self.wakeup[0], select.POLLIN)
+
+    def run(self):
+        while self.line is not None or self.programs:
+            for fd, _ in self.poll.poll():
+                if fd == self.wakeup[0]:
+                    os.read(fd, 4096)
+                    self.look()
+                elif fd == self.line:
+                    self.flush()
+                    self.hear()
+
+    # The line.
+
+    def hear(self):
+        """Do what the supervisor has said."""
+        try:
+            content = os.read(self.line, 1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            content = b''
+        if not content:
+            self.lose()
+            return
+        self.inbox += content
+        for kind, *rest in _unframed(self.inbox):
+            getattr(self, kind)(*rest)
+
+    def say(self, *message):
+        self.outbox += _framed(message)
+        self.flush()
+
+    def flush(self):
+        """Write what there is room for: the supervisor may be waiting for us to read."""
+        import select
+        try:
+            while self.outbox:
+                del self.outbox[:os.write(self.line, self.outbox)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            del self.outbox[:]    # it is gone, which reading tells better
+        self.poll.modify(self.line, select.POLLIN | (select.POLLOUT if self.outbox else 0))
+
+    def lose(self):
+        """The supervisor is gone: nothing more is started, outcomes go into files."""
+        self.poll.unregister(self.line)
+        os.close(self.line)
+        self.line = None
+        void = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(void, fd)    # others may wait for the end of what the supervisor wrote to
+        for number, program in list(self.programs.items()):
+            if not program.released:
+                self.settle(number)
+            elif program.report is not None:
+                self.leave(number)
+
+    # What it is told.
+
+    def prepare(self, number, call):
+        import _socket
+        try:
+            ours, theirs = _socket.socketpair()
+            pid = os.fork()
+        except OSError as error:
+            self.say('refused', number, error.errno)
+            return
+        if not pid:
+            ours.close()
+            self.leave_to(theirs, call)
+        theirs.close()
+        try:
+            os.setpgid(pid, pid)    # so that the group is there before it is told of
+        except OSError:
+            pass    # it has done so itself and is a program already, or dead
+        self.programs[number] = self.running[number] = _Tended(pid, ours, call)
+        self.say('prepared', number, pid)
+
+    def leave_to(self, gate, call):
+        """In a child: let nothing of the tender's stay open."""
+        for fd in self.wakeup + (self.line,):
+            os.close(fd)
+        for program in self.programs.values():
+            program.gate.close()
+        _stand_at_gate(gate, call)
+
+    def release(self, number):
+        program = self.programs[number]
+        program.released = True
+        try:
+            program.gate.send(b'g')
+        except OSError:
+            pass    # it has died, which is told anyway
+
+    def signal(self, number, which):
+        program = self.programs.get(number)
+        if program is not None:
+            program.killed = True
+            self.send_signal(program, which)
+
+    def send_signal(self, program, which):
+        """Send a signal to a group. It is not another's: its leader is not reaped yet."""
+        try:
+            os.killpg(program.pid, which)
+        except OSError:
+            pass    # nobody is there any more, or has other rights
+
+    def settle(self, number):
+        """Forget a program. At its gate it exits."""
+        program = self.programs[number]
+        program.settled = True
+        program.gate.close()
+        if program.report is not None:
+            self.reap(number)
+
+    # What ends.
+
+    def look(self):
+        """See which programs have ended."""
+        for number, program in list(self.running.items()):
+            found = os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is not None:
+                del self.running[number]
+                exited = found.si_code == os.CLD_EXITED
+                self.end(number, program, found.si_status if exited else -found.si_status)
+
+    def end(self, number, program, code):
+        refusal, tail = _last_words(program.gate)
+        program.gate.close()
+        program.report = code, refusal, tail, time.time()
+        if program.settled:
+            self.reap(number)
+        elif self.line is None:
+            self.leave(number)
+        else:
+            self.say('ended', number, program.report)
+
+    def leave(self, number):
+        """Leave the outcome in a file; only then may the program count as dead."""
+        program = self.programs[number]
+        path, ok, keep = [program.call[name] for name in ('outcome', 'ok', 'keep')]
+        try:
+            if path is not None:
+                _leave_outcome(os.fsdecode(path), _program_outcome(*program.report, ok, keep))
+        except OSError:
+            pass    # there is nobody to tell; a recovery says that there is none
+        self.reap(number)
+
+    def reap(self, number):
+        program = self.programs.pop(number)
+        if program.killed:
+            self.send_signal(program, 9)    # what it has left behind
+        os.waitpid(program.pid, 0)
+
+
+def _last_words(gate):
+    """Return (why a program could not be started, or '', the last lines of its stderr)."""
+    import _socket
+    refusal, tail = b'', ''
+    try:
+        gate.setblocking(False)
+        while True:
+            content, passed, _, _ = gate.recvmsg(1 << 16, _socket.CMSG_SPACE(4))
+            if not content:
+                break
+            if passed:
+                log = int.from_bytes(passed[0][2], sys.byteorder)
+                start, _, content = content.partition(b';')
+                tail = _last_lines(log, int(start))
+                os.close(log)
+            refusal += content
+    except OSError:
+        pass    # there is nothing more
+    return refusal.decode('utf-8', 'replace'), tail
+
+
+def _stand_at_gate(gate, call):
+    """Wait at the gate, then become the program. Does not return."""
+    import _signal as raw
+    try:
+        os.setpgid(0, 0)
+        raw.set_wakeup_fd(-1)
+        for name in ('SIGCHLD', 'SIGPIPE', 'SIGXFSZ'):    # two of which Python ignores
+            raw.signal(getattr(raw, name), raw.SIG_DFL)
+        if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
+            raw.signal(raw.SIGINT, raw.SIG_DFL)
+        raw.pthread_sigmask(raw.SIG_SETMASK, [])
+        if gate.recv(1):
+            gate.sendall(_become(gate, call).encode('utf-8', 'backslashreplace'))
+    except BaseException as error:
+        gate.sendall(('it could not be started: %s' % error).encode('utf-8', 'backslashreplace'))
+    finally:
+        os._exit(127)
+
+
+def _become(gate, call):
+    """Become the program; return why that cannot be."""
+    log, folder, stdin = call['log'], call['cwd'], call['stdin']
+    try:
+        if log is not None:
+            _take_log(gate, log)
+    except OSError as error:
+        return 'its log %r cannot be opened: %s' % (os.fsdecode(log), os.strerror(error.errno))
+    try:
+        if folder is not None:
+            os.chdir(folder)
+    except OSError as error:
+        return _no_folder(folder, error.errno)
+    try:
+        if stdin is not None:
+            os.dup2(os.open(stdin, os.O_RDONLY), 0)
+    except OSError as error:
+        return _no_stdin(stdin, error.errno)
+    return _execute(call['argv'], call['env'])
+
+
+def _take_log(gate, path):
+    """Let stdout and stderr go to the log; give the tender the description of stderr, too."""
+    import _socket
+    out, err = _open_log(path), _open_log(path, os.O_RDWR)
+    gate.sendmsg([b'%d;' % os.fstat(err).st_size], [
+        (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, err.to_bytes(4, sys.byteorder))])
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+
+
+def _execute(argv, env):
+    search, number = env.get(b'PATH', os.fsencode(os.defpath)), 2
+    for path in _candidates(argv[0], search):
+        if os.path.exists(path):
+            try:
+                os.execve(path, argv, env)
+            except OSError as error:
+                number = error.errno
+    return _no_program(argv[0], search, b'', number)
+
+
+_TENDER_FUNCTIONS = (
+    _write, _make_folder, _open_log, write_aside, _leave_outcome, _framed, _unframed, _manner, _end_of_program,
+    _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
+    _last_words, _stand_at_gate, _become, _take_log, _execute)
 
 
 # Which construct ------------------------------------------------------------------
@@ -5164,11 +6354,18 @@ class _Results:
 
     def fill(self, task):
         """Return what a task calls: function, args and kwargs, without placeholders."""
-        step = task.step.step
+        step, func = task.step.step, task.step.step.func
 
         def find(placeholder):
             return self.value(task, placeholder)
-        return (step.func, filled(step.args, find),
+
+        def look_up(*name):
+            placeholder = step.names[name]
+            value = _parameter_value(name[0]) if placeholder is None else find(placeholder)
+            return '' if value is None else value
+        if isinstance(func, Command):
+            func = func.filled(look_up, find)
+        return (func, filled(step.args, find),
                 filled(step.kwargs, find) if step.kwargs else step.kwargs)
 
 
@@ -5599,7 +6796,7 @@ class Driver:
         self.settings = settings
         self.history = history
         self.flow = flow
-        self.logdir = logdir
+        self.logdir = os.path.abspath(logdir) if logdir else logdir  # tasks may be elsewhere
         self._private_logdir = ''
         self.clock = _RunClock()
         self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
@@ -5900,7 +7097,7 @@ class Driver:
         for task in starting:
             construct = task.step.step.construct
             job = self._make_job(task)
-            if task.step.fills and not task.adopted and not self._fill(job, task):
+            if task.step.fills is not None and not task.adopted and not self._fill(job, task):
                 continue
             if task in self._ahead:
                 del self._ahead[task]
@@ -6475,6 +7672,8 @@ CONFIG_KEYS = {
     'tolerate': ConfigKey(None, 'tolerance', True),
     'assume_dead': ConfigKey(False, 'bool', False),
     'executor': ConfigKey(None, 'any', True),
+    'cwd': ConfigKey('', 'path', True),
+    'env': ConfigKey({}, 'JSON object', True),
 }
 
 
@@ -6491,6 +7690,8 @@ def _check_value(key, value, who):
     check, text = wanted
     if not check(value):
         raise ConfigError('%s: config %r must be %s, not %r' % (who, key, text, value))
+    if kind == 'JSON object':
+        return dict(value)
     return os.fspath(value) if kind == 'path' else value
 
 
@@ -6557,6 +7758,7 @@ _CHECKS = {
     'prefix': (lambda value: isinstance(value, str) and '=' not in value and '\0' not in value,
                "a str without '='"),
     'construct': (lambda value: value is not None and value != '', 'a task construct'),
+    'JSON object': (_are_variables, "a dict of str: str or None (names without '=')"),
     'any': (lambda value: True, 'anything'),
 }
 
@@ -6582,6 +7784,9 @@ def _from_text(key, kind, text):
         if kind == 'delays':
             delays = [float(one) for one in text.split(',')]
             return delays if len(delays) > 1 else delays[0]
+        if kind == 'JSON object':
+            import json
+            return json.loads(text)
     except ValueError:
         raise ConfigError('environment variable SEQUENT_%s: %r is no %s'
                           % (key.upper(), text, kind)) from None
@@ -6717,10 +7922,10 @@ class FlowStep(Step):
     """A step of a `Sequent` flow; made by ``add_step``."""
 
     def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
-                 acquires=(), releases=None, recovery={}, config={}, **aliases):
+                 acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
         """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
         return self.flow._add_step(self, name, func, args, kwargs, loop, require, delay, acquires,
-                                   releases, recovery, config, aliases)
+                                   releases, recovery, config, command, aliases)
 
     def add_event(self, require=None):
         """Name an expression: see `Sequent.add_event`."""
@@ -6888,7 +8093,8 @@ class _Flow(abc.ABC):
         if logging_level is not None:
             self.logging_level = logging_level
 
-    def _check_new(self, parent, name, func):
+    def _check_new(self, parent, name, func, command):
+        """Check what a step is to be; return its func."""
         who = 'step %r' % (name,)
         if self._closed or self._driver is not None:
             raise ClosedError('%s cannot be added to %r: it has been run' % (who, self))
@@ -6896,11 +8102,24 @@ class _Flow(abc.ABC):
             raise FlowTypeError('the name of a step must be a str, not %r' % (name,))
         if not name:
             raise FlowError('the name of a step must not be empty')
+        if command is not None:
+            func = self._command(who, func, command)
         if parent.func is not None:
             raise FlowError('%s cannot be added to step %r: that has a func, so it cannot be a '
                             'container' % (who, parent.path))
         if func is not None and not callable(func):
             raise FlowTypeError('%s: func must be callable, not %r' % (who, func))
+        return func
+
+    @staticmethod
+    def _command(who, func, command):
+        """Return the `Command` that ``command=`` is short for."""
+        if func is not None:
+            raise FlowTypeError('%s: give func or command, not both' % who)
+        try:
+            return command if isinstance(command, Command) else Command(command)
+        except (FlowError, FlowTypeError) as error:
+            raise type(error)('%s: %s' % (who, error)) from None
 
     def _register(self, step):
         known = self._paths.get(step.path)
@@ -6915,12 +8134,15 @@ class _Flow(abc.ABC):
         step.parent.children.append(step)
         return step
 
-    def _checked_common(self, who, args, kwargs, acquires, releases, recovery, config):
+    def _checked_common(self, who, func, args, kwargs, acquires, releases, recovery, config):
         """Return what both facades' steps are given, checked."""
         if not isinstance(args, (tuple, list)):
             raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
         if not isinstance(kwargs, dict) or any(not isinstance(key, str) for key in kwargs):
             raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
+        if isinstance(func, Command) and (args or kwargs):
+            raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
+                                'or kwargs' % who)
         return {
             'args': tuple(args), 'kwargs': dict(kwargs),
             'acquires': self._checked_amounts(who, 'acquires', acquires),
@@ -7009,14 +8231,19 @@ class _Flow(abc.ABC):
         step.tolerate = step.config.get('tolerate')
         if step.tolerate is not None and step.loop is None:
             raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
-        for one in step.asks:
+        asks = self._find_asked(step)
+        for one in asks:
             self._check_placeholder(step, one)
+        step.asks = asks if asks or isinstance(step.func, Command) else None
         if step.func is not None:
             spec = settings['task_construct']
             key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
             if key not in constructs:
                 constructs[key] = find_construct(spec)
             step.construct = constructs[key]
+            if isinstance(step.func, Command):
+                step.construct = self._construct_of_program(step, constructs, key)
+            self._check_place(step, settings)
             step.serial = step.construct.inline
             if settings['timeout'] is not None and not step.construct.can_kill:
                 raise ConfigError(
@@ -7029,10 +8256,61 @@ class _Flow(abc.ABC):
             self._configure(child, settings, constructs)
 
     @staticmethod
+    def _construct_of_program(step, constructs, key):
+        """Return what runs the `Command` of a step."""
+        # Not where a class of the user's is derived from it.
+        if type(constructs[key]) is not ProcessConstruct or not _HAS_TENDERS:
+            return constructs[key]
+        return constructs.setdefault(ProgramConstruct, ProgramConstruct())
+
+    @staticmethod
+    def _check_place(step, settings):
+        """Refuse a folder or variables where tasks cannot have their own."""
+        wrong = [key for key in ('cwd', 'env') if settings[key]]
+        if wrong and not step.construct.can_place:
+            raise ConfigError(
+                'step %r: config %s means nothing to %s: its tasks share one folder and '
+                "environment; use task_construct 'process' or 'inline'"
+                % (step.path, ' and '.join(wrong), type(step.construct).__name__))
+
+    @staticmethod
     def _shapes(step):
         """Return args and kwargs as they will be, with None for what is not known yet."""
         return (filled(step.args, lambda placeholder: None),
                 filled(step.kwargs, lambda placeholder: None))
+
+    def _find_asked(self, step):
+        """Return the placeholders of a step; find out what the names in its command stand for."""
+        asked = placeholders_in([step.args, step.kwargs, step.loop])
+        if isinstance(step.func, Command):
+            step.names = {name: self._named(step, *name) for name in sorted(step.func.names())}
+            asked += step.func.placeholders()
+            asked += [one for one in step.names.values() if one is not None]
+        return tuple(asked)
+
+    def _named(self, step, name, attribute):
+        """Return the placeholder that a name in a command stands for, None for a parameter."""
+        if not attribute:
+            if name not in _parameter_names():
+                raise FlowError('step %r: there is no parameter %r for the {%s} in its command%s; '
+                                'braces are written {{ and }}' % (
+                                    step.path, name, name, _choices(name, _parameter_names())))
+            return None
+        found = self._named_step(step, name)
+        if found is None:
+            raise FlowError('step %r: nothing is called %r here, for the {%s.%s} in its command%s'
+                            % (step.path, name, name, attribute, _nearest(name, self._paths)))
+        return ItemOf(found) if attribute == 'item' else ResultOf(found)
+
+    def _named_step(self, step, name):
+        """Return the step of a name: the nearest seen from another one, else that of the path."""
+        around = step
+        while around is not None:
+            for one in [around] + (around.parent.children if around.parent is not None else []):
+                if one.name == name:
+                    return one
+            around = around.parent
+        return self._paths.get(name)
 
     def _check_placeholder(self, step, placeholder):
         asked = placeholder.step
@@ -7468,6 +8746,9 @@ class Sequent(_Flow):
     assume_dead            False          in a recovery take processes for dead that were recorded
                                           on another host and cannot be looked at
     executor *             None           for 'executor': 'package.module:factory' of an executor
+    cwd *                  supervisor's   folder in which tasks run: process, inline, programs
+    env *                  {}             {name: str, or None to remove it}: changes to the
+                                          environment of tasks: process, inline, programs
     =====================  =============  =====================================================
     """
 
@@ -7477,13 +8758,13 @@ class Sequent(_Flow):
                        config_tag)
 
     def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
-                 acquires=(), releases=None, recovery={}, config={}, **aliases):
+                 acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
         """Add a step to the flow; steps have the same method.
 
         Args:
             name: a non-empty str, unique among its siblings.
-            func: what a leaf calls, with ``args`` and ``kwargs``. Without it a leaf succeeds at
-                once; a container must not have one.
+            func: what a leaf calls, with ``args`` and ``kwargs``, or a `Command`, which runs a
+                program. Without it a leaf succeeds at once; a container must not have one.
             args, kwargs: may contain placeholders, also inside lists, tuples and dicts, which are
                 filled when the step starts: the ``result`` of another step, whose success is
                 then required (`Step.result`), the ``item`` of a loop around it, and
@@ -7500,6 +8781,7 @@ class Sequent(_Flow):
             releases: what it gives back when it ends; None: what it acquired.
             recovery: {status: 'rerun' or 'skip'}: what a recovery does with it (semantics 7.2).
             config: configuration for this step and those in it: see `Sequent`.
+            command: a list or a str: short for ``func=Command(command)``, a program.
 
         Returns:
             The step, for use in requirements.
@@ -7508,13 +8790,13 @@ class Sequent(_Flow):
             FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
         """
         return self._add_step(self._root, name, func, args, kwargs, loop, require, delay, acquires,
-                              releases, recovery, config, aliases)
+                              releases, recovery, config, command, aliases)
 
     def _add_step(self, parent, name, func, args, kwargs, loop, require, delay, acquires,
-                  releases, recovery, config, aliases):
-        self._check_new(parent, name, func)
+                  releases, recovery, config, command, aliases):
+        func = self._check_new(parent, name, func, command)
         who = 'step %r' % name
-        given = self._checked_common(who, args, kwargs, acquires, releases, recovery, config)
+        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
         loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
         require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
         if aliases:
@@ -7523,7 +8805,6 @@ class Sequent(_Flow):
                             % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
         step = FlowStep(self, parent, name, func=func, loop=self._checked_loop(who, loop),
                         delay=self._checked_delay(who, delay), **given)
-        step.asks = tuple(placeholders_in([step.args, step.kwargs, loop]))
         step.require = parse_expression(() if require is None else require, self, who)
         return self._register(step)
 
@@ -7583,12 +8864,12 @@ class Sequent(_Flow):
 
     def _count_initial(self):
         return sum(step.require == All(()) and not any(isinstance(one, ResultOf)
-                                                       for one in step.asks)
+                                                       for one in self._find_asked(step))
                    for step in self._root.children)
 
 
 _STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
-                   'releases', 'recovery', 'config')
+                   'releases', 'recovery', 'config', 'command')
 
 
 class Eventor(_Flow):
@@ -7633,18 +8914,20 @@ class Eventor(_Flow):
         return event
 
     def add_step(self, name, func=None, args=(), kwargs={}, triggers={}, recovery={}, config={},
-                 acquires=(), releases=None):
+                 acquires=(), releases=None, command=None):
         """Add a step. It runs at each sequence at which an event associated with it is raised.
 
         Args:
             triggers: {status: event or tuple of events} that it raises at its own sequence.
-            name, func, args, kwargs, recovery, config, acquires, releases: as of `Sequent`.
+            name, func, args, kwargs, recovery, config, acquires, releases, command: as of
+                `Sequent`.
         """
-        self._check_new(self._root, name, func)
+        func = self._check_new(self._root, name, func, command)
         who = 'step %r' % name
-        given = self._checked_common(who, args, kwargs, acquires, releases, recovery, config)
+        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
         raised = self._checked_triggers(who, triggers)
-        if placeholders_in([args, kwargs]):
+        if placeholders_in([args, kwargs]) or isinstance(func, Command) and (
+                func.placeholders() or any(attribute for _, attribute in func.names())):
             raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
                                 'Sequent; what an Eventor runs has no place in a tree' % who)
         step = self._register(Step(self, self._root, name, func=func, **given))
@@ -8939,6 +10222,8 @@ def _named_events(flow):
 
 
 def _function_name(function):
+    if isinstance(function, Command):
+        return 'runs ' + _cut(' '.join(str(function).split('\n')), 300)
     name = getattr(function, '__qualname__', None)
     return name + '()' if isinstance(name, str) else _shown(repr, function)
 
