@@ -9377,7 +9377,7 @@ class _Values:
         self.again = None
         self._settled = False   # the recorded values hold
         self._notes = []        # what to log of that
-        self._place = _Place()
+        self._place = _Surroundings()
 
     def give(self):
         """Have the parameters that are declared from now on take what is given."""
@@ -9502,7 +9502,7 @@ class _LoadAgain(BaseException):
     """The module is to be loaded again, with other values of its parameters."""
 
 
-class _Place:
+class _Surroundings:
     """What loading a module may change, as it was before."""
 
     def __init__(self):
