@@ -250,7 +250,8 @@ READY, ACTIVE, SUCCESS, FAILURE, COMPLETE = 'ready', 'active', 'success', 'failu
 
 #: Every change of a task's stored status that may happen, and why. None: not stored yet.
 STATUS_CHANGES = {
-    (None, READY): 'its requirement holds (a due time says that its delay is not over)',
+    (None, READY): 'its requirement holds (a due time says that its delay is not over); or the '
+                   'attempt before this one has failed and may be made again',
     (None, ACTIVE): 'it became ready and started within one turn',
     (None, SUCCESS): 'nothing to call: a leaf without func, an empty loop',
     (None, FAILURE): 'it became ready within the turn in which it had to fail',
@@ -363,6 +364,8 @@ class Outcome(typing.NamedTuple):
     somebody else than the supervisor saw the end. ``lost``: the process was one of an earlier
     supervisor, and ended before anything of the task had run; it runs again.
     ``exited``: the function did not return, but called ``sys.exit`` without a code or with 0.
+    Of a failure, ``kinds`` are the full names of the classes of what was raised, its own first,
+    and ``code`` is the exit code of what ended by one (negative: minus the signal), or None.
     """
 
     status: str
@@ -374,6 +377,8 @@ class Outcome(typing.NamedTuple):
     ended: typing.Optional[float] = None
     lost: bool = False
     exited: bool = False
+    kinds: tuple = ()
+    code: typing.Optional[int] = None
 
 
 def _nearest(name, known):
@@ -456,8 +461,9 @@ class Step:
     """One step of a flow, as it was given. No behaviour: see ``add_step`` of the flow.
 
     ``children`` is a list; a step without is a leaf. ``require`` is a parsed expression.
-    ``stop_on_exception``, ``max_concurrent`` (None: not set on this step), ``serial`` (its func
-    runs in the supervisor, so one at a time) and ``settings`` (its resolved configuration) are
+    ``stop_on_exception``, ``max_concurrent`` and ``tolerate`` (None: not set on this step),
+    ``retries``, ``serial`` (its func runs in the supervisor, so one at a time), ``settings`` (its
+    resolved configuration) and ``asks`` (the placeholders in its arguments and its loop) are
     filled in when the flow is run.
     """
 
@@ -471,9 +477,11 @@ class Step:
     recovery = {}  # type: dict
     config = {}  # type: dict
     stop_on_exception = True
-    max_concurrent = None
+    max_concurrent = tolerate = None
+    retries = 0
     serial = False
     settings = {}  # type: dict
+    asks = ()
 
     def __init__(self, flow, parent, name, **given):
         self.flow = flow
@@ -488,6 +496,85 @@ class Step:
 
     def __repr__(self):
         return '<Step %s>' % self.path
+
+    @property
+    def result(self):
+        """Stands for what this step returned, in the arguments or as the loop of another step.
+
+        It is filled in when that one starts, which requires the success of this one. Of a leaf
+        with a loop it is the list over its items. Outside of the containers that this step is in
+        it is the list over their iterations: of two, a list of lists. None stands where it did
+        not run, or failed and that was borne.
+        """
+        return ResultOf(self)
+
+    @property
+    def item(self):
+        """Stands for this step's current loop item, in the arguments or loops of steps in it."""
+        return ItemOf(self)
+
+
+class Placeholder:
+    """Something that is known when a step starts: it may stand in ``args`` and ``kwargs``, also
+    inside lists, tuples and dicts, and as ``loop``."""
+
+    __slots__ = ('step',)
+    is_placeholder = True
+
+    def __init__(self, step):
+        self.step = step
+
+    def __eq__(self, other):
+        return type(other) is type(self) and other.step is self.step
+
+    def __hash__(self):
+        return hash((type(self), self.step))
+
+
+class ResultOf(Placeholder):
+    """What a step returned: see `Step.result`."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return '<result of %s>' % self.step.path
+
+
+class ItemOf(Placeholder):
+    """The loop item of a step: see `Step.item`. Without a step: of the leaf where it stands."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return '<item of %s>' % self.step.path if self.step is not None else '<item>'
+
+
+#: Stands for the own loop item of the leaf in whose arguments it is.
+item = ItemOf(None)
+
+
+def placeholders_in(value):
+    """Return the placeholders in a value, in lists, tuples and dicts as deep as they go."""
+    if isinstance(value, Placeholder):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [one for inner in value for one in placeholders_in(inner)]
+
+
+def filled(value, find):
+    """Return a value with each placeholder in it replaced by ``find(placeholder)``."""
+    if isinstance(value, Placeholder):
+        return find(value)
+    if not placeholders_in(value):
+        return value
+    if isinstance(value, dict):
+        return type(value)((key, filled(one, find)) for key, one in value.items())
+    content = [filled(one, find) for one in value]
+    return content if isinstance(value, list) else (
+        type(value)(*content) if hasattr(value, '_fields') else tuple(content))
 
 
 # A parsed expression is one of these, or an Event (which stands for its own expression).
@@ -569,7 +656,13 @@ class PlanStep:
 
     __slots__ = (
         'step', 'path', 'kind', 'index', 'rank', 'slot', 'parent', 'depth', 'last', 'calls',
-        'serial', 'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery',
+        'serial', 'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery', 'retries',
+        # how many failed iterations a container bears, None: none; a share, in per cent, that is
+        # looked at when its loop is over
+        'bears', 'share',
+        # {placeholder: where its value is}: (levels up, the leaf), or the number of the loop item;
+        # whether its result is asked for; (containers) the leaves in it whose results are
+        'fills', 'wanted', 'gathers',
         # whether a recovery must go through it though it succeeded: something in it is rerun
         # then, keeps resources, or may have waited in vain for something outside
         'replayed',
@@ -598,6 +691,11 @@ class PlanStep:
         self.limit = 1
         self.handled = False
         self.recovery = _REPLAYS
+        self.retries = 0
+        self.bears = self.share = None
+        self.fills = None
+        self.wanted = False
+        self.gathers = ()
         self.replayed = False
         self.on = {}
         self.inner = {}
@@ -611,6 +709,14 @@ class PlanStep:
     def requires(self):
         """Whether its requirement counts: not the flow's, nor that of the body of a loop."""
         return self.parent is not None and self.step is not self.parent.step
+
+    def around(self):
+        """Return the containers around it, innermost first, the flow last."""
+        found, container = [], self.parent
+        while container is not None:
+            found.append(container)
+            container = container.parent
+        return found
 
     def contain(self):
         """Make it a container, still empty."""
@@ -675,10 +781,14 @@ class _Compiler:
         self.pool_numbers = {}   # ResourcePool -> its number
         self.event_gates = {}    # (Event, container) -> gate
         self.always = {}         # Event -> whether it holds from the start
+        self.implied = {}        # PlanStep -> its requirement and that of what it asks for
         self.ordered = True      # every atom points backward: there can be no circle
 
     def compile(self, root):
         top = self.add_step(root, None, 0, {}, ())
+        for plan_step in self.steps:
+            if plan_step.step.asks:
+                self.ask(plan_step)
         for plan_step in self.steps:
             if plan_step.requires():
                 self.require(plan_step)
@@ -686,7 +796,7 @@ class _Compiler:
         if self.dynamic:
             events = {event.name: self.event_gate(event, top) for event in self.sources}
         if not self.ordered and not self.dynamic:
-            check_circles(self.steps, self.compiled)
+            check_circles(self.steps, self.compiled, self.requirement)
         return Plan(top, self.steps, self.pools, events, self.dynamic)
 
     # The tree.
@@ -709,6 +819,7 @@ class _Compiler:
         if container:
             plan_step.contain()
             plan_step.loops = step.loop is not None
+            plan_step.bears, plan_step.share = _tolerance(step)
             if step.max_concurrent is not None and parent is not None:
                 plan_step.limit = step.max_concurrent
             if leaf_loop:
@@ -716,6 +827,7 @@ class _Compiler:
             for slot, child in enumerate(step.children):
                 self.add_child(plan_step, self.add_step(child, plan_step, slot, recovery, held))
         else:
+            plan_step.retries = step.retries
             self.cap(plan_step)
         return plan_step
 
@@ -729,6 +841,7 @@ class _Compiler:
         body = PlanStep(step, 'leaf', loop, len(self.steps), 0)
         self.steps.append(body)
         body.delay = 0
+        body.retries = step.retries
         body.recovery = loop.recovery
         self.resources(body, step, held)
         body.replayed = body.replayed or loop.replayed
@@ -781,12 +894,64 @@ class _Compiler:
         plan_step.needs += ((number, 1),)
         plan_step.gives += ((number, 1),)
 
+    # Placeholders.
+
+    def ask(self, plan_step):
+        """Find out where the values of a step's placeholders are; note what that requires."""
+        plan_step.fills = {}
+        for one in plan_step.step.asks:
+            if isinstance(one, ItemOf):
+                plan_step.fills[one] = self.ask_item(plan_step, one.step)
+            elif plan_step.requires():
+                plan_step.fills[one] = self.ask_result(plan_step, one.step)
+            else:    # the body of a loop: a level further in
+                levels, leaf = plan_step.parent.fills[one]
+                plan_step.fills[one] = levels + 1, leaf
+
+    def ask_item(self, plan_step, step):
+        """Return the number of an item among those of the loops around a step, outermost first."""
+        step = plan_step.step if step is None else step
+        around = plan_step.around()
+        looped = [one.step for one in reversed(around) if one.loops]
+        if step in looped:
+            return looped.index(step)
+        if step is plan_step.step and plan_step.kind == 'loop':
+            return len(looped)    # in its loop this has no meaning, in the body it has
+        raise FlowError('step %r asks for the item of %s, but %s' % (
+            plan_step.path, 'step %r' % step.path,
+            'that has no loop' if step.loop is None else 'is not inside it'))
+
+    def ask_result(self, plan_step, step):
+        """Return (levels up, leaf): where the result of a step is, seen from another one."""
+        target = self.compiled[step]
+        if step is plan_step.step or target in plan_step.around():
+            raise FlowError('step %r asks for the result of %r, which is not over when it starts'
+                            % (plan_step.path, step.path))
+        if step.children:
+            raise FlowError('step %r asks for the result of %r, which is a container: ask for '
+                            'those of the steps in it' % (plan_step.path, step.path))
+        leaf = target.children[0] if target.kind == 'loop' else target
+        leaf.wanted = True
+        scopes, outermost = plan_step.around(), leaf
+        while outermost.parent not in scopes:
+            outermost = outermost.parent
+            outermost.gathers += () if leaf in outermost.gathers else (leaf,)
+        before = self.implied.get(plan_step, All((plan_step.step.require,)))
+        atom = Atom(outermost.step, SUCCESS)
+        if atom not in before.operands:
+            self.implied[plan_step] = All(before.operands + (atom,))
+        return scopes.index(outermost.parent), leaf
+
     # Requirements.
+
+    def requirement(self, plan_step):
+        """Return what a step requires, with what it requires without saying so."""
+        return self.implied.get(plan_step, plan_step.step.require)
 
     def require(self, plan_step):
         """Compile what a step requires into gates of its container."""
         container = plan_step.parent
-        expression = self.fold(plan_step.step.require)
+        expression = self.fold(self.requirement(plan_step))
         if expression is True:
             container.initial.append(plan_step)
         elif expression is not False:
@@ -895,7 +1060,18 @@ class _Compiler:
                         % (plan_step.path, target.path, outside.path, outside.path, 'success'))
 
 
-def check_circles(steps, compiled):
+def _tolerance(step):
+    """Return (failed iterations that a container bears or None, a share to look at in the end)."""
+    if not isinstance(step.tolerate, str):
+        return step.tolerate, None
+    share = float(step.tolerate[:-1])
+    try:
+        return int(share * len(step.loop) / 100), None
+    except TypeError:    # its length is not known
+        return float('inf'), share
+
+
+def check_circles(steps, compiled, requirement):
     """Raise `CycleError` if some step can never start because steps wait for one another.
 
     Every step is two things that can come to be: its start and its end. A step can start when its
@@ -918,7 +1094,7 @@ def check_circles(steps, compiled):
     for step in steps:
         needs = [('start', step.parent)] if step.parent is not None else []
         if step.requires():
-            needs.append(_await_expression(step.step.require, compiled, known, await_all))
+            needs.append(_await_expression(requirement(step), compiled, known, await_all))
         await_all(('start', step), needs)
         await_all(('end', step), [('start', step)] + [('end', one) for one in step.children or ()])
     while agenda:
@@ -977,7 +1153,11 @@ def _raise_circle(waiting, possible, thing):
 #     ('submit', task)   start it, once that is committed
 #     ('open', task)     the container asks for its next loop item: answer with Opened or
 #                        LoopFailed before anything else is handed in
-#     ('replay', task, events)   it was skipped and had raised these events by hand: trigger them
+#     ('attempt', task, recovery, attempt, error)   that attempt failed; the task is tried again
+#     ('dropped', task)  a stop came while it waited for its next attempt: it counts as failed
+#     ('skip', task, earlier)   it is not run again: trigger the events that it had raised by hand,
+#                        keep its result, if that is asked for
+#     ('gather', scope)  an iteration is over in which results are that are asked for further out
 #     ('closed', task)   the container is over
 #     ('finish', ok)     nothing is left to do
 #
@@ -999,11 +1179,15 @@ class Begin(typing.NamedTuple):
 
 
 class Done(typing.NamedTuple):
-    """A submitted task ended with ``success`` or ``failure``."""
+    """A submitted task ended with ``success`` or ``failure``.
+
+    ``again``: seconds until the next attempt, if such a failure may be tried again at all.
+    """
 
     task: typing.Any
     status: str
     error: typing.Optional[str] = None
+    again: typing.Optional[float] = None
 
 
 class Lost(typing.NamedTuple):
@@ -1056,7 +1240,8 @@ class Earlier(typing.NamedTuple):
 
     ``kind`` is that of the task; it does not count for a step that is of another kind now.
     ``running``: its process still runs and is to be adopted. ``changed``: (containers) what is
-    inside is not what it was.
+    inside is not what it was. ``again``: it failed while no supervisor was there to see it, and
+    may be tried again, at ``due``. ``result`` is the driver's.
     """
 
     status: str
@@ -1068,13 +1253,16 @@ class Earlier(typing.NamedTuple):
     changed: bool = False
     events: typing.Any = None
     error: typing.Optional[str] = None
+    again: bool = False
+    result: typing.Optional[bytes] = None
 
 
 class Task:
     """One execution of one step at one sequence, while it lives."""
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
-                 'order', 'granted', 'adopted', 'job', 'started', 'ended', 'result', 'events')
+                 'order', 'granted', 'adopted', 'borne', 'job', 'started', 'ended', 'result',
+                 'events')
 
     def __init__(self, step, scope, recovery):
         self.step = step
@@ -1087,6 +1275,7 @@ class Task:
         self.error = None
         self.order = 0
         self.granted = self.adopted = False
+        self.borne = False    # it failed, and its container bears that
         # the driver's
         self.job = self.started = self.ended = self.result = self.events = None
 
@@ -1097,7 +1286,8 @@ class Task:
 class ContainerTask(Task):
     """A container at one sequence: ``live`` are its iterations in flight (an ordered set)."""
 
-    __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stopped', 'failed', 'cut')
+    __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stopped', 'failed', 'cut', 'failures',
+                 'gathered')
 
     def __init__(self, step, scope, recovery):
         Task.__init__(self, step, scope, recovery)
@@ -1105,13 +1295,16 @@ class ContainerTask(Task):
         self.opened = 0
         self.opening = self.exhausted = self.stopped = self.failed = False
         self.cut = False      # a stop kept something in it from starting
+        self.failures = 0     # iterations that failed and were borne
+        self.gathered = None  # the driver's
 
 
 class Scope:
     """One iteration of a container."""
 
     __slots__ = ('task', 'step', 'parent', 'sequence', 'items', 'item', 'blob', 'counts', 'raised',
-                 'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier', 'floor')
+                 'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier', 'floor',
+                 'retrying', 'failed', 'results')
 
     def __init__(self, task, sequence, items, earlier):
         step = task.step
@@ -1128,7 +1321,11 @@ class Scope:
         self.stopped = task.stopped
         self.ended = False
         self.earlier = earlier
-        self.floor = 0        # the driver's: outcomes of earlier recoveries do not count in it
+        self.retrying = {}    # tasks that wait for their next attempt (an ordered set)
+        self.failed = False   # something in it failed, which is borne
+        # the driver's: outcomes of earlier recoveries do not count in it; {leaf: its result}
+        self.floor = 0
+        self.results = None
 
 
 class Engine:
@@ -1233,6 +1430,7 @@ class Engine:
             task = heapq.heappop(self._delays)[3]
             self.delayed -= 1
             task.scope.delayed -= 1
+            task.scope.retrying.pop(task, None)
             self._become_ready(task)
             if self.next_due() is None:
                 break
@@ -1243,16 +1441,39 @@ class Engine:
         if task.step.serial:
             self._serial_runs = False
         task.error = event.error
+        if event.status == FAILURE and self.retries(task, event.again):
+            self._try_again(task, event.again)
+            return
         self._end(task, event.status)
         self._leave(task.scope)
+
+    def retries(self, task, again):
+        """Whether a task that fails now, ``again`` as in `Done`, would be tried again."""
+        made = task.attempt if task.recovery == self.recovery else 0
+        return (again is not None and 0 < task.step.retries >= made
+                and not task.scope.stopped)
+
+    def _try_again(self, task, again):
+        """It waits for its next attempt, without a slot and without resources."""
+        self._actions.append(('attempt', task, task.recovery, task.attempt, task.error))
+        self._next_attempt(task)
+        task.due = None
+        if again > 0:
+            task.scope.retrying[task] = None
+            self._delay(task, self._now + again)
+        else:
+            self._become_ready(task)
+
+    def _next_attempt(self, task):
+        self._give_back(task, task.step.needs)
+        task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
+        task.recovery = self.recovery
+        task.adopted = task.granted = False
 
     def _lost(self, event):
         task = event.task
         self.running -= 1
-        self._give_back(task, task.step.needs)
-        task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
-        task.recovery = self.recovery
-        task.adopted = False
+        self._next_attempt(task)
         if task.scope.stopped:
             task.scope.task.cut = True
             self._leave(task.scope)
@@ -1369,10 +1590,15 @@ class Engine:
             self._leave(scope)
             return
         due = earlier.due if earlier is not None and earlier.status != SUCCESS else None
-        if step.delay and (due is None or due > self._now):
-            self._delay(task, self._now + step.delay if due is None else due)
-        else:
+        if due is None and step.delay:
+            due = self._now + step.delay
+        if due is None or due <= self._now:
             self._become_ready(task)
+            return
+        if task.attempt > 1:    # continued: it waits for its next attempt
+            task.error = earlier.error
+            scope.retrying[task] = None
+        self._delay(task, due)
 
     def _delay(self, task, due):
         task.due = due
@@ -1528,41 +1754,73 @@ class Engine:
     # Failure (semantics 3).
 
     def _fail(self, task):
-        """A failure that nothing handles fails the container, and stops it if it is to."""
-        container = task.scope.task
+        """A failure that nothing handles fails the container, and stops it if it is to; unless
+        the container bears that this iteration of it fails."""
+        scope, container = task.scope, task.scope.task
+        if self._bears(scope):
+            container.failures += not scope.failed
+            scope.failed = task.borne = True
+            if task.step.stop:
+                self._stop_iteration(scope)
+            return
         if not container.failed:
             container.failed = True
             if container.error is None:
-                container.error = '%s failed at %s: %s' % (
-                    task.step.path, task.sequence, task.error or 'no reason was given')
+                container.error = '%s failed at %s: %s%s' % (
+                    task.step.path, task.sequence, task.error or 'no reason was given',
+                    '; with it more iterations have failed than the %d that are tolerated'
+                    % container.failures if container.step.bears is not None else '')
         stops = task.step.stop
         while stops:
             self._stop(container)
-            if container.scope is None or container.step.handled:
+            scope = container.scope
+            if scope is None or container.step.handled:
                 break
             stops = container.step.stop
-            container = container.scope.task
+            container = scope.task
+            if stops and self._bears(scope):
+                self._stop_iteration(scope)
+                break
+
+    def _bears(self, scope):
+        """Whether a container bears that this iteration of it has failed, or is going to."""
+        container = scope.task
+        bears = container.step.bears
+        return bears is not None and not container.failed and (
+            scope.failed or container.failures < bears)
 
     def _stop(self, container):
         """Nothing new starts in a container; what is ready or delayed there is dropped."""
         if container.stopped:
             return
         container.stopped = True
-        for scope in container.live:
-            scope.stopped = True
-            dropped = scope.ready + scope.delayed
-            self.ready -= scope.ready
-            self.delayed -= scope.delayed
-            scope.ready = scope.delayed = 0
-            for inner in list(scope.inner.values()):
-                self._stop(inner)
-            container.cut = container.cut or dropped > 0
-            for _ in range(dropped):
-                self._leave(scope)
-            if not scope.busy:
-                self._idle.append(scope)
+        for scope in list(container.live):
+            if self._stop_iteration(scope):
+                container.cut = True
+
+    def _stop_iteration(self, scope):
+        """Nothing new starts in an iteration; return whether anything was dropped.
+
+        What waits for its next attempt counts as failed with the last one (semantics 3.4).
+        """
+        scope.stopped = True
+        dropped, retrying = scope.ready + scope.delayed, scope.retrying
+        self.ready -= scope.ready
+        self.delayed -= scope.delayed
+        scope.ready = scope.delayed = 0
+        scope.retrying = {}
+        for inner in list(scope.inner.values()):
+            self._stop(inner)
+        for _ in range(dropped):
+            self._leave(scope)
+        if not scope.busy:
+            self._idle.append(scope)
         for number in range(len(self._queues)):
             self._grant_next(number)
+        for task in retrying:
+            self._conclude(task, FAILURE)
+            self._actions.append(('dropped', task))
+        return dropped > 0
 
     # Containers and their iterations.
 
@@ -1621,13 +1879,22 @@ class Engine:
             self._enter(task.scope)
             del task.scope.inner[task.step.slot]
             self._actions.append(('closed', task))
-            if task.failed or not task.cut:
+            if task.step.share is not None:
+                self._judge(task)
+            if task.failed or not (task.cut and task.stopped):
                 self._end(task, FAILURE if task.failed else SUCCESS)
             else:
                 # Stopped from further out before it was through: it stays active.
                 task.scope.task.cut = True
                 self._release(task)
             self._leave(task.scope)
+
+    def _judge(self, task):
+        """Fail a container of whose iterations a larger share has failed than it bears."""
+        if not task.failed and task.failures * 100 > task.step.share * task.opened:
+            task.failed = True
+            task.error = '%d of its %d iterations have failed, %g %% are tolerated' % (
+                task.failures, task.opened, task.step.share)
 
     def _settle(self, scope):
         """End what has nothing to wait for, now that nothing goes on in an iteration."""
@@ -1655,6 +1922,8 @@ class Engine:
             if not scope.ended:
                 scope.ended = True
                 del scope.task.live[scope]
+                if scope.step.gathers:
+                    self._actions.append(('gather', scope))
                 self._advance(scope.task)
 
     def _collect_innermost(self, scope, found):
@@ -1812,11 +2081,13 @@ class Engine:
             self._adopt(task, earlier)
             return True
         if self.mode == 'continue':
-            if earlier.status == FAILURE:
+            if earlier.status == FAILURE and not (
+                    earlier.again and earlier.attempt <= step.retries):
                 self._stay_failed(task, earlier)
                 return True
             skips = earlier.status == SUCCESS
-            task.attempt = earlier.attempt + (earlier.status == ACTIVE and step.children is None)
+            task.attempt = earlier.attempt + (
+                step.children is None and earlier.status in (ACTIVE, FAILURE))
         else:
             skips = step.recovery[earlier.status] == 'skip'
         if skips and (step.children is None or earlier.status == SUCCESS
@@ -1834,8 +2105,8 @@ class Engine:
         for status in (READY, ACTIVE):
             self._raise(scope, step, status)
         self._conclude(task, SUCCESS)
-        if earlier.events:
-            self._actions.append(('replay', task, earlier.events))
+        if earlier.events or step.wanted or step.gathers:
+            self._actions.append(('skip', task, earlier))
 
     def _stay_failed(self, task, earlier):
         for status in (READY, ACTIVE):
@@ -1846,7 +2117,7 @@ class Engine:
             self._release(task)
         self._conclude(task, FAILURE)
         if earlier.events:
-            self._actions.append(('replay', task, earlier.events))
+            self._actions.append(('skip', task, earlier))
 
     def _adopt(self, task, earlier):
         """A process of an earlier supervisor still runs it: it is running from the start."""
@@ -4942,8 +5213,8 @@ class Driver:
             self._opens.append(task)
         elif kind == 'closed':
             self.loops.close(task)
-        elif kind == 'replay':
-            for event, sequence in action[2]:
+        elif kind == 'skip':
+            for event, sequence in action[2].events or ():
                 self.flow.count_sequence(event, sequence)
                 self.triggers.append((event, sequence))
 
