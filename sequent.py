@@ -42,6 +42,7 @@ import itertools
 import logging
 import os
 import pickle
+import re
 import signal
 import stat
 import sys
@@ -50,7 +51,7 @@ import time
 import typing
 
 __all__ = [
-    'Sequent', 'Eventor', 'or_', 'current', 'ResourcePool',
+    'Sequent', 'Eventor', 'or_', 'current', 'ResourcePool', 'item',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
     'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
@@ -155,7 +156,8 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
         """Return what sets a variable, ``(name, value)``, however often, in constant memory.
 
         Since 3.9 os.environ calls setenv(), which in glibc keeps every value for good: 20 MB after
-        a loop of 100,000 iterations. putenv() takes memory of the caller's.
+        a loop of 100,000 iterations. putenv() takes memory of the caller's, in which a value can
+        be replaced by the next one that fits.
         """
         try:
             import ctypes
@@ -163,24 +165,44 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
         except (ImportError, OSError, AttributeError):
             return os.environ.__setitem__
         environ = os.environ  # type: typing.Any
+        content, encode = environ._data, environ.encodevalue
+        ours = {}  # type: typing.Dict[str, tuple]
 
-        def put(name, value):
-            key, content = environ.encodekey(name), environ.encodevalue(value)
-            if b'\0' in content:
+        def put(name, text):
+            key, line, last = ours.get(name) or (environ.encodekey(name), None, None)
+            value = encode(text)
+            if b'\0' in value:
                 raise ValueError('embedded null byte')
-            line = ctypes.create_string_buffer(key + b'=' + content)
-            if putenv(line):
-                raise OSError('no memory left for the environment')
-            environ._data[key] = content
-            _environment_lines[key] = line    # the environment points to it
+            whole = b'%s=%s' % (key, value)
+            # Unless somebody else has removed or replaced it, it still is in our memory; of a
+            # value of one byte there is only one object, so that one cannot tell.
+            if (last is None or len(last) < 2 or content.get(key) is not last
+                    or len(whole) >= len(line)):
+                line = ctypes.create_string_buffer(whole, len(whole) + 64)
+                if putenv(line):
+                    raise OSError('no memory left for the environment')
+                _environment_lines[key] = line    # the environment points to it
+            else:
+                line.value = whole
+            content[key] = value
+            ours[name] = key, line, value
         return put
 else:
     def _environment_setter():
         return os.environ.__setitem__
 
 
+if sys.version_info >= (3, 7):
+    _is_ascii = str.isascii
+else:
+    def _is_ascii(text):
+        return len(text) == len(text.encode('ascii', 'ignore'))
+
+
 def _environment_text(text):
     """Return a text as it can stand in the environment, whatever the locale: in UTF-8."""
+    if _is_ascii(text):
+        return text
     try:
         os.fsencode(text)
         return text
@@ -332,9 +354,11 @@ class TaskRecord(typing.NamedTuple):
 
     ``kind`` is ``leaf``, ``container``, ``loop`` (a leaf with a loop, as a whole), ``timer`` (a
     delayed association of an Eventor) or ``iteration`` (one iteration of a container: it has an
-    item and no status). ``item`` and ``result`` are pickles or None; ``due`` is when a
-    delay ends; times are seconds since the epoch. ``process`` (JSON) identifies the process that
-    runs the task. ``events`` (JSON) are those that the task raised by hand.
+    item and no status; but status ``over``, and no item, where there was no further one).
+    ``item`` and ``result`` are pickles or None, or a result names a file: see `load_result`;
+    ``due`` is when a delay or the wait for a further attempt ends; times are seconds since the
+    epoch. ``handled``: its failure was handled, or tolerated. ``process`` (JSON) identifies the
+    process that runs the task. ``events`` (JSON) are those that the task raised by hand.
     """
 
     path: str
@@ -568,13 +592,17 @@ def filled(value, find):
     """Return a value with each placeholder in it replaced by ``find(placeholder)``."""
     if isinstance(value, Placeholder):
         return find(value)
-    if not placeholders_in(value):
-        return value
-    if isinstance(value, dict):
+    if isinstance(value, (list, tuple)):
+        content = [filled(one, find) if isinstance(one, _MAY_HOLD) else one for one in value]
+        if type(value) is tuple:
+            return tuple(content)
+        return type(value)(*content) if hasattr(value, '_fields') else type(value)(content)
+    if isinstance(value, dict) and placeholders_in(value):
         return type(value)((key, filled(one, find)) for key, one in value.items())
-    content = [filled(one, find) for one in value]
-    return content if isinstance(value, list) else (
-        type(value)(*content) if hasattr(value, '_fields') else tuple(content))
+    return value
+
+
+_MAY_HOLD = (Placeholder, list, tuple, dict)
 
 
 # A parsed expression is one of these, or an Event (which stands for its own expression).
@@ -1629,7 +1657,8 @@ class Engine:
             scope, step = task.scope, task.step
             if scope.stopped:
                 continue
-            task.order = self._next_order()
+            self._order += 1
+            task.order = self._order
             task.status = READY
             self._actions.append(('record', task))
             self._raise(scope, step, READY)
@@ -1648,6 +1677,8 @@ class Engine:
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
+        if not (self._serial or self._plain or self._granted):
+            return False
         task = self._pop_startable()
         if task is None:
             return False
@@ -1662,6 +1693,8 @@ class Engine:
     def _pop_startable(self):
         """Return the next ready task that may start now, in ready order, or None."""
         queue = self._first_queue()
+        if not self._granted:
+            return queue.popleft() if queue else None
         kept, found = [], None
         while self._granted and found is None:
             if queue and queue[0].order < self._granted[0][0]:
@@ -1705,6 +1738,7 @@ class Engine:
             self.ready -= 1
             scope.ready -= 1
         task.status = ACTIVE
+        task.error = None
         self._raise(scope, step, ACTIVE)
         if step.children is not None:
             self._actions.append(('record', task))
@@ -1734,7 +1768,8 @@ class Engine:
         """Raise the final status of a task, and see to a failure."""
         step, scope = task.step, task.scope
         self._raise(scope, step, status)
-        self._raise(scope, step, COMPLETE)
+        if step.on or step.inner:
+            self._raise(scope, step, COMPLETE)
         if status == FAILURE and not step.handled:
             self._fail(task)
         if step.inner:
@@ -2271,6 +2306,9 @@ class Store(abc.ABC):
     folder = None
     #: Default folder for the logs of tasks; it need not exist. None: there is no default.
     logs = None
+    #: Folder for results that are too large for a record; it need not exist. None: records take
+    #: them whatever their size.
+    results = None
     #: How many flows have it open: a facade closes it after the last of them.
     users = 0
 
@@ -2824,6 +2862,7 @@ class SqliteStore(Store):
         self.synchronous = synchronous
         self.folder = self.path + '.outcomes'
         self.logs = self.path + '.logs'
+        self.results = self.path + '.results'
         self._pid = None  # of the process that opened it
         self._create = False
         self._db = None
@@ -3217,7 +3256,8 @@ class Job:
         items: the current loop items, outermost first.
         env: every environment variable of the task, by its full name: {str: str}.
         config: the resolved configuration of the step: {str: value}.
-        log: path of the task's log file, or None.
+        log: path of the task's log file, or None; worked out when it is first asked for, from
+            ``logdir``, if that is given.
         outcome: path where a process that has lost its supervisor leaves its outcome, or None.
         logger_name: name of the logger that the task is told to use.
         eventor: what an inline function gets as ``eventor=`` when it accepts that, or None.
@@ -3227,8 +3267,8 @@ class Job:
     """
 
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
-                 'kwargs', 'items', 'env', 'config', 'log', 'outcome', 'logger_name', 'eventor',
-                 'task', 'triggered', 'process', 'state')
+                 'kwargs', 'items', 'env', 'config', '_log', 'logdir', 'outcome', 'logger_name',
+                 'eventor', 'task', 'triggered', 'process', 'state')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
@@ -3245,7 +3285,8 @@ class Job:
         self.items = items
         self.env = {} if env is None else env
         self.config = {} if config is None else config
-        self.log = log
+        self._log = log
+        self.logdir = None
         self.outcome = outcome
         self.logger_name = logger_name
         self.eventor = eventor
@@ -3256,6 +3297,17 @@ class Job:
 
     def __repr__(self):
         return '<Job %s %s>' % (self.name, self.sequence)
+
+    @property
+    def log(self):
+        if self._log is None and self.logdir is not None:
+            self._log = log_path(self.logdir, self.flow, self.run_id, self.name, self.sequence,
+                                 self.recovery, self.attempt)
+        return self._log
+
+    @log.setter
+    def log(self, path):
+        self._log = path
 
 
 class Port(abc.ABC):
@@ -3498,8 +3550,9 @@ def _exit_outcome(error):
     code = error.code
     if code is None or (isinstance(code, int) and code == 0):
         return Outcome(SUCCESS, exited=True)
-    text = 'code %d' % code if isinstance(code, int) else _shown(str, code)
-    return _failure(error, 'SystemExit: %s' % text)
+    known = isinstance(code, int)
+    text = 'code %d' % code if known else _shown(str, code)
+    return _failure(error, 'SystemExit: %s' % text)._replace(code=int(code) if known else 1)
 
 
 def _failure(error, sentence=None):
@@ -3509,7 +3562,14 @@ def _failure(error, sentence=None):
         trace = ''.join(traceback.format_exception(type(error), error, frames))
     except Exception as another:
         trace = '(its traceback cannot be shown: %s)\n' % type(another).__name__
-    return Outcome(FAILURE, sentence or describe_error(error), _encodable(trace))
+    return Outcome(FAILURE, sentence or describe_error(error), _encodable(trace),
+                   kinds=tuple(map(class_name, type(error).__mro__)))
+
+
+def class_name(kind):
+    """Return the full name of a class: ``'builtins.ValueError'``."""
+    module = '__main__' if kind.__module__ == '__mp_main__' else kind.__module__
+    return '%s.%s' % (module, kind.__qualname__)
 
 
 def describe_error(error):
@@ -3526,6 +3586,8 @@ def _shown(show, value):
 
 
 def _encodable(text):
+    if _is_ascii(text):
+        return text
     return text.encode('utf-8', 'backslashreplace').decode('utf-8')  # a lone surrogate is none
 
 
@@ -3788,12 +3850,17 @@ def write_outcome(path, outcome):
     content = outcome._asdict()
     if outcome.result is not None:
         content['result'] = base64.b64encode(outcome.result).decode('ascii')
+    write_aside(path, json.dumps(content).encode('utf-8'))
+
+
+def write_aside(path, content):
+    """Make a file of the user's own that has its whole content or is not there, durably."""
     folder = os.path.dirname(path)
     _make_folder(folder)
     aside = '%s.%d' % (path, os.getpid())
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
-        _write(fd, json.dumps(content).encode('utf-8'))
+        _write(fd, content)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -3828,6 +3895,7 @@ def read_outcome(path):
             content = json.loads(file.read().decode('utf-8'))
             if content.get('result') is not None:
                 content['result'] = base64.b64decode(content['result'])
+            content['kinds'] = tuple(content.get('kinds', ()))
             return Outcome(**content)
         except (ValueError, TypeError, AttributeError) as error:
             raise StoreError('the outcome %r is damaged (%s); remove it to run its task again'
@@ -3981,9 +4049,13 @@ class _Child:
             time.sleep(0.0005)
         return True
 
+    def exitcode(self):
+        """Return the exit code of a process that has ended, or minus the signal; None: unknown."""
+        return self.process.exitcode
+
     def cause(self):
         """Return how a process ended that has left no outcome."""
-        code = self.process.exitcode
+        code = self.exitcode()
         if code >= 0:
             return 'exited with code %d before its outcome was delivered' % code
         try:
@@ -4039,6 +4111,9 @@ class _Orphan(_Child):
 
     def alive(self, job):
         return bool(process_alive(job.process))
+
+    def exitcode(self):
+        return None
 
     def cause(self):
         return ('process %d, started by an earlier supervisor, ended without leaving an outcome'
@@ -4243,7 +4318,8 @@ class ProcessConstruct(TaskConstruct):
             outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
         except Exception as error:
             outcome = Outcome(FAILURE, describe_error(error))
-        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job)))
+        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job),
+                                             code=child.exitcode()))
 
     def _finish(self, job, outcome):
         self._forget(job)
@@ -4722,6 +4798,166 @@ def outcome_path(folder, flow, run_id, name, sequence, recovery, attempt):
     return log_path(folder, flow, run_id, name, sequence, recovery, attempt)[:-4] + '.json'
 
 
+# Retries ---------------------------------------------------------------------------
+
+
+def may_retry(config, outcome):
+    """Whether a failure is one of those that config ``retry_on`` and ``retry_unless`` let be
+    tried again."""
+    wanted, unwanted = config['retry_on'], config['retry_unless']
+    return (wanted is None or _is_among(outcome, wanted)) and not (
+        unwanted is not None and _is_among(outcome, unwanted))
+
+
+def _is_among(outcome, failures):
+    """Whether a failure is by one of the exit codes or of one of the classes given."""
+    for one in failures if isinstance(failures, (list, tuple)) else (failures,):
+        if isinstance(one, int):
+            found = outcome.code == one
+        elif isinstance(one, type):
+            found = class_name(one) in outcome.kinds
+        else:
+            found = any(one in (kind, kind.rpartition('.')[2]) for kind in outcome.kinds)
+        if found:
+            return True
+    return False
+
+
+def retry_delay(config, attempt, name):
+    """Return the seconds between an attempt's failure and the next attempt.
+
+    Args:
+        config: ``retry_delay``, a number, which ``retry_backoff`` multiplies from the second
+            time on, or a list of numbers, the last of which stays; ``retry_jitter``, the share by
+            which it is varied.
+        attempt: the number of the one that failed, from 1.
+        name: decides on the variation: the same name gives the same delay.
+    """
+    import zlib
+    delay = config['retry_delay']
+    if isinstance(delay, (list, tuple)):
+        delay = delay[min(attempt, len(delay)) - 1]
+    else:
+        delay *= min(config['retry_backoff'] ** min(attempt - 1, 1000), 1e9)
+    chance = zlib.crc32(('%s %d' % (name, attempt)).encode('utf-8')) / 0xffffffff
+    return delay * (1 + config['retry_jitter'] * (2 * chance - 1))
+
+
+# Results that are asked for ----------------------------------------------------------
+
+#: A pickled result that is longer, in bytes, goes to a file, where the store has a folder for it.
+LARGE_RESULT = 1 << 20
+_IN_FILE = b'in file: '
+
+
+def store_result(folder, path, content):
+    """Write a pickled result to a file and return what stands for it in a record."""
+    write_aside(path, content)
+    return _IN_FILE + os.fsencode(os.path.relpath(path, folder))
+
+
+def load_result(store, stored):
+    """Return what a step returned, from the ``result`` of its record.
+
+    Raises:
+        StoreError: the file that it was written to cannot be read.
+        Exception: whatever unpickling it raises.
+    """
+    if stored is None:
+        return None
+    if isinstance(stored, list):
+        return [load_result(store, one) for one in stored]
+    if not stored.startswith(_IN_FILE):
+        return pickle.loads(stored)
+    path = os.path.join(store.results or '', os.fsdecode(stored[len(_IN_FILE):]))
+    try:
+        with open(path, 'rb') as file:
+            return pickle.load(file)
+    except OSError as error:
+        raise StoreError('the result in the file %r cannot be read: %s; run the step again'
+                         % (path, error.strerror)) from error
+
+
+class _Results:
+    """The results that placeholders ask for, of the iterations in flight.
+
+    The scope in which a leaf stands has its result as it is stored. A container passes those on
+    that are asked for further out, as lists over its iterations; it is stored with them, too.
+
+    Args:
+        store: an open store.
+        path: a function of a task: where a result that is too large for a record goes, or None.
+    """
+
+    def __init__(self, store, path):
+        self.store = store
+        self.path = path
+
+    def stored(self, task, result):
+        """Return a pickled result as it is to be stored."""
+        if result is None or len(result) <= LARGE_RESULT or self.store.results is None:
+            return result
+        return store_result(self.store.results, self.path(task), result)
+
+    def keep(self, scope, leaf, result):
+        if scope.results is None:
+            scope.results = {}
+        scope.results[leaf] = result
+
+    def gather(self, scope):
+        """An iteration is over: its container keeps what is asked for further out."""
+        task, number = scope.task, int(scope.sequence.rpartition('.')[2])
+        if task.gathered is None:
+            task.gathered = {}
+        task.gathered[number] = scope.results or {}
+
+    def close(self, task):
+        """A container is over."""
+        found, task.gathered = task.gathered or {}, None
+        if task.status != SUCCESS:
+            return
+        lists = {leaf: [found.get(number, {}).get(leaf)
+                        for number in range(1, max(found, default=0) + 1)]
+                 for leaf in task.step.gathers}
+        for leaf, results in lists.items():
+            self.keep(task.scope, leaf, results)
+        task.result = self.stored(task, pickle.dumps(
+            {leaf.path: results for leaf, results in lists.items()}, 4))
+
+    def skip(self, task, stored):
+        """A task is passed over in a recovery; ``stored`` is its earlier result."""
+        step = task.step
+        if step.wanted:
+            self.keep(task.scope, step, stored)
+        if step.gathers and stored is not None:
+            lists = load_result(self.store, stored)
+            for leaf in step.gathers:
+                self.keep(task.scope, leaf, lists.get(leaf.path))
+
+    def value(self, task, placeholder):
+        """Return what a placeholder of a task stands for."""
+        place = task.step.fills[placeholder]
+        scope = task.scope
+        if isinstance(placeholder, ItemOf):
+            return scope.items[place]
+        levels, leaf = place
+        for _ in range(levels):
+            scope = scope.parent
+        return load_result(self.store, (scope.results or {}).get(leaf))
+
+    def fill(self, task):
+        """Return what a task calls: function, args and kwargs, without placeholders."""
+        step = task.step.step
+
+        def find(placeholder):
+            return self.value(task, placeholder)
+        return (step.func, filled(step.args, find),
+                filled(step.kwargs, find) if step.kwargs else step.kwargs)
+
+
+# Time ------------------------------------------------------------------------------
+
+
 class _RunClock:
     """Seconds since the epoch that pass like a monotonic clock: nobody can set it back."""
 
@@ -4732,15 +4968,49 @@ class _RunClock:
         return self.offset + time.monotonic()
 
 
-class _Loops:
-    """The loops of containers in flight: their iterators, and what an earlier run recorded.
+class _Alarms:
+    """What is to be done at some time to jobs that still run then.
 
     Args:
-        keeps_items: whether items are stored, to be compared in a recovery.
+        clock: returns the seconds since the epoch.
     """
 
-    def __init__(self, keeps_items):
+    def __init__(self, clock):
+        self.clock = clock
+        self._count = itertools.count()
+        self._heap = []  # type: typing.List[tuple]
+
+    def set(self, when, job, ring):
+        """Call ``ring(job)`` at a time, if the job still runs then."""
+        heapq.heappush(self._heap, (when, next(self._count), job, ring))
+
+    def next(self, jobs):
+        """Return when the next alarm is due, or None; ``jobs`` are those that run."""
+        while self._heap and self._heap[0][2] not in jobs:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def ring(self, jobs):
+        """Do what is due."""
+        while self._heap:
+            when = self.next(jobs)
+            if when is None or when > self.clock():
+                break
+            _, _, job, ring = heapq.heappop(self._heap)
+            ring(job)
+
+
+class _Loops:
+    """The loops of containers in flight: their iterators.
+
+    Args:
+        keeps_items: whether items are stored, for a recovery.
+        results: the `_Results`, for loops that are placeholders.
+    """
+
+    def __init__(self, keeps_items, results):
         self.keeps_items = keeps_items
+        self.results = results
         self.iterators = {}
         self.warned = set()
 
@@ -4748,17 +5018,31 @@ class _Loops:
         """Return (item, over) for the next iteration; what the loop raises is let through."""
         iterator = self.iterators.get(task)
         if iterator is None:
-            loop = task.step.step.loop
-            if callable(loop):
-                loop = loop()
-                if isinstance(loop, (set, frozenset)):
-                    raise FlowTypeError('it returned a set, whose order changes from run to run; '
-                                        'use sorted()')
-            iterator = self.iterators[task] = iter(loop)
+            iterator = self.iterators[task] = self._begin(task)
         try:
             return next(iterator), False
         except StopIteration:
             return None, True
+
+    def _begin(self, task):
+        """Return the iterator of a loop, without the items that it went over in an earlier run."""
+        loop = task.step.step.loop
+        if not found_by_running(loop):
+            return iter(loop)
+        what = 'it returned'
+        if isinstance(loop, Placeholder):
+            what = 'the %r is' % loop
+            loop = self.results.value(task, loop)
+        else:
+            loop = loop()
+        if isinstance(loop, (set, frozenset)):
+            raise FlowTypeError('%s a set, whose order changes from run to run; use sorted()'
+                                % what)
+        try:
+            iterator = iter(loop)
+        except TypeError:
+            raise FlowTypeError('%s %r, which cannot be gone over' % (what, loop)) from None
+        return itertools.islice(iterator, task.opened, None)
 
     def blob(self, path, item):
         """Return the item as it is stored, or None for what cannot be pickled (said once)."""
@@ -4787,6 +5071,20 @@ class _Loops:
         self.iterators.pop(task, None)
 
 
+def found_by_running(loop):
+    """Whether the items of a loop are known only while the flow runs."""
+    return callable(loop) or isinstance(loop, Placeholder)
+
+
+class _Past(typing.NamedTuple):
+    """What is recorded at a sequence: see `_History.earlier`."""
+
+    earlier: typing.Optional[dict]
+    item: typing.Optional[bytes]
+    over: bool
+    floor: int
+
+
 class _History:
     """What earlier supervisors left of the run that is recovered or continued.
 
@@ -4805,6 +5103,8 @@ class _History:
         self.signatures = signatures
         self.assume_dead = assume_dead
         self.living = {}          # (path, sequence) -> TaskRecord of an orphan that still runs
+        self.failed = {}          # (path, sequence) -> Outcome of an orphan that has failed
+        self.retry_delay = None   # the driver's: see `Driver.retry_delay_of`
         self.recorded = {}        # recovery -> {path: signature}
 
     def collect(self):
@@ -4819,9 +5119,7 @@ class _History:
             alive = process_alive(record.process)
             outcome = read_outcome(path) if path else None
             if outcome is not None:
-                settled.append(record._replace(
-                    status=outcome.status, ended=outcome.ended, result=outcome.result,
-                    error=outcome.error))
+                settled.append(self._settled(record, outcome))
             elif alive or alive is None and not self.assume_dead:
                 self._keep_living(record, alive)
         self.store.commit(self.run, settled)
@@ -4829,6 +5127,12 @@ class _History:
         for record in settled:
             logger.info('step %s at %s ended with %s while no supervisor was there',
                         record.path, record.sequence, record.status)
+
+    def _settled(self, record, outcome):
+        if outcome.status == FAILURE:
+            self.failed[record.path, record.sequence] = outcome
+        return record._replace(status=outcome.status, ended=outcome.ended, error=outcome.error,
+                               result=outcome.result)
 
     def _outcome_path(self, record):
         return outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
@@ -4867,22 +5171,23 @@ class _History:
                 another loop item.
 
         Returns:
-            ({path: Earlier} or None for nothing, the recorded loop item or None, the floor for
-            what is inside).
+            a `_Past`: {path: Earlier} or None for nothing, the recorded loop item or None,
+            whether it is recorded that the loop had no more items, the floor for what is inside.
         """
         rows = self._rows(sequence)
-        item = None
-        if path in rows:
+        item, over = None, False
+        if path in rows and rows[path].recovery >= floor:
             item = rows[path].item
             if rows[path].kind == 'iteration':
-                floor = max(floor, rows[path].recovery)
+                floor = rows[path].recovery
+                over = rows[path].status == 'over'
         found = {name: self._outcome(record) for name, record in rows.items()
                  if record.kind != 'iteration' and record.recovery >= floor}
         for (name, at), record in self.living.items():
             if at == sequence:
                 found[name] = Earlier(ACTIVE, record.kind, record.recovery, record.attempt,
                                       running=True)
-        return found or None, item, floor
+        return _Past(found or None, item, over, floor)
 
     def _rows(self, sequence):
         """Return {path: latest TaskRecord} up to the base, and in this recovery itself."""
@@ -4899,9 +5204,15 @@ class _History:
         if record.kind in ('container', 'loop'):
             signature = self.signatures.get(record.path)
             changed = signature != self._recorded(record.recovery).get(record.path)
-        return Earlier(record.status, record.kind, record.recovery, record.attempt, record.due,
-                       False, changed,
-                       json_object(record.events) if record.events else None, record.error)
+        due, again = record.due, False
+        outcome = self.failed.get((record.path, record.sequence))
+        if outcome is not None and self.run.mode == 'continue':
+            delay = self.retry_delay(record, outcome)
+            if delay is not None:
+                due, again = record.ended + delay, True
+        return Earlier(record.status, record.kind, record.recovery, record.attempt, due, False,
+                       changed, json_object(record.events) if record.events else None,
+                       record.error, again, record.result)
 
     def _runs(self):
         """Return {recovery: what its supervisor noted in ``steps``} of this run."""
@@ -4955,7 +5266,8 @@ def step_signatures(plan):
 
     It is stored with each run. A container that succeeded is passed over in a recovery only if
     its signature is what it was (semantics 7.2). The loop counts as far as it can be known without
-    going over it: a callable is taken as unchanged, an iterator never is.
+    going over it: what is found by running is taken as unchanged, as a recovery goes over its
+    recorded items; an iterator never is.
     """
     import hashlib
     signatures = {}  # type: typing.Dict[str, str]
@@ -4967,14 +5279,17 @@ def step_signatures(plan):
             continue
         content = ['%s=%s' % (child.path, signatures[child.path]) for child in step.children]
         content.append(_loop_signature(step.step.loop))
+        content += ['result of %s' % path for path in sorted(one.path for one in step.gathers)]
         signatures[step.path] = hashlib.sha1('\n'.join(content).encode('utf-8')).hexdigest()[:16]
     return signatures
 
 
 def _loop_signature(loop):
     import hashlib
-    if loop is None or callable(loop):
-        return 'callable' if loop is not None else ''
+    if loop is None:
+        return ''
+    if found_by_running(loop):
+        return 'callable' if callable(loop) else repr(loop)
     if iter(loop) is loop:
         return 'iterator %s' % os.urandom(8).hex()
     try:
@@ -5040,6 +5355,10 @@ class _RunEnvironment:
 _run_environment = _RunEnvironment()
 
 
+class RunTimeout(BaseException):
+    """Ends a run whose time is over; never leaves the library."""
+
+
 class Driver:
     """Runs a plan: see the text above. Made by a facade, for one run.
 
@@ -5066,7 +5385,13 @@ class Driver:
         self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.port = _DriverPort(self, settings)
         self.relay = LogRelay()
-        self.loops = _Loops(not store.volatile)
+        self.results = _Results(store, self._result_path)
+        self.loops = _Loops(not store.volatile, self.results)
+        self.alarms = _Alarms(self.clock)
+        self._overdue = {}                     # job that is being ended -> why
+        self._deadline = None                  # when the run is to be over
+        if history is not None:
+            history.retry_delay = self.retry_delay_of
         # What has ended: (job, outcome), from any thread; what is to be raised: (event, sequence).
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
@@ -5097,9 +5422,11 @@ class Driver:
         self._window = None                    # since when inline work is not committed
         self._failures = []
         self._trace = ''                       # traceback of the failure being handed in
+        # By path, of what is retried.
+        self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
         prefix = settings['envvar_prefix']
         self._names = [prefix + name for name in (
-            'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE')]
+            'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
         self._constant_env = {
             prefix + 'STEP_RECOVERY': str(run.recovery),
             prefix + 'RUN_ID': _environment_text(run.run_id),
@@ -5112,20 +5439,23 @@ class Driver:
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal came (semantics 8.3).
+            RunTimeout: config ``run_timeout`` is over; what ran was ended as after a signal.
             StoreError: the store failed; what ran was ended as after a signal.
         """
         self._open()
         try:
             handlers = self._install_handlers()
             try:
+                if self.settings['run_timeout'] is not None:
+                    self._deadline = self.clock() + self.settings['run_timeout']
                 self._begin()
                 self._loop(max_loops)
                 self._finish_records()
             except StoreError:
                 self._stop_all(None)
                 raise
-            except BaseException:
-                self._stop_all(None)
+            except BaseException as error:
+                self._stop_all(str(error) if isinstance(error, RunTimeout) else None)
                 self._finish_records()
                 raise
             finally:
@@ -5150,17 +5480,20 @@ class Driver:
         if self.history is not None:
             self._watch_orphans()
         if self.history is not None and not self.plan.dynamic:
-            earlier = self.history.earlier('1')[0]
+            earlier = self.history.earlier('1').earlier
         self._feed(Begin(earlier))
 
     def _loop(self, max_loops):
         cycles = 0
         while not self._signals:
+            if self._deadline is not None and self._deadline <= self.clock():
+                raise RunTimeout('the run timed out after %g s' % self.settings['run_timeout'])
             self._take_inputs()
             self._commit_and_start()
             if self._inline:
                 self._call_inline()
-                self._poll_events(0)
+                if len(self._jobs) > len(self.arrived):    # others run, too
+                    self._poll_events(0)
             elif self.arrived or self.triggers:
                 continue
             elif self.engine.running or self.engine.ready or self._orphans:
@@ -5175,7 +5508,7 @@ class Driver:
                         break
                 self._wait()
         if self._signals:
-            self._stop_all(self._signals[0])
+            self._stop_all(signal.Signals(self._signals[0]).name)
         elif not self.engine.over and self.engine.next_due() is None:
             raise SequentError('internal error: the run has nothing to do and is not over')
 
@@ -5187,6 +5520,7 @@ class Driver:
         while self.arrived:
             job, outcome = self.arrived.popleft()
             self._finish_job(job, outcome)
+        self.alarms.ring(self._jobs)
         while True:
             due = self.engine.next_due()
             if due is None or due > self.clock():
@@ -5211,12 +5545,38 @@ class Driver:
             self._starting.append(task)
         elif kind == 'open':
             self._opens.append(task)
+        elif kind == 'gather':
+            self.results.gather(task)
         elif kind == 'closed':
             self.loops.close(task)
+            if task.step.gathers:
+                self.results.close(task)
         elif kind == 'skip':
-            for event, sequence in action[2].events or ():
-                self.flow.count_sequence(event, sequence)
-                self.triggers.append((event, sequence))
+            self._skip(task, action[2])
+        elif kind == 'attempt':
+            self._note_attempt(*action[1:])
+        elif kind == 'dropped':
+            self._log_failure(task)
+
+    def _skip(self, task, earlier):
+        for event, sequence in earlier.events or ():
+            self.flow.count_sequence(event, sequence)
+            self.triggers.append((event, sequence))
+        self.results.skip(task, earlier.result)
+
+    def _note_attempt(self, task, recovery, attempt, error):
+        """An attempt has failed and will be made again: it gets a record of its own."""
+        blob = task.scope.blob if task.step.children is None else None
+        self._rows.append(TaskRecord(
+            task.step.path, task.sequence, recovery, attempt, task.step.kind, FAILURE, False,
+            blob, None, task.started, task.ended or self.clock(), error=error))
+        task.started = task.ended = task.result = task.events = None
+        trace, self._trace = self._trace, ''
+        logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
+                       _describe(task), attempt, task.step.retries + 1, error,
+                       'at once' if task.due is None else
+                       'in %.3g s' % max(0.0, task.due - self.clock()),
+                       '\n' + trace.rstrip() if trace else '')
 
     def _trigger(self, event, sequence):
         if event not in self.plan.events:
@@ -5224,50 +5584,68 @@ class Driver:
             return
         earlier = None
         if self.history is not None and sequence not in self.engine.roots:
-            earlier = self.history.earlier(sequence)[0]
+            earlier = self.history.earlier(sequence).earlier
         self._feed(Trigger(event, sequence, earlier))
 
     def _open_iteration(self, task):
         """Return the answer to the engine's ``open``; None if a signal came first."""
-        item = blob = earlier = None
-        floor = task.scope.floor
         sequence = '%s.%d' % (task.sequence, task.opened + 1)
-        if task.step.loops:
-            try:
-                item, over = self._next_item(task)
-            except KeyboardInterrupt:
-                return None
-            except Exception as error:
-                logger.error('%s: its loop failed', _describe(task), exc_info=True)
-                return LoopFailed(task, 'its loop failed: %s' % describe_error(error))
-            if over:
-                return Opened(task, True)
-            blob = self.loops.blob(task.step.path, item)
+        past = _Past(None, None, False, task.scope.floor)
         if self.history is not None and task.scope.earlier is not None:
-            earlier, recorded, floor = self.history.earlier(sequence, task.step.path, floor)
-            if task.step.loops and earlier and not self.loops.same(item, blob, recorded):
-                refusal = self._refuse_other_item(task, sequence)
-                if self.run_record.mode == 'continue' and refusal is None:
-                    refusal = LoopFailed(task, 'the loop item of iteration %s is not the one '
-                                         'recorded: a run that is continued goes on with the '
-                                         'same items; recover it' % sequence)
-                if refusal is not None:
-                    return refusal
-                logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
-                            'anew', _describe(task), sequence)
-                earlier = None
+            past = self.history.earlier(sequence, task.step.path, past.floor)
+        if not task.step.loops:
+            return Opened(task, False, None, None, past.earlier, past.floor)
+        try:
+            item, blob, over = self._next_item(task, past)
+        except KeyboardInterrupt:
+            return None
+        except Exception as error:
+            logger.error('%s: its loop failed', _describe(task), exc_info=True)
+            return LoopFailed(task, 'its loop failed: %s' % describe_error(error))
+        if over:
+            self._note_end_of_loop(task, sequence, past)
+            return Opened(task, True)
+        earlier = past.earlier
+        if earlier and not self.loops.same(item, blob, past.item):
+            refusal = self._refuse_other_item(task, sequence)
+            if self.run_record.mode == 'continue' and refusal is None:
+                refusal = LoopFailed(task, 'the loop item of iteration %s is not the one '
+                                     'recorded: a run that is continued goes on with the '
+                                     'same items; recover it' % sequence)
+            if refusal is not None:
+                return refusal
+            logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
+                        'anew', _describe(task), sequence)
+            earlier = None
         if blob is not None and earlier is None and task.step.kind == 'container':
             self._rows.append(TaskRecord(task.step.path, sequence, self.run_record.recovery, 1,
                                          'iteration', '', item=blob))
-        return Opened(task, False, item, blob, earlier, floor)
+        return Opened(task, False, item, blob, earlier, past.floor)
 
-    def _next_item(self, task):
-        """Take the next item; a signal interrupts an iterator that waits for something."""
+    def _next_item(self, task, past):
+        """Return (item, the same as it is stored, whether there is none).
+
+        What was found by running is taken from the records, as far as they go. A signal interrupts
+        an iterator that waits for something.
+        """
+        if found_by_running(task.step.step.loop):
+            if past.over:
+                return None, None, True
+            if past.item is not None:
+                return pickle.loads(past.item), past.item, False
         self._current, self._calling = None, True
         try:
-            return self.loops.next_item(task)
+            item, over = self.loops.next_item(task)
         finally:
             self._calling = False
+        return item, None if over else self.loops.blob(task.step.path, item), over
+
+    def _note_end_of_loop(self, task, sequence, past):
+        """Record that what is found by running was gone over to its end."""
+        if (found_by_running(task.step.step.loop) and not past.over
+                and not self.store.volatile):
+            self._rows.append(TaskRecord(task.step.path, sequence, self.run_record.recovery, 1,
+                                         'iteration', 'over'))
 
     # Starting.
 
@@ -5298,6 +5676,8 @@ class Driver:
         for task in starting:
             construct = task.step.step.construct
             job = self._make_job(task)
+            if task.step.fills and not task.adopted and not self._fill(job, task):
+                continue
             if task in self._ahead:
                 del self._ahead[task]
                 self._dirty.pop(task, None)
@@ -5313,32 +5693,47 @@ class Driver:
                 self.arrived.append((job, Outcome(
                     FAILURE, 'it could not be started: %s' % describe_error(error))))
                 continue
-            jobs.append((job, construct))
+            if construct.inline and self.store.volatile:
+                self._inline.append((job, construct))    # there is nothing to survive
+            else:
+                jobs.append((job, construct))
         return jobs
 
+    def _fill(self, job, task):
+        """Put values for the placeholders in its arguments; return whether there are such."""
+        try:
+            job.func, job.args, job.kwargs = self.results.fill(task)
+            return True
+        except Exception as error:
+            self._ahead.pop(task, None)
+            self.arrived.append((job, Outcome(
+                FAILURE, 'its arguments cannot be had: %s' % describe_error(error))))
+            return False
+
     def _make_job(self, task):
-        step, scope = task.step.step, task.scope
-        env = dict(self._constant_env)
-        name, sequence, value = self._names
-        env[name] = _environment_text(task.step.path)
+        plan_step, items, run = task.step, task.scope.items, self.run_record
+        step = plan_step.step
+        env = self._constant_env.copy()
+        name, sequence, value, attempt = self._names
+        env[name] = _environment_text(step.path)
         env[sequence] = task.sequence
-        if scope.items:
-            env[value] = _environment_text(_shown(str, scope.items[-1]))
-        run = self.run_record
-        job = Job(task.step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
-                  step.func, step.args, step.kwargs, scope.items, env, step.settings)
-        job.task = task
-        job.logger_name = run.flow
-        if self.logdir:
-            job.log = log_path(self.logdir, run.flow, run.run_id, job.name, job.sequence,
-                               job.recovery, job.attempt)
+        env[attempt] = str(task.attempt)
+        if items:
+            env[value] = _environment_text(_shown(str, items[-1]))
+        job = task.job = Job(
+            step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
+            step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
+            self.flow if self.plan.dynamic else None, task)
+        job.logdir = self.logdir or None
         if step.construct.can_adopt:
             job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
-        if self.plan.dynamic:
-            job.eventor = self.flow
-        task.job = job
         return job
+
+    def _result_path(self, task):
+        run = self.run_record
+        return log_path(self.store.results, run.flow, run.run_id, task.step.path, task.sequence,
+                        task.recovery, task.attempt)[:-4] + '.pickle'
 
     def _release(self, job, construct):
         if construct.inline:
@@ -5346,6 +5741,7 @@ class Driver:
             return
         self._log_start(job)
         self._jobs[job] = construct
+        self._set_alarms(job, self.clock())
         if construct.relays and job.config['capture'] == 'relay':
             self.relay.add(job)
         construct.release(job)
@@ -5360,6 +5756,7 @@ class Driver:
             self._orphans[record.path, record.sequence] = job, record
             self._open_construct(construct)
             self._jobs[job] = construct
+            self._set_alarms(job, record.started or self.clock())
             if job.config['capture'] == 'relay':
                 self.relay.add(job, adopted=True)
             if not construct.adopt(job):
@@ -5442,7 +5839,10 @@ class Driver:
                 self.arrived.append((job, Outcome(ACTIVE, 'interrupted', interrupted=True)))
         finally:
             self._calling = False
-        self._pace = 0.8 * self._pace + 0.2 * (time.monotonic() - began)
+        took = time.monotonic() - began
+        self._pace = 0.8 * self._pace + 0.2 * took
+        if job.config['warn_after'] is not None and took >= job.config['warn_after']:
+            self._warn(job)    # while it ran, nobody was there to do so
 
     def _in_window(self):
         """Whether what changed may wait for the next commit (semantics 6.2)."""
@@ -5462,6 +5862,11 @@ class Driver:
 
     # Records.
 
+    def catch_up(self):
+        """Commit what a function that runs inline could ask for; without a file that can wait."""
+        if threading.get_ident() == self.thread:
+            self._commit()
+
     def _commit(self):
         rows = self._rows
         rows.extend([self._record(task) for task in self._dirty])
@@ -5479,7 +5884,7 @@ class Driver:
         job = task.job
         return TaskRecord(
             step.path, task.sequence, task.recovery, task.attempt, step.kind, status,
-            status == FAILURE and step.handled,
+            status == FAILURE and (step.handled or task.borne),
             task.scope.blob if step.children is None else None, task.due, task.started, task.ended,
             job.process if job is not None and status == ACTIVE else None,
             task.result, task.error, task.events)
@@ -5493,6 +5898,8 @@ class Driver:
             self._urgent = self._urgent or not construct.inline
             if construct.relays:
                 self.relay.finish(job)
+        if job in self._overdue:
+            outcome = self._timed_out(job, outcome)
         if task is None:
             self._finish_orphan(job, outcome)
             return
@@ -5503,20 +5910,71 @@ class Driver:
             logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
             self._feed(Lost(task))
             return
+        if outcome.warning and task.step.wanted:
+            outcome = Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
+                ', its repr is kept instead', ''))
         task.ended = outcome.ended
-        task.result = outcome.result
+        task.result = self.results.stored(task, outcome.result)
         if outcome.warning:
             logger.warning('%s: %s', _describe(task), outcome.warning)
-        if job.triggered:
+        if task.step.wanted and outcome.status == SUCCESS:
+            self.results.keep(task.scope, task.step, task.result)
+        again = self.retry_delay_of(job, outcome) if outcome.status == FAILURE else None
+        if job.triggered and not self.engine.retries(task, again):
             import json
             task.events = json.dumps(job.triggered)
             for event, sequence in job.triggered:
                 self._trigger(event, sequence)
         self._trace = outcome.trace
         task.job = None    # a circle would keep both until the garbage collector comes by
-        self._feed(Done(task, outcome.status, outcome.error))
+        self._feed(Done(task, outcome.status, outcome.error, again))
         if task.status == SUCCESS and logger.isEnabledFor(logging.INFO):
             logger.info('%s ended with success', _describe(task))
+
+    def retry_delay_of(self, attempt, outcome):
+        """Return the seconds until a failed attempt may be followed by another; None: never.
+
+        How often that is done is for the engine to say. ``attempt`` is its `Job` or `TaskRecord`.
+        """
+        path = getattr(attempt, 'path', None) or attempt.name
+        config = self._configs.get(path)
+        if config is None or not may_retry(config, outcome):
+            return None
+        run = self.run_record
+        made = attempt.attempt if attempt.recovery == run.recovery else 1
+        return retry_delay(config, made, '%s %s %s' % (run.run_id, path, attempt.sequence))
+
+    # Time that tasks may take.
+
+    def _set_alarms(self, job, started):
+        limit, warn = job.config['timeout'], job.config['warn_after']
+        if limit is not None:
+            self.alarms.set(started + limit, job, self._end_overdue)
+        if warn is not None:
+            self.alarms.set(started + warn, job, self._warn)
+
+    @staticmethod
+    def _warn(job):
+        logger.warning('step %s at %s has been running for %g s', job.name, job.sequence,
+                       job.config['warn_after'])
+
+    def _end_overdue(self, job):
+        """Ask it to end; ask no more after ``shutdown_grace`` seconds."""
+        force = job in self._overdue or not self.settings['shutdown_grace']
+        self._overdue.setdefault(job, self.clock())
+        self._jobs[job].kill(job, force)
+        if not force:
+            self.alarms.set(self.clock() + self.settings['shutdown_grace'], job,
+                            self._end_overdue)
+
+    def _timed_out(self, job, outcome):
+        """Return the outcome of what was ended for its timeout: a failure, whatever it says,
+        unless it had succeeded before it was asked."""
+        asked = self._overdue.pop(job)
+        if outcome.status == SUCCESS and outcome.ended is not None and outcome.ended < asked:
+            return outcome
+        return Outcome(FAILURE, 'timed out after %g s' % job.config['timeout'],
+                       kinds=tuple(map(class_name, TimeoutError.__mro__)))
 
     def _ended_by_stop(self, construct, outcome):
         """Whether the signal that stops the run may be why a task failed.
@@ -5556,10 +6014,10 @@ class Driver:
         polled = [one for one in self._opened_constructs if one.polls] or self.relay.active
         if self._jobs and polled:
             timeout = max(0.01, self.settings['sleep_between_loops'])
-        due = self.engine.next_due()
-        if due is not None:
-            left = max(0.0, due - self.clock())
-            timeout = left if timeout is None else min(timeout, left)
+        for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline):
+            if due is not None:
+                left = max(0.0, due - self.clock())
+                timeout = left if timeout is None else min(timeout, left)
         self._poll_events(timeout)
         if self._jobs:
             self.relay.poll()
@@ -5568,8 +6026,6 @@ class Driver:
 
     def _poll_events(self, timeout):
         """Let constructs see to their descriptors; sleep so long (seconds; None: for ever)."""
-        if timeout == 0 and not self._jobs:
-            return
         if timeout is not None:
             timeout = min(timeout, 86400.0)
         for key, _ in self.selector.select(timeout):
@@ -5688,12 +6144,11 @@ class Driver:
         if self._calling:
             raise KeyboardInterrupt
 
-    def _stop_all(self, number):
-        """End what runs, and record it; ``number`` is the signal that asked for it, or None."""
-        name = signal.Signals(number).name if number is not None else 'an error'
+    def _stop_all(self, why):
+        """End what runs, and record it; ``why`` names what asked for it, None: an error."""
         self.port.stopping = True
-        logger.error('%s: nothing new starts; running tasks that are ended: %d', name,
-                     len(self._jobs))
+        logger.error('%s: nothing new starts; running tasks that are ended: %d',
+                     why or 'an error', len(self._jobs))
         self._feed(Halt())
         while self._inline:
             job, construct = self._inline.popleft()
@@ -5736,10 +6191,11 @@ class Driver:
                         ', attempt %d' % job.attempt if job.attempt > 1 else '')
 
     def _log_failure(self, task):
-        handled, trace, self._trace = task.step.handled, self._trace, ''
+        trace, self._trace = self._trace, ''
+        how = 'tolerated' if task.borne else 'handled' if task.step.handled else ''
         if len(self._failures) < 100:
-            self._failures.append((task.step.path, task.sequence, handled, task.error))
-        logger.error('%s failed%s: %s%s', _describe(task), ' (handled)' if handled else '',
+            self._failures.append((task.step.path, task.sequence, how, task.error))
+        logger.error('%s failed%s: %s%s', _describe(task), ' (%s)' % how if how else '',
                      task.error, '\n' + trace.rstrip() if trace else '')
 
     def log_summary(self, status):
@@ -5748,9 +6204,8 @@ class Driver:
         logger.info('run %s of flow %s: %s%s', run.run_id, run.flow, status,
                     ', logs in %s' % self.logdir
                     if self.logdir and os.path.isdir(self.logdir) else '')
-        for path, sequence, handled, error in self._failures:
-            logger.info('%s: %s at %s: %s', 'handled failure' if handled else 'failure', path,
-                        sequence, error)
+        for path, sequence, how, error in self._failures:
+            logger.info('%s: %s at %s: %s', (how + ' failure').lstrip(), path, sequence, error)
 
 # 9 Facades #######################################################################
 
@@ -5782,6 +6237,16 @@ CONFIG_KEYS = {
     'capture': ConfigKey('relay', 'relay|file|none', True),
     'complete_handles': ConfigKey(True, 'bool', False),
     'keep_result': ConfigKey(True, 'bool', True),
+    'retries': ConfigKey(0, 'count', True),
+    'retry_delay': ConfigKey(0, 'delays', True),
+    'retry_backoff': ConfigKey(1, 'factor', True),
+    'retry_jitter': ConfigKey(0, 'share', True),
+    'retry_on': ConfigKey(None, 'failures', True),
+    'retry_unless': ConfigKey(None, 'failures', True),
+    'timeout': ConfigKey(None, 'limit', True),
+    'warn_after': ConfigKey(None, 'limit', True),
+    'run_timeout': ConfigKey(None, 'limit', False),
+    'tolerate': ConfigKey(None, 'tolerance', True),
     'assume_dead': ConfigKey(False, 'bool', False),
     'executor': ConfigKey(None, 'any', True),
 }
@@ -5821,7 +6286,43 @@ def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
+def _is_int(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_failures(value):
+    """Whether config ``retry_on`` can be this: exception classes, their names, exit codes."""
+    if isinstance(value, (list, tuple)):
+        return all(one is not None and _are_failures(one) for one in value)
+    return value is None or _is_int(value) or isinstance(value, str) and bool(value) or (
+        isinstance(value, type) and issubclass(value, BaseException))
+
+
+def _is_share(text):
+    """Whether a text is a share in per cent: ``'10%'``."""
+    try:
+        return text.endswith('%') and 0 <= float(text[:-1]) <= 100
+    except ValueError:
+        return False
+
+
+def _is_delay(value):
+    return _is_number(value) and 0 <= value < float('inf')
+
+
 _CHECKS = {
+    'count': (lambda value: _is_int(value) and value >= 0, 'an int, 0 or more'),
+    'delays': (lambda value: _is_delay(value) or isinstance(value, (list, tuple)) and value
+               and all(map(_is_delay, value)), 'seconds, 0 or more, or a list of such'),
+    'factor': (lambda value: _is_delay(value) and value >= 1, 'a factor, 1 or more'),
+    'share': (lambda value: _is_number(value) and 0 <= value <= 1, 'a number from 0 to 1'),
+    'failures': (_are_failures, 'exception classes (or their names) and exit codes, one or a list '
+                 'of them'),
+    'limit': (lambda value: value is None or _is_delay(value) and value > 0,
+              'seconds, more than 0, or None'),
+    'tolerance': (lambda value: value is None or _is_int(value) and value >= 0
+                  or isinstance(value, str) and _is_share(value),
+                  "a number of iterations, 0 or more, or a share such as '10%'"),
     'path': (lambda value: isinstance(value, (str, os.PathLike)), 'a path'),
     'bool': (lambda value: isinstance(value, bool), 'True or False'),
     'int': (lambda value: value is None or isinstance(value, int)
@@ -5850,11 +6351,19 @@ def _from_text(key, kind, text):
     try:
         if kind == 'bool':
             return words[text.lower()]
-        if kind in ('int', 'seconds'):
-            return int(text) if kind == 'int' else float(text)
+        if kind in ('int', 'count'):
+            return int(text)
+        if kind in ('seconds', 'factor', 'share', 'limit'):
+            return float(text)
+        if kind == 'delays':
+            delays = [float(one) for one in text.split(',')]
+            return delays if len(delays) > 1 else delays[0]
     except (KeyError, ValueError):
         raise ConfigError('environment variable SEQUENT_%s: %r is no %s'
                           % (key.upper(), text, kind)) from None
+    if kind == 'failures':
+        return [int(one) if one.lstrip('-').isdigit() else one
+                for one in re.split('[ ,]+', text.strip())]
     return text
 
 
@@ -5896,6 +6405,9 @@ def _checked_config(config, who, warnings, on_step=False):
         elif on_step and not CONFIG_KEYS[key].on_steps:
             warnings.append('%s: config key %r means nothing on a step; set it on the flow'
                             % (who, key))
+        elif key == 'tolerate' and not on_step:
+            warnings.append('%s: config key %r means nothing here; set it on a step with a loop'
+                            % (who, key))
         else:
             checked[key] = _check_value(key, value, who)
     legacy = config.get('LOGGING') if not on_step else None
@@ -5906,6 +6418,11 @@ def _checked_config(config, who, warnings, on_step=False):
 
 # What the command line says while it loads a flow's module; see `main`.
 _session = None
+
+
+def _is_iterator(loop):
+    """Whether a loop can be gone over only once (semantics 1.4)."""
+    return not (loop is None or found_by_running(loop)) and iter(loop) is loop
 
 
 class FlowStep(Step):
@@ -5926,7 +6443,10 @@ class TaskInfo(typing.NamedTuple):
     """What ran: one task as ``tasks()`` tells it. Times are seconds since the epoch or None.
 
     ``kind`` is ``leaf``, ``container`` or ``loop`` (a leaf with a loop, as a whole).
-    ``handled``: the task failed, and the failure was handled (semantics 3.2).
+    ``handled``: the task failed, and the failure was handled (semantics 3.2) or tolerated.
+    ``result`` is what a leaf returned; of a container what was asked for outside of it:
+    {path: list over its iterations}; of a leaf with a loop the list over its items, if that was
+    asked for.
     """
 
     path: str
@@ -6197,6 +6717,12 @@ class _Flow(abc.ABC):
         step.settings = settings
         step.max_concurrent = step.config.get('max_concurrent')
         step.stop_on_exception = settings['stop_on_exception']
+        step.retries = settings['retries']
+        step.tolerate = step.config.get('tolerate')
+        if step.tolerate is not None and step.loop is None:
+            raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
+        for one in step.asks:
+            self._check_placeholder(step, one)
         if step.func is not None:
             spec = settings['task_construct']
             key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
@@ -6204,9 +6730,30 @@ class _Flow(abc.ABC):
                 constructs[key] = find_construct(spec)
             step.construct = constructs[key]
             step.serial = step.construct.inline
-            step.construct.check(step.path, step.func, step.args, step.kwargs, settings)
+            if settings['timeout'] is not None and not step.construct.can_kill:
+                raise ConfigError(
+                    'step %r: config timeout needs a construct that can end what it runs, such as '
+                    "'process'; %s cannot; set timeout to None on this step, or choose another"
+                    % (step.path, type(step.construct).__name__))
+            args, kwargs = self._shapes(step)
+            step.construct.check(step.path, step.func, args, kwargs, settings)
         for child in step.children:
             self._configure(child, settings, constructs)
+
+    @staticmethod
+    def _shapes(step):
+        """Return args and kwargs as they will be, with None for what is not known yet."""
+        return (filled(step.args, lambda placeholder: None),
+                filled(step.kwargs, lambda placeholder: None))
+
+    def _check_placeholder(self, step, placeholder):
+        asked = placeholder.step
+        if asked is not None and asked.flow is not self:
+            raise FlowError('step %r asks for the %s of %r, which belongs to another flow' % (
+                step.path, 'item' if isinstance(placeholder, ItemOf) else 'result', asked))
+        if isinstance(placeholder, ResultOf) and asked.config.get('keep_result') is False:
+            raise ConfigError('step %r asks for the result of %r, whose config keep_result is '
+                              'False' % (step.path, asked.path))
 
     def compile(self):
         """Check the flow and return its `Plan`; opens and starts nothing.
@@ -6311,6 +6858,9 @@ class _Flow(abc.ABC):
             result = driver.run(max_loops)
             over = driver.engine.over
             self._finish((SUCCESS if result else FAILURE) if over else 'stopped')
+        except RunTimeout as error:
+            self._abandon(error)
+            return False
         except BaseException as error:
             self._abandon(error)
             raise
@@ -6322,7 +6872,7 @@ class _Flow(abc.ABC):
     def _refuse_used_iterators(self):
         """A loop that was gone over in part cannot be gone over again by another supervisor."""
         for step in self._paths.values():
-            if step.loop is not None and not callable(step.loop) and iter(step.loop) is step.loop:
+            if _is_iterator(step.loop):
                 raise ClosedError('%r was interrupted and cannot go on itself: the loop of step '
                                   '%r is an iterator; make the flow anew and continue the run'
                                   % (self, step.path))
@@ -6502,9 +7052,11 @@ class _Flow(abc.ABC):
             return []
         opened = self._driver is not None and self._outcome is None and not self._closed
         store = self.store if opened else self.open_store(create=False)
+        if opened and store.volatile:
+            self._driver.catch_up()
         try:
             run = RunRecord(self.name, self.run_id)
-            return [task_info(record) for record in store.tasks(run)
+            return [task_info(record, store) for record in store.tasks(run)
                     if record.kind in ('leaf', 'container', 'loop')]
         finally:
             if not opened:
@@ -6527,15 +7079,17 @@ class _Flow(abc.ABC):
         return outstanding + (0 if self._driver.begun else self._count_initial()), left
 
 
-def task_info(record):
-    """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be unpickled is None."""
+def task_info(record, store):
+    """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be had is None."""
     result = None
-    if record.result is not None:
-        try:
-            result = pickle.loads(record.result)
-        except Exception as error:
-            logger.warning('step %s at %s: its result cannot be unpickled (%s)', record.path,
-                           record.sequence, describe_error(error))
+    try:
+        result = load_result(store, record.result)
+        if record.kind != 'leaf' and result is not None:
+            result = {path: load_result(store, one) for path, one in result.items()}
+            result = result[record.path] if record.kind == 'loop' else result
+    except Exception as error:
+        logger.warning('step %s at %s: its result cannot be had (%s)', record.path,
+                       record.sequence, describe_error(error))
     return TaskInfo(record.path, record.sequence, record.kind, TaskStatus(record.status),
                     record.recovery, record.attempt, record.started, record.ended, record.error,
                     record.handled, result)
@@ -6584,6 +7138,21 @@ class Sequent(_Flow):
                                           error), 'file' (log file only), 'none' (left alone)
     complete_handles       True           requiring ``complete`` handles a failure
     keep_result *          True           store what functions return
+    retries *              0              how often a failed task is tried again in each recovery
+    retry_delay *          0              seconds before that, or a list of them; the last stays
+    retry_backoff *        1              factor by which one ``retry_delay`` grows from attempt to
+                                          attempt
+    retry_jitter *         0              share of the delay, 0 to 1, by which it is varied
+    retry_on *             None           try only these failures again: exception classes or their
+                                          names, exit codes (minus a signal); one or a list
+    retry_unless *         None           do not try these again
+    timeout *              None           seconds after which an attempt is ended, and has failed
+    warn_after *           None           seconds after which a running task is warned of, once
+    run_timeout            None           seconds after which the run is stopped, as by a SIGTERM;
+                                          ``run()`` returns False, and continue can go on with it
+    tolerate *             None           failed iterations that a loop bears: a number, or a share
+                                          such as '10%' (of what has a length, else looked at when
+                                          the loop is over); not inherited
     assume_dead            False          in a recovery take processes for dead that were recorded
                                           on another host and cannot be looked at
     executor *             None           for 'executor': 'package.module:factory' of an executor
@@ -6603,8 +7172,15 @@ class Sequent(_Flow):
             name: a non-empty str, unique among its siblings.
             func: what a leaf calls, with ``args`` and ``kwargs``. Without it a leaf succeeds at
                 once; a container must not have one.
-            loop: an iterable, or a callable that returns one: the step runs once per item
-                (semantics 1.4). ``repeat`` and ``repeats`` mean the same.
+            args, kwargs: may contain placeholders, also inside lists, tuples and dicts, which are
+                filled when the step starts: the ``result`` of another step, whose success is
+                then required (`Step.result`), the ``item`` of a loop around it, and
+                ``sequent.item``, its own.
+            loop: an iterable, or a callable that returns one, or the ``result`` of an earlier step
+                (or the ``item`` of a loop around it): the step runs once per item (semantics
+                1.4). ``repeat`` and ``repeats`` mean the same. Items of an iterable are compared
+                in a recovery; those of a callable or a result are recorded as they are taken, and
+                a recovery goes over the recorded ones.
             require: when to start (semantics 2): a step, a (step, status) pair, an event, a tuple
                 (all of it) or ``or_``. Nothing: with the container. ``requires`` means the same.
             delay: seconds between the requirement's coming to hold and the step's being ready.
@@ -6635,6 +7211,7 @@ class Sequent(_Flow):
                             % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
         step = FlowStep(self, parent, name, func=func, loop=self._checked_loop(who, loop),
                         delay=self._checked_delay(who, delay), **given)
+        step.asks = tuple(placeholders_in([step.args, step.kwargs, loop]))
         step.require = parse_expression(() if require is None else require, self, who)
         return self._register(step)
 
@@ -6651,7 +7228,10 @@ class Sequent(_Flow):
         if isinstance(loop, (set, frozenset)):
             raise FlowTypeError('%s: loop is a set, whose order changes from run to run; use '
                                 'sorted()' % who)
-        if loop is not None and not callable(loop):
+        if loop == item:
+            raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
+                                'of the loop around it, as in loop=outer.item' % who)
+        if loop is not None and not found_by_running(loop):
             try:
                 iter(loop)
             except TypeError:
@@ -6679,7 +7259,7 @@ class Sequent(_Flow):
     @staticmethod
     def _check_restartable_loop(step):
         """An iterator can be gone over once (semantics 1.4)."""
-        if step.loop is None or callable(step.loop) or iter(step.loop) is not step.loop:
+        if not _is_iterator(step.loop):
             return
         outer = step.parent
         while outer is not None:
@@ -6690,7 +7270,9 @@ class Sequent(_Flow):
             outer = outer.parent
 
     def _count_initial(self):
-        return sum(step.require == All(()) for step in self._root.children)
+        return sum(step.require == All(()) and not any(isinstance(one, ResultOf)
+                                                       for one in step.asks)
+                   for step in self._root.children)
 
 
 _STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
@@ -6750,6 +7332,9 @@ class Eventor(_Flow):
         who = 'step %r' % name
         given = self._checked_common(who, args, kwargs, acquires, releases, recovery, config)
         raised = self._checked_triggers(who, triggers)
+        if placeholders_in([args, kwargs]):
+            raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
+                                'Sequent; what an Eventor runs has no place in a tree' % who)
         step = self._register(Step(self, self._root, name, func=func, **given))
         step.triggers = triggers
         self._starters[step] = []

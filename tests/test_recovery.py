@@ -818,7 +818,8 @@ def test_the_outcome_of_an_orphan_is_used_as_if_it_had_been_delivered(mode, prog
     assert programs.outcomes() == []
     kept = SqliteStore(programs.store_path)
     kept.open(create=False)
-    [task] = [sequent.task_info(one) for one in kept.tasks(kept.latest('etl')) if one.path == 'a']
+    [task] = [sequent.task_info(one, kept) for one in kept.tasks(kept.latest('etl'))
+              if one.path == 'a']
     kept.close()
     assert task.result == 42
     assert task.end is not None

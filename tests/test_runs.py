@@ -685,3 +685,13 @@ def test_a_flow_is_a_context_manager(store):
         assert flow.run() is True
     with pytest.raises(sequent.ClosedError):
         flow.run()
+
+
+@pytest.mark.parametrize('store', [':memory:', MemoryStore()])
+def test_an_inline_function_sees_what_is_over_before_it(store):
+    flow, seen = a_flow(store), []
+    a = flow.add_step('a', func=len, args=('',))
+    flow.add_step('b', func=lambda: seen.extend(
+        (task.path, str(task.status)) for task in flow.tasks()), require=a)
+    assert flow.run() is True
+    assert seen == [('a', 'success'), ('b', 'active')]
