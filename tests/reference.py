@@ -20,7 +20,9 @@ b.  (3.6) First all iterations end that wait for nothing unfinished. When there 
     iterations that wait for it end together; then the statuses of the containers that are
     thereby over are raised, in the order in which the steps were added; those with more items
     start their next iteration; then it goes on. So an outer iteration ends only after the inner
-    ones, and after what requires their statuses had its chance.
+    ones, and after what requires their statuses had its chance. Of the iterations that can end at
+    one time the one ends first that came to rest first: nothing is left to do in it, and it waits
+    for nothing unfinished. A stop brings to rest what is further in first.
 c.  (1.3) A leaf with a loop is a container, whose items are tasks of the same path one level down.
     Each item acquires the pools for itself; the delay counts once, before the loop; items run one
     after another unless `max_concurrent` is set on the step; nothing can mention the status of an
@@ -66,8 +68,8 @@ m.  (3.3) How many failed iterations a container bears: a number, or a share of 
     unhandled. It is borne when it is not one too many; further failures in it are borne until
     another is one too many. The stop that follows from a borne failure is one of this iteration
     alone; so is a stop that comes from further in, if the container could bear the failure of
-    this iteration now, whatever may be on its way in others. That its loop raised (i) does not
-    change what a container bears.
+    this iteration now, whatever may be on its way in others. Nothing is borne by a container that
+    has failed already, be it because its loop raised (i).
 n.  (3.3) A share of a loop whose length is not known beforehand: all is borne; the container
     fails at its end if too many of the iterations that started had failed.
 o.  (3.4) What was dropped in an iteration that was stopped alone does not count for h; what was
@@ -126,6 +128,8 @@ class Iteration:
         self.sequence = sequence
         self.failed = False
         self.halted = False             # stopped alone, not by a stop of what is around it
+        self.number = 0                 # the order in which they started
+        self.rest = None                # when it came to rest: see b
 
     def around(self):
         """Return this iteration and those around it, innermost first."""
@@ -164,6 +168,8 @@ class Reference:
         self.recovery = recovery
         self.now = now
         self.rounds = 0                 # how often tasks were put in order
+        self.opened = 0                 # how many iterations were started
+        self.rests = 0                  # how many of them came to rest
         self.out = {pool: 0 for pool in flow.pools}
         self.tasks = {}                 # (path, sequence as a tuple): Task, in order of arrival
         self.iterations = []            # the open ones, in the order in which they started
@@ -261,12 +267,12 @@ class Reference:
                 or self._start_what_needs_nothing()
                 or self._ask_loops()
                 or self._end_containers()
-                or self._end_first(self._awaits_unfinished)
-                or self._end_together(self._awaits_raisable)
+                or self._end_first()
+                or self._end_together()
                 or self._put_in_order()
                 or self._start_what_can()
                 or self._fail_if_stuck()):
-            pass
+            self._note_rest()
 
     # Requirements (2)
 
@@ -478,11 +484,16 @@ class Reference:
                 task.exhausted = task.node.loop is None
                 if not self._in_stopped(task):
                     task.opened += 1
-                    self.iterations.append(Iteration(task, task.sequence + (task.opened,)))
+                    self._open_iteration(Iteration(task, task.sequence + (task.opened,)))
             else:
                 task.exhausted = True
             task.opening = self._may_open(task)
         return bool(opening)
+
+    def _open_iteration(self, iteration):
+        self.opened += 1
+        iteration.number = self.opened
+        self.iterations.append(iteration)
 
     def _has_next_item(self, task):
         k, runs = task.node.loop_fails or (0, 0)
@@ -541,15 +552,26 @@ class Reference:
             or any(self._holds(node, kind, iteration.sequence)
                    for node, kind in self._unstarted(iteration)))
 
-    def _ending(self, must_stay):
-        return [iteration for iteration in self.iterations
-                if self._is_idle(iteration) and not must_stay(iteration)]
+    def _note_rest(self):
+        """Note which iterations have come to rest, of several in the order of the flow's tree."""
+        def place(iteration):
+            return [one.number for one in reversed(iteration.around())]
+        for iteration in sorted(self.iterations, key=place):
+            if not self._is_idle(iteration) or self._awaits_unfinished(iteration):
+                iteration.rest = None
+            elif iteration.rest is None:
+                self.rests += 1
+                iteration.rest = self.rests
 
-    def _end_first(self, must_stay):
-        return self._end_iterations(self._ending(must_stay)[:1])
+    def _end_first(self):
+        self._note_rest()
+        resting = [iteration for iteration in self.iterations if iteration.rest]
+        return self._end_iterations(sorted(resting, key=lambda one: one.rest)[:1])
 
-    def _end_together(self, must_stay):
-        return self._end_iterations(self._ending(must_stay))
+    def _end_together(self):
+        return self._end_iterations([
+            iteration for iteration in self.iterations
+            if self._is_idle(iteration) and not self._awaits_raisable(iteration)])
 
     def _end_iterations(self, ended):
         self.iterations = [one for one in self.iterations if one not in ended]
@@ -566,6 +588,7 @@ class Reference:
                 and not task.opening and not self._open_iterations(task)]
         for task in sorted(over, key=_order_of_addition):
             self._end_container(task)
+            self._note_rest()
         return bool(over)
 
     def _in_stopped(self, task):
@@ -648,6 +671,7 @@ class Reference:
         self.stops += 1
         container.stopped = True
         self._forget_fresh()
+        self._note_rest()
         if container is not self.root and not self._is_handled(container) \
                 and self._stops(container):
             if self._bears(container.iteration):
@@ -661,6 +685,7 @@ class Reference:
             self.stops += 1
             iteration.halted = True
             self._forget_fresh()
+            self._note_rest()
 
     def _forget_fresh(self):
         """What was stopped before it was stored as ready: as if it had not been (see h)."""
@@ -672,7 +697,8 @@ class Reference:
     def _drop_retries(self):
         waiting = [task for task in self.tasks.values()
                    if task.waiting and task.iteration.stopped]
-        for task in sorted(waiting, key=_order_of_addition):
+        for task in sorted(waiting, key=lambda task: (task.iteration.number,
+                                                      _order_of_addition(task))):
             if task.waiting:            # still: a failure among them may stop more
                 task.delayed = task.waiting = False
                 task.dropped = True
@@ -689,7 +715,7 @@ class Reference:
         """Tell whether a container bears it, now, that this iteration fails."""
         container = iteration.task
         node, share = container.node, self._share(container)
-        if node.tolerate is None:
+        if node.tolerate is None or container.failed:
             return False
         if share is not None and not node.counted:
             return True
