@@ -20,9 +20,8 @@ b.  (3.6) First all iterations end that wait for nothing unfinished. When there 
     iterations that wait for it end together; then the statuses of the containers that are
     thereby over are raised, in the order in which the steps were added; those with more items
     start their next iteration; then it goes on. So an outer iteration ends only after the inner
-    ones, and after what requires their statuses had its chance. Of the iterations that can end at
-    one time the one ends first that came to rest first: nothing is left to do in it, and it waits
-    for nothing unfinished. A stop brings to rest what is further in first.
+    ones, and after what requires their statuses had its chance. What a stop leaves idle ends
+    together, too, before the statuses of what is thereby over are raised.
 c.  (1.3) A leaf with a loop is a container, whose items are tasks of the same path one level down.
     Each item acquires the pools for itself; the delay counts once, before the loop; items run one
     after another unless `max_concurrent` is set on the step; nothing can mention the status of an
@@ -60,8 +59,8 @@ k.  (3.1) An attempt that fails is tried again when attempts are left in this ru
     active were raised. What fails for want of resources, or for what it released after a
     success, is not tried again.
 l.  (3.4) What waits for its next attempt when its iteration is stopped counts as failed then
-    and there, after the stop has gone outward as far as it goes; more of these in the order of
-    e's ties. It is stored as it was, so for h it was dropped. What became ready again, and what
+    and there, after the stop has gone outward as far as it goes; more of these in the order in
+    which their iterations started. It is stored as it was, so for h it was dropped. What became ready again, and what
     waits only because an earlier run left a due time, is dropped without a failure.
 m.  (3.3) How many failed iterations a container bears: a number, or a share of the length of its
     loop, rounded down. An iteration counts as failed once, when something directly in it fails
@@ -128,8 +127,6 @@ class Iteration:
         self.sequence = sequence
         self.failed = False
         self.halted = False             # stopped alone, not by a stop of what is around it
-        self.number = 0                 # the order in which they started
-        self.rest = None                # when it came to rest: see b
 
     def around(self):
         """Return this iteration and those around it, innermost first."""
@@ -168,8 +165,6 @@ class Reference:
         self.recovery = recovery
         self.now = now
         self.rounds = 0                 # how often tasks were put in order
-        self.opened = 0                 # how many iterations were started
-        self.rests = 0                  # how many of them came to rest
         self.out = {pool: 0 for pool in flow.pools}
         self.tasks = {}                 # (path, sequence as a tuple): Task, in order of arrival
         self.iterations = []            # the open ones, in the order in which they started
@@ -266,13 +261,14 @@ class Reference:
                 self._begin_what_holds()
                 or self._start_what_needs_nothing()
                 or self._ask_loops()
+                or self._end_stopped()
                 or self._end_containers()
-                or self._end_first()
-                or self._end_together()
+                or self._end_first(self._awaits_unfinished)
+                or self._end_together(self._awaits_raisable)
                 or self._put_in_order()
                 or self._start_what_can()
                 or self._fail_if_stuck()):
-            self._note_rest()
+            pass
 
     # Requirements (2)
 
@@ -484,16 +480,11 @@ class Reference:
                 task.exhausted = task.node.loop is None
                 if not self._in_stopped(task):
                     task.opened += 1
-                    self._open_iteration(Iteration(task, task.sequence + (task.opened,)))
+                    self.iterations.append(Iteration(task, task.sequence + (task.opened,)))
             else:
                 task.exhausted = True
             task.opening = self._may_open(task)
         return bool(opening)
-
-    def _open_iteration(self, iteration):
-        self.opened += 1
-        iteration.number = self.opened
-        self.iterations.append(iteration)
 
     def _has_next_item(self, task):
         k, runs = task.node.loop_fails or (0, 0)
@@ -552,26 +543,19 @@ class Reference:
             or any(self._holds(node, kind, iteration.sequence)
                    for node, kind in self._unstarted(iteration)))
 
-    def _note_rest(self):
-        """Note which iterations have come to rest, of several in the order of the flow's tree."""
-        def place(iteration):
-            return [one.number for one in reversed(iteration.around())]
-        for iteration in sorted(self.iterations, key=place):
-            if not self._is_idle(iteration) or self._awaits_unfinished(iteration):
-                iteration.rest = None
-            elif iteration.rest is None:
-                self.rests += 1
-                iteration.rest = self.rests
+    def _ending(self, must_stay):
+        return [iteration for iteration in self.iterations
+                if self._is_idle(iteration) and not must_stay(iteration)]
 
-    def _end_first(self):
-        self._note_rest()
-        resting = [iteration for iteration in self.iterations if iteration.rest]
-        return self._end_iterations(sorted(resting, key=lambda one: one.rest)[:1])
+    def _end_stopped(self):
+        return self._end_iterations([iteration for iteration in self.iterations
+                                     if iteration.stopped and self._is_idle(iteration)])
 
-    def _end_together(self):
-        return self._end_iterations([
-            iteration for iteration in self.iterations
-            if self._is_idle(iteration) and not self._awaits_raisable(iteration)])
+    def _end_first(self, must_stay):
+        return self._end_iterations(self._ending(must_stay)[:1])
+
+    def _end_together(self, must_stay):
+        return self._end_iterations(self._ending(must_stay))
 
     def _end_iterations(self, ended):
         self.iterations = [one for one in self.iterations if one not in ended]
@@ -588,7 +572,6 @@ class Reference:
                 and not task.opening and not self._open_iterations(task)]
         for task in sorted(over, key=_order_of_addition):
             self._end_container(task)
-            self._note_rest()
         return bool(over)
 
     def _in_stopped(self, task):
@@ -671,7 +654,6 @@ class Reference:
         self.stops += 1
         container.stopped = True
         self._forget_fresh()
-        self._note_rest()
         if container is not self.root and not self._is_handled(container) \
                 and self._stops(container):
             if self._bears(container.iteration):
@@ -685,7 +667,6 @@ class Reference:
             self.stops += 1
             iteration.halted = True
             self._forget_fresh()
-            self._note_rest()
 
     def _forget_fresh(self):
         """What was stopped before it was stored as ready: as if it had not been (see h)."""
@@ -697,8 +678,8 @@ class Reference:
     def _drop_retries(self):
         waiting = [task for task in self.tasks.values()
                    if task.waiting and task.iteration.stopped]
-        for task in sorted(waiting, key=lambda task: (task.iteration.number,
-                                                      _order_of_addition(task))):
+        for task in sorted(waiting, key=lambda one: (self.iterations.index(one.iteration),
+                                                     _order_of_addition(one))):
             if task.waiting:            # still: a failure among them may stop more
                 task.delayed = task.waiting = False
                 task.dropped = True

@@ -144,7 +144,7 @@ class Engine:
     def feed(self, event):
         """Hand in one input, answer what the engine asks, commit, start."""
         assert self.result is None, 'something happens after the end'
-        dirty, tried, submitted, opens, events = {}, [], [], [], [event]
+        dirty, tried, dropped, submitted, opens, events = {}, [], [], [], [], [event]
         while events:
             actions = self.engine.handle(events.pop(0), self.now)
             for i, action in enumerate(actions):
@@ -154,7 +154,7 @@ class Engine:
                     self.check_attempt(actions[i:])
                     tried.append(action[1:])
                 elif action[0] == 'dropped':
-                    self.drop(action[1])
+                    dropped.append(action[1])
                 elif action[0] == 'submit':
                     submitted.append(action[1])
                 elif action[0] == 'open':
@@ -164,6 +164,10 @@ class Engine:
             if opens and not events:
                 events.append(self.open(opens.pop(0)))
         self.commit(tried, dirty)
+        for task in dropped:
+            self.drop(task)
+        for task, *_ in tried:
+            self.check_held(task)
         self.borne.update((task.step.path, task.sequence) for task in self.failed if task.borne)
         for task in submitted:
             self.start(task)
@@ -175,11 +179,16 @@ class Engine:
         assert task.attempt == attempt + 1
         assert ('record', task) in [action[:2] for action in actions[1:]]
 
+    def check_held(self, task):
+        """What waits for its next attempt holds nothing."""
+        name = task.step.path, task.sequence
+        assert task.status != 'ready' or not any(name in held for held in self.engine._holders)
+
     def drop(self, task):
         """It counts as failed, and stays stored as it is."""
         name = task.step.path, task.sequence
-        assert self.records[name][:4] == ('ready', 'leaf', self.recovery, task.attempt), name
-        assert task.status == 'ready' and task.attempt > 1
+        assert self.records[name] == ('ready', 'leaf', self.recovery, task.attempt, task.due)
+        assert task.status == 'ready' and task.attempt > 1 and task.due > self.now
         assert name not in self.dropped
         self.dropped.add(name)
         self.failed.append(task)
@@ -526,8 +535,17 @@ def test_the_simulations_meet_with_everything():
                     'exceeded by share', 'exceeded by share at the end'}
 
 
-def test_a_broken_engine_is_noticed(monkeypatch):
-    monkeypatch.setattr(sequent.Engine, '_fail', lambda self, task: None)
+@pytest.mark.parametrize('name, broken', [
+    ('_fail', lambda self, task: None),
+    ('_bears', lambda self, scope: False),
+    ('_bears', lambda self, scope: scope.step.bears is not None),
+    ('_judge', lambda self, task: None),
+    ('retries', lambda self, task, again: False),
+    ('retries', lambda self, task, again: again is not None and task.step.retries > 0),
+    ('_next_attempt', lambda self, task: setattr(task, 'attempt', task.attempt + 1)),
+])
+def test_a_broken_engine_is_noticed(monkeypatch, name, broken):
+    monkeypatch.setattr(sequent.Engine, name, broken)
     with pytest.raises(AssertionError):
-        for seed in range(100):
+        for seed in range(300):
             simulate(seed)
