@@ -1935,6 +1935,9 @@ class Engine:
         """End what has nothing to wait for, now that nothing goes on in an iteration."""
         if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
             return
+        if not (scope.inner or scope.step.awaits):
+            self._end_iterations((scope,))
+            return
         innermost = []  # type: typing.List[Scope]
         self._collect_innermost(scope, innermost)
         ends = [one for one in innermost if one.stopped or not any(self._awaited(one))]
@@ -3947,6 +3950,8 @@ class InlineConstruct(TaskConstruct):
                     self._before[name] = os.environ.get(name)
                 self._put(name, value)
                 now[name] = value
+        if now.keys() == wanted.keys():
+            return
         for name in [name for name in now if name not in wanted]:
             del now[name]
             before = self._before.pop(name)
@@ -5085,6 +5090,9 @@ class _Past(typing.NamedTuple):
     floor: int
 
 
+_NO_PAST = _Past(None, None, False, 0)
+
+
 class _History:
     """What earlier supervisors left of the run that is recovered or continued.
 
@@ -5530,22 +5538,26 @@ class Driver:
 
     def _feed(self, event):
         """Hand an input to the engine, and the answers to what it asks for; note the actions."""
+        opens = self._opens
         while event is not None:
+            dirty = self._dirty    # a loop that calls flow.tasks() has it committed
             for action in self.engine.handle(event, self.clock()):
-                self._note(action)
-            event = self._open_iteration(self._opens.popleft()) if self._opens else None
+                kind, task = action[0], action[1]
+                if kind == 'record':
+                    dirty[task] = None
+                    if task.status == FAILURE:
+                        self._log_failure(task)
+                elif kind == 'submit':
+                    self._starting.append(task)
+                elif kind == 'open':
+                    opens.append(task)
+                else:
+                    self._note(action)
+            event = self._open_iteration(opens.popleft()) if opens else None
 
     def _note(self, action):
         kind, task = action[0], action[1]
-        if kind == 'record':
-            self._dirty[task] = None
-            if task.status == FAILURE:
-                self._log_failure(task)
-        elif kind == 'submit':
-            self._starting.append(task)
-        elif kind == 'open':
-            self._opens.append(task)
-        elif kind == 'gather':
+        if kind == 'gather':
             self.results.gather(task)
         elif kind == 'closed':
             self.loops.close(task)
@@ -5590,9 +5602,9 @@ class Driver:
     def _open_iteration(self, task):
         """Return the answer to the engine's ``open``; None if a signal came first."""
         sequence = '%s.%d' % (task.sequence, task.opened + 1)
-        past = _Past(None, None, False, task.scope.floor)
+        past = _NO_PAST
         if self.history is not None and task.scope.earlier is not None:
-            past = self.history.earlier(sequence, task.step.path, past.floor)
+            past = self.history.earlier(sequence, task.step.path, task.scope.floor)
         if not task.step.loops:
             return Opened(task, False, None, None, past.earlier, past.floor)
         try:
@@ -5628,7 +5640,7 @@ class Driver:
         What was found by running is taken from the records, as far as they go. A signal interrupts
         an iterator that waits for something.
         """
-        if found_by_running(task.step.step.loop):
+        if past is not _NO_PAST and found_by_running(task.step.step.loop):
             if past.over:
                 return None, None, True
             if past.item is not None:
