@@ -60,8 +60,9 @@ k.  (3.1) An attempt that fails is tried again when attempts are left in this ru
     success, is not tried again.
 l.  (3.4) What waits for its next attempt when its iteration is stopped counts as failed then
     and there, after the stop has gone outward as far as it goes; more of these in the order in
-    which their iterations started. It is stored as it was, so for h it was dropped. What became ready again, and what
-    waits only because an earlier run left a due time, is dropped without a failure.
+    which their iterations started. It is stored as it was, so for h it was dropped. What became
+    ready again, and what waits only because an earlier run left a due time, is dropped without a
+    failure.
 m.  (3.3) How many failed iterations a container bears: a number, or a share of the length of its
     loop, rounded down. An iteration counts as failed once, when something directly in it fails
     unhandled. It is borne when it is not one too many; further failures in it are borne until
@@ -75,6 +76,8 @@ o.  (3.4) What was dropped in an iteration that was stopped alone does not count
     dropped in it by an earlier stop from further out does. An inner container is stopped from
     further out either way.
 """
+
+from fractions import Fraction
 
 from flows import atoms, holds
 
@@ -690,7 +693,7 @@ class Reference:
     def _share(self, container):
         """Return the percentage that a container bears, or None."""
         tolerate = container.node.tolerate
-        return int(tolerate[:-1]) if isinstance(tolerate, str) else None
+        return Fraction(tolerate[:-1]) if isinstance(tolerate, str) else None
 
     def _bears(self, iteration):
         """Tell whether a container bears it, now, that this iteration fails."""

@@ -636,7 +636,7 @@ def test_a_retry_waits_stored_as_ready_with_its_due_time():      # semantics 3.1
     assert flow.now_running() == 'a@1'
 
 
-def test_a_waiting_retry_leaves_its_slot_and_what_it_acquired_to_others():      # semantics 4.1, 4.3
+def test_a_waiting_retry_leaves_its_slot_and_what_it_acquired_to_others():      # 4.1, 4.3
     flow = play(Node('a', acquires=[('p', 1)], releases=[], retries=1, retry_delay=1),
                 Node('b', acquires=[('p', 1)]), pools={'p': 1}, max_concurrent=1)
     assert flow.fail('a@1') == 'b@1'

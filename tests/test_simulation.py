@@ -525,6 +525,13 @@ def test_a_container_that_a_borne_iteration_cut_off_counts_in_no_later_stop():
     assert stands['a@1'] == 'success'
 
 
+def test_a_share_of_a_known_length_is_exact():
+    flow = Flow([Node('a', loop=375, tolerate='18.4%')])        # of which 69 is just that share
+    fails = ['a@1.%d fails' % (i + 1) for i in range(70)]
+    assert follow(flow, *fails[:69])['a@1'] == 'active'
+    assert follow(flow, *fails)['a@1'] == 'failure'
+
+
 def test_the_simulations_meet_with_everything():
     seen = set()
     for seed in range(300):
