@@ -51,7 +51,7 @@ import time
 import typing
 
 __all__ = [
-    'Sequent', 'Eventor', 'or_', 'current', 'ResourcePool', 'item',
+    'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
     'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
@@ -59,7 +59,8 @@ __all__ = [
     'TaskConstruct', 'ProcessConstruct', 'ThreadConstruct', 'InlineConstruct', 'Job', 'Outcome',
     'run_job',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
-    'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'main',
+    'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'ParameterError',
+    'main',
 ]
 __version__ = '4.0.0'
 
@@ -326,6 +327,10 @@ class ClosedError(SequentError, RuntimeError):
     """A flow was used after ``close()``."""
 
 
+class ParameterError(SequentError, ValueError):
+    """The value of a parameter is missing or wrong, or is not the one of the run gone on with."""
+
+
 class RunRecord(typing.NamedTuple):
     """One supervisor's work on a run: what a store keeps of a run and of each recovery of it.
 
@@ -334,7 +339,8 @@ class RunRecord(typing.NamedTuple):
     an error; `RunMode.continue_` goes on with it), ``success`` or ``failure`` (over).
     Times are seconds since the epoch. ``process`` identifies the supervisor (JSON), ``steps``
     is a JSON object: ``signatures`` of every step by its path, to tell what was edited since;
-    ``base``, the recovery whose end it began with; ``triggers`` given from outside (Eventor).
+    ``base``, the recovery whose end it began with; ``triggers`` given from outside (Eventor);
+    ``parameters``, {name: text or null, for a secret one {"secret": true}}.
     """
 
     flow: str
@@ -3594,6 +3600,210 @@ def _encodable(text):
     return text.encode('utf-8', 'backslashreplace').decode('utf-8')  # a lone surrogate is none
 
 
+# Parameters ---------------------------------------------------------------------
+
+# What `parameter` has declared in this process. It stands here for the children that are sent the
+# values, and for what is masked wherever errors are kept or told.
+
+_BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
+             '0': False, 'false': False, 'no': False, 'off': False}
+
+
+def _boolean(text):
+    if text.lower() not in _BOOLEANS:
+        raise ValueError('none of %s' % ', '.join(sorted(_BOOLEANS)))
+    return _BOOLEANS[text.lower()]
+
+
+def parameter_variable(name):
+    """Return the environment variable that gives a parameter its value."""
+    return _environment_text('SEQUENT_PARAM_' + name.upper())
+
+
+class Parameter:
+    """A parameter as a flow's module declared it, with the value it has.
+
+    ``default`` is `...` if it is required. ``text`` is the value as it is recorded, None for None.
+    ``source`` says where it came from: ``--set``, the name of a variable, ``default`` and the
+    like; None: nowhere, while a module is loaded only to learn what it declares.
+    """
+
+    __slots__ = ('name', 'default', 'convert', 'help', 'secret', 'module', 'value', 'text',
+                 'source')
+
+    def __init__(self, name, default, convert, help, secret, module):
+        self.name = name
+        self.default = default
+        self.convert = convert
+        self.help = help
+        self.secret = secret
+        self.module = module    # the name of the one that declared it
+        self.value = self.text = self.source = None
+
+    def default_text(self):
+        return None if self.default is None else str(self.default)
+
+    def read(self, text):
+        """Return the value that a text stands for; what ``convert`` raises is let through."""
+        return None if text is None else self.convert(text)
+
+    def equals(self, text):
+        """Whether a text stands for the value that there is."""
+        if text == self.text or text is None or self.text is None:
+            return text == self.text
+        try:
+            return bool(self.read(text) == self.value)
+        except Exception as error:
+            logger.debug('parameter %r: %r cannot be read any more: %s', self.name, text, error)
+            return False
+
+    def how(self):
+        """Return what to do for it to have a value."""
+        variable = parameter_variable(self.name)
+        if self.secret:
+            return ('set %s (or give --set %s=..., which others can see in the list of processes)'
+                    % (variable, self.name))
+        return 'give --set %s=... or %s' % (self.name, variable)
+
+
+class _Parameters:
+    """The parameters declared in this process, in order, and the values given for them.
+
+    Attributes:
+        given: {name: (text, source)}: what counts before the environment and defaults.
+        lenient: a required one that is missing is None: the module is only looked at.
+        forced: names of those whose recorded values no longer hold.
+        secrets: the texts to be masked, the longest first; ``sent_secrets``: those of them that
+            the supervisor of this process knows.
+    """
+
+    def __init__(self):
+        self.declared = collections.OrderedDict()  # type: typing.Dict[str, Parameter]
+        self.given = {}  # type: typing.Dict[str, typing.Tuple[typing.Optional[str], str]]
+        self.lenient = False
+        self.forced = frozenset()  # type: typing.Collection[str]
+        self.secrets = []  # type: typing.List[str]
+        self.sent_secrets = []  # type: typing.List[str]
+
+    def declare(self, one):
+        """Give a `Parameter` its value and keep it, in place of an earlier one of its name.
+
+        Raises:
+            FlowError: another one has its name in capitals.
+            ParameterError: it is missing, or its text is refused.
+        """
+        for other in self.declared:
+            if other != one.name and other.upper() == one.name.upper():
+                raise FlowError('parameters %r and %r would have the same environment variable, '
+                                '%s; rename one' % (other, one.name, parameter_variable(other)))
+        one.text, one.source = self._find(one)
+        self.declared[one.name] = one
+        if one.source is None and not self.lenient:
+            raise ParameterError('parameter %r is missing: %s%s' % (
+                one.name, one.how(), self._mistyped(one.name)))
+        if one.source == 'default' and one.default.__class__ is not str:
+            one.value = one.default
+        else:
+            self._read(one)
+        self.note_secrets()
+
+    def _find(self, one):
+        """Return (text, source); what says something first counts."""
+        variable = parameter_variable(one.name)
+        if one.name in self.given:
+            return self.given[one.name]
+        if variable in os.environ:
+            return os.environ[variable], variable
+        if one.default is ...:
+            return None, None
+        return one.default_text(), 'default'
+
+    def _mistyped(self, name):
+        unknown = [other for other, (_, source) in self.given.items()
+                   if source == '--set' and other not in self.declared]
+        near = [other for other in unknown if _nearest(name, [other])]
+        return '; --set gives %r' % near[0] if near else ''
+
+    def _read(self, one):
+        refusal = None
+        try:
+            one.value = one.read(one.text)
+        except Exception as error:
+            refusal = type(error).__name__ if one.secret else describe_error(error)
+        if refusal is None:
+            return
+        if self.lenient and one.source == 'recorded':
+            one.text = one.source = None
+            return
+        raise ParameterError('parameter %r: %s (%s) is refused: %s' % (
+            one.name, 'its value' if one.secret else repr(one.text), one.source, refusal))
+
+    def note_secrets(self):
+        """Find out what is to be masked."""
+        found = set(self.sent_secrets)
+        for one in self.declared.values():
+            for text in (one.text, one.value) if one.secret else ():
+                if text and isinstance(text, str):
+                    found.update((text, _encodable(text), repr(text)[1:-1]))
+        self.secrets = sorted(found, key=len, reverse=True)
+        if found:
+            logger.addFilter(_mask_record)
+
+    def missing(self):
+        return [one for one in self.declared.values() if one.source is None]
+
+    def recorded(self):
+        """Return what a run keeps of them."""
+        return {one.name: {'secret': True} if one.secret else one.text
+                for one in self.declared.values()}
+
+
+_parameters = _Parameters()
+
+
+def pack_parameters():
+    """Return the values of all parameters, secret ones too, for `take_parameters` elsewhere."""
+    texts = {one.name: one.text for one in _parameters.declared.values()
+             if one.source is not None}
+    return texts, _parameters.secrets
+
+
+def take_parameters(packed):
+    """Have parameters that this process is to declare take the values of its supervisor."""
+    if packed == pack_parameters():
+        return    # it is the supervisor, or a fork of it
+    texts, _parameters.sent_secrets = packed
+    _parameters.given = {name: (text, 'supervisor') for name, text in texts.items()}
+    _parameters.note_secrets()
+
+
+def _parameter_names():
+    return list(_parameters.declared)
+
+
+def _parameter_value(name):
+    """Return the value of a parameter; KeyError: there is none of this name."""
+    return _parameters.declared[name].value
+
+
+def masked(text):
+    """Return a text, or None, with ``***`` for the value of each secret parameter."""
+    if text:
+        for secret in _parameters.secrets:
+            text = text.replace(secret, '***')
+    return text
+
+
+def _mask_record(record):
+    """Mask what a log record of the library says; a filter, added with the first secret."""
+    if _parameters.secrets:
+        record.msg, record.args = masked(record.getMessage()), ()
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            record.exc_text, record.exc_info = masked(trace), None
+    return True
+
+
 # Log files ----------------------------------------------------------------------
 
 _NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
@@ -3851,6 +4061,7 @@ def write_outcome(path, outcome):
     import base64
     import json
     content = outcome._asdict()
+    content.update(error=masked(outcome.error), trace=masked(outcome.trace))
     if outcome.result is not None:
         content['result'] = base64.b64encode(outcome.result).decode('ascii')
     write_aside(path, json.dumps(content).encode('utf-8'))
@@ -4487,7 +4698,7 @@ def _pack(job, method):
     plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result')
                        if name in job.config}
     main = _main_origin() if b'__main__' in call or b'__mp_main__' in call else None
-    return plain, call, main, logging.getLogger().level
+    return plain, call, main, logging.getLogger().level, pack_parameters()
 
 
 def _main_origin():
@@ -4539,7 +4750,8 @@ def _forked(job, line):
 
 def _spawned(parcel, line):
     """Where a child begins that is an interpreter of its own."""
-    plain, call, main, level = parcel
+    plain, call, main, level, parameters = parcel
+    take_parameters(parameters)
     job = Job(**plain)
     _serve(job, line.detach(), functools.partial(_unpack, job, call, main, level))
 
@@ -5883,6 +6095,8 @@ class Driver:
         rows = self._rows
         rows.extend([self._record(task) for task in self._dirty])
         self._rows, self._dirty, self._window = [], {}, None
+        if _parameters.secrets:
+            rows = [row._replace(error=masked(row.error)) if row.error else row for row in rows]
         if rows:
             self.store.commit(self.run_record, rows)
 
@@ -6358,11 +6572,9 @@ def _environment_settings():
 
 
 def _from_text(key, kind, text):
-    words = {'1': True, 'true': True, 'yes': True, 'on': True,
-             '0': False, 'false': False, 'no': False, 'off': False}
     try:
         if kind == 'bool':
-            return words[text.lower()]
+            return _boolean(text)
         if kind in ('int', 'count'):
             return int(text)
         if kind in ('seconds', 'factor', 'share', 'limit'):
@@ -6370,7 +6582,7 @@ def _from_text(key, kind, text):
         if kind == 'delays':
             delays = [float(one) for one in text.split(',')]
             return delays if len(delays) > 1 else delays[0]
-    except (KeyError, ValueError):
+    except ValueError:
         raise ConfigError('environment variable SEQUENT_%s: %r is no %s'
                           % (key.upper(), text, kind)) from None
     if kind == 'failures':
@@ -6426,6 +6638,70 @@ def _checked_config(config, who, warnings, on_step=False):
     if isinstance(legacy, dict) and legacy.get('logdir'):
         checked.setdefault('logdir', _check_value('logdir', legacy['logdir'], who))
     return checked
+
+
+def parameter(name, default=..., type=None, help='', secret=False):
+    """Declare a parameter of the flows of a module, and return its value.
+
+    It comes from the first of these that gives one: ``--set NAME=VALUE`` of the command line, the
+    environment variable ``SEQUENT_PARAM_<NAME>`` (in capitals), the default. It is recorded with
+    each run that begins afterwards. A recovery goes on with the recorded values: on the command
+    line they hold; where the program itself recovers, another value is a `ParameterError`.
+
+    Args:
+        name: an identifier.
+        default: its value when none is given; without a default it must be given. None: there
+            need not be one. A str is a text like one that is given: ``type`` is called with it.
+        type: makes a value of a text, like ``int``. Without it the type of the default counts
+            if that is a str, int, float or bool, else str. For ``bool`` the texts are true,
+            false, yes, no, on, off, 1 and 0. ``type(str(default)) == default`` must hold.
+        help: says what it is for, on the command line.
+        secret: its value is not recorded, and ``***`` stands for it in the errors and messages
+            that the library keeps and shows. A recovery needs it again: best in the environment.
+
+    Raises:
+        ParameterError: it is missing, or ``type`` refuses what is given.
+        FlowError, FlowTypeError: it cannot be declared so.
+    """
+    _check_parameter(name, type, help)
+    convert = str if type is None else type
+    for kind in (str, int, float, bool):
+        if type is None and default.__class__ is kind:
+            convert = kind
+    caller = sys._getframe(1).f_globals.get('__name__', '')
+    one = Parameter(name, default, _boolean if convert is bool else convert, help, bool(secret),
+                    caller)
+    if default is not None and default is not ... and default.__class__ is not str:
+        _check_default(one)
+    _parameters.declare(one)
+    return one.value
+
+
+def _check_parameter(name, convert, text):
+    if not isinstance(name, str):
+        raise FlowTypeError('the name of a parameter must be a str, not %r' % (name,))
+    if not name.isidentifier():
+        raise FlowError('the name of a parameter must be an identifier, not %r' % name)
+    if convert is not None and not callable(convert):
+        raise FlowTypeError('parameter %r: type must make a value of a text, like int, not be %r'
+                            % (name, convert))
+    if not isinstance(text, str):
+        raise FlowTypeError('parameter %r: help must be a str, not %r' % (name, text))
+
+
+def _check_default(one):
+    """Refuse a default that cannot be recorded as a text and read back."""
+    try:
+        found = one.read(one.default_text())
+        same, why = bool(found == one.default), 'gives %s' % _shown(repr, found)
+    except Exception as error:
+        same, why = False, 'raises %s' % describe_error(error)
+    if not same:
+        shown = ('***', '***', '***') if one.secret else (
+            _shown(repr, one.default), _shown(repr, _shown(str, one.default)), why)
+        raise FlowError('parameter %r: its default %s would be recorded as the text %s, of which '
+                        'its type does not make the same again (%s); give a type that does'
+                        % ((one.name,) + shown))
 
 
 # What the command line says while it loads a flow's module; see `main`.
@@ -6963,6 +7239,7 @@ class _Flow(abc.ABC):
         if last is not None:
             # Again, under the lock: another supervisor may have been at work until just now.
             run, last = self._new_record(store)
+            self._check_parameters(last)
             self._began = True
             if self._is_over(store, last):
                 logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id,
@@ -6996,8 +7273,31 @@ class _Flow(abc.ABC):
     def _run_record(self, run):
         """Return a `RunRecord` with what the flow consists of now."""
         import json
-        return run._replace(steps=json.dumps({
-            'signatures': self._signatures, 'base': self._base, 'triggers': self._pending}))
+        steps = {'signatures': self._signatures, 'base': self._base, 'triggers': self._pending}
+        if _parameters.declared:
+            steps['parameters'] = _parameters.recorded()
+        return run._replace(steps=json.dumps(steps))
+
+    def _check_parameters(self, last):
+        """Refuse to go on with a run whose parameters had other values: what is done used them."""
+        recorded = json_object(last.steps).get('parameters', {})
+        for name, text in recorded.items():
+            one = _parameters.declared.get(name)
+            if one is None:
+                logger.info('parameter %r, recorded with the run, is not declared now', name)
+            elif one.secret or isinstance(text, dict) or one.equals(text):
+                continue
+            elif name in _parameters.forced:
+                logger.warning('parameter %r is %r from now on; it was %r', name, one.text, text)
+            else:
+                raise ParameterError(
+                    'run %r of flow %r has %r for parameter %r, which is %r now (%s); finished '
+                    'steps ran with the former: give it again by %s, or start a new run' % (
+                        last.run_id, self.name, text, name, one.text, one.source,
+                        parameter_variable(name)))
+        for name in _parameters.declared:
+            if name not in recorded:
+                logger.info('parameter %r is new: it was not recorded with the run', name)
 
     def count_sequence(self, event, sequence):
         """Note that an event was raised (Eventor)."""
@@ -7489,6 +7789,8 @@ examples:
   {prog} nightly status --all --run-id 2024-12-31
   {prog} nightly history --json
   {prog} jobs.month --flow payroll --store /var/lib/jobs/payroll.db
+  {prog} nightly --set day=2024-12-31    run it with that value of its parameter day
+  {prog} nightly -h            this text, and the parameters of nightly
 
 """
 
@@ -7516,7 +7818,7 @@ class _OutputError(SequentError):
 
 _EXIT_CODES = (
     (AlreadyRunningError, _EXIT_RUNNING),
-    ((_UsageError, RecoveryError), _EXIT_USAGE),
+    ((_UsageError, RecoveryError, ParameterError), _EXIT_USAGE),
     ((_LoadError, FlowError, FlowTypeError, ConfigError, ConstructError, ClosedError),
      _EXIT_INVALID),
     (BaseException, _EXIT_ERROR),
@@ -7538,6 +7840,9 @@ def main(argv=None):
         code = _main(argv)
         sys.stdout.flush()
         return code
+    except _OutputError as error:
+        _complain(error)
+        return _EXIT_ERROR
     except OSError as error:
         _divert(sys.stdout)
         _complain('standard output cannot be written: %s' % (error.strerror or error))
@@ -7581,6 +7886,12 @@ def _make_parser():
     add = parser.add_argument
     add('--flow', metavar='NAME', help='which flow, where the module has several')
     add('--store', metavar='PATH', help='the store, instead of the flow\'s own')
+    add('--set', metavar='NAME=VALUE', action='append', default=[],
+        help='give a parameter of the flow its value; so does the environment variable '
+        'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A recovery has '
+        'the values of its run without it')
+    add('--force-set', action='store_true', help='recover, continue: let --set change a value, '
+        'though finished steps ran with the old one')
     add('--run-id', metavar='ID', help='the name of the new run, or which run to recover, '
         'continue or show (default: the latest)')
     add('--recovery-run', metavar='N', type=int,
@@ -7620,18 +7931,25 @@ def _parse_arguments(argv):
     parser = _make_parser()
     # Without positional arguments of its own the parser lets them stand between options.
     options, words = parser.parse_known_args(argv)
+    options.stdout = sys.stdout
+    options.given = {}    # {name: (text, source)}
+    for name, _, text in (one.partition('=') for one in options.set):
+        options.given[name] = text, '--set'
     if options.help or options.version:
+        options.module = None if options.version else next(
+            (one for one in words if not one.startswith('-') and one not in _VERBS), None)
+        options.verb = 'help'
+        options.text = 'sequent %s' % __version__ if options.version else (
+            _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip())
+        if options.module:
+            return options
         with _output(sys.stdout) as say:
-            if options.version:
-                say('sequent %s' % __version__)
-            else:
-                say(_EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip())
+            say(options.text)
         return None
     objection = _objection_to(options, words, parser)
     if objection:
         parser.error(objection)
     options.module, options.verb = words[0], (words[1:] or ['run'])[0]
-    options.stdout = sys.stdout
     return options
 
 
@@ -7652,6 +7970,12 @@ def _objection_to(options, words, parser):
         return 'unexpected argument %r after the verb' % words[2]
     if options.all and verb != 'status':
         return '--all goes with status, not with %s' % verb
+    wrong = [one for one in options.set
+             if '=' not in one or not one.partition('=')[0].isidentifier()]
+    if wrong:
+        return '--set takes NAME=VALUE, with an identifier as name, not %r' % wrong[0]
+    if options.force_set and verb not in ('recover', 'continue'):
+        return '--force-set goes with recover and continue, not with %s' % verb
     if options.recovery_run is not None and verb not in ('recover', 'status'):
         return '--recovery-run goes with recover and status, not with %s' % verb
     return None
@@ -7683,7 +8007,7 @@ def _output(stdout):
 def _complain(text, trace=''):
     """Say on stderr why there is nothing to be had; the exit code says it, too."""
     try:
-        sys.stderr.write('%s%s: error: %s\n' % (trace, _program(), text))
+        sys.stderr.write(masked('%s%s: error: %s\n' % (trace, _program(), text)))
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         sys.stderr = None    # closed, full or without a reader: nobody is there to be told
@@ -7711,8 +8035,8 @@ def _relevant_trace(error):
 
 def _report_internal(error):
     import traceback
-    traceback.print_exception(type(error), error, error.__traceback__)
-    _complain('internal error: %s' % describe_error(error))
+    trace = traceback.format_exception(type(error), error, error.__traceback__)
+    _complain('internal error: %s' % describe_error(error), ''.join(trace))
 
 
 def _seconds(seconds):
@@ -7751,6 +8075,225 @@ def _say_table(say, header, rows):
 # The module -----------------------------------------------------------------------
 
 
+# Values of parameters: with the verbs that go on with a run, or look at one, the recorded ones
+# hold. A module is loaded with those that are given to learn its flow and store; if the recorded
+# ones differ, it is loaded again from the start with these.
+
+
+class _Values:
+    """The values of parameters with which a module is loaded.
+
+    Attributes:
+        again: what is to be given when all is loaded again, {name: (text, source)}; else None.
+    """
+
+    def __init__(self, options):
+        self.options = options
+        self.recovering = options.verb in ('recover', 'continue')
+        self.looking = options.verb in ('status', 'history')
+        self.again = None
+        self._settled = False   # the recorded values hold
+        self._notes = []        # what to log of that
+        self._place = _Place()
+
+    def give(self):
+        """Have the parameters that are declared from now on take what is given."""
+        _parameters.given = self.options.given
+        _parameters.lenient = self.recovering or self.looking or self.options.verb == 'help'
+
+    def give_again(self):
+        """Forget what was loaded, and give what was recorded."""
+        self._place.restore(self.options.module)
+        _parameters.given, self.again = self.again, None
+        _parameters.lenient = self.looking
+
+    @staticmethod
+    def leave():
+        _parameters.given, _parameters.lenient, _parameters.forced = {}, False, ()
+
+    def settle(self, flow):
+        """See to it that the flow was made with the values that hold.
+
+        Raises:
+            _LoadAgain: it was not; ``again`` says with which it must be.
+            _UsageError: values are missing, unknown or not those of the run.
+        """
+        if (self.recovering or self.looking) and _parameters.declared and not self._settled:
+            self._settled = True
+            run = self._find_run(flow)
+            if run is not None:
+                self._compare(_texts_of(run))
+        _parameters.lenient = self.looking
+        for name in self.options.given:
+            if name not in _parameters.declared:
+                raise _UsageError('--set: the flow has no parameter %r%s' % (
+                    name, _choices(name, _parameters.declared)))
+
+    def _find_run(self, flow):
+        """Return the `RunRecord` that the options choose, or None."""
+        missing = [one for one in _parameters.missing() if not one.secret]
+        run, trouble = None, 'it holds no such run'
+        try:
+            with _opened_store(flow) as store:
+                run = store.latest(flow.name, flow.run_id if self.recovering
+                                   else self.options.run_id)
+        except SequentError as error:
+            if not missing:
+                raise
+            trouble = str(error)
+        if run is None and missing:
+            raise _UsageError(
+                'parameter %r is missing, and without it no run of flow %r is found in %r (%s): '
+                '%s, or --store' % (missing[0].name, flow.name, flow.store, trouble,
+                                    missing[0].how()))
+        return run
+
+    def _compare(self, recorded):
+        """Have all loaded again unless the parameters have the recorded values."""
+        differing = [one for one in _parameters.declared.values()
+                     if one.name in recorded and not one.secret
+                     and (one.source is None or not one.equals(recorded[one.name]))]
+        if self.recovering:
+            self._check_recovery(recorded, differing)
+        if any(one.source != '--set' for one in differing):
+            self.again = {name: (text, 'recorded') for name, text in recorded.items()
+                          if name not in _parameters.declared
+                          or not _parameters.declared[name].secret}
+            self.again.update(self.options.given)
+            raise _LoadAgain
+
+    def _check_recovery(self, recorded, differing):
+        """Refuse what the recorded values do not bear; note what they do."""
+        if self.options.force_set:
+            _parameters.forced = frozenset(self.options.given)
+        for one in differing:
+            if one.source == '--set' and one.name not in _parameters.forced:
+                raise _UsageError(
+                    '--set %s: %r is not %r, the value of the run, with which its finished steps '
+                    'ran; leave it out, or give --force-set, too' % (
+                        one.name, one.text, recorded[one.name]))
+            if one.source == parameter_variable(one.name):
+                self._notes.append('%s is %r; the recorded value, %r, holds' % (
+                    one.source, one.text, recorded[one.name]))
+        for one in _parameters.missing():
+            if one.name not in recorded or one.secret:
+                raise _UsageError('parameter %r is missing, and was not recorded with the run: %s'
+                                  % (one.name, one.how()))
+
+    def recall(self, error):
+        """Say that a module cannot be loaded without what is missing: what was recorded is tried.
+
+        A store that is given by an option may tell it, though it is not known of which flow.
+        """
+        missing = _parameters.missing()
+        recorded = self._any_recorded() if self.options.store else {}
+        if any(one.name in recorded for one in missing):
+            self.again = {name: (text, 'recorded') for name, text in recorded.items()}
+            self.again.update(self.options.given)
+            return
+        _complain('parameter %r is missing, and without it there is no flow, nor its store (%s): '
+                  '%s' % (missing[0].name, error if isinstance(error, SequentError)
+                          else describe_error(error), missing[0].how()))
+
+    def _any_recorded(self):
+        options = self.options
+        try:
+            store = find_store(options.store)
+            store.open(create=False)
+            with contextlib.closing(store):
+                runs = [run for run in store.runs(options.flow)
+                        if options.run_id in (None, run.run_id)]
+        except SequentError as error:
+            logger.debug('%s', error)
+            return {}
+        return _texts_of(runs[-1]) if runs else {}
+
+    def log_notes(self):
+        """Log what may surprise."""
+        for note in self._notes:
+            logger.warning('%s', note)
+        _warn_of_variables()
+
+
+class _LoadAgain(BaseException):
+    """The module is to be loaded again, with other values of its parameters."""
+
+
+class _Place:
+    """What loading a module may change, as it was before."""
+
+    def __init__(self):
+        self.modules = set(sys.modules)
+        self.path = list(sys.path)
+        self.environment = dict(os.environ)
+        self.declared = _parameters.declared.copy()
+        try:
+            self.folder = os.getcwd()
+        except OSError:    # it is gone
+            self.folder = None
+
+    def restore(self, target):
+        """Bring it back, so that a module (its name or path) is loaded as for the first time."""
+        names = [target] + [one.module for one in _parameters.declared.values()]
+        packages = {os.path.basename(name)[:-3] if name.endswith('.py') else name.split('.')[0]
+                    for name in names}
+        for name in set(sys.modules) - self.modules:
+            if not _stays_loaded(name, sys.modules[name], packages):
+                del sys.modules[name]
+        sys.path[:] = self.path
+        for variable in set(os.environ) - set(self.environment):
+            del os.environ[variable]
+        for variable, value in self.environment.items():
+            if os.environ.get(variable) != value:
+                os.environ[variable] = value
+        if self.folder is not None:
+            os.chdir(self.folder)
+        _parameters.declared = self.declared.copy()
+
+
+def _stays_loaded(name, module, packages):
+    """Whether a module is none of the user's: of Python, installed, an extension, or ours."""
+    import importlib.machinery
+    path = getattr(module, '__file__', None)
+    if (name + '.').startswith(__name__ + '.') or not path:
+        return True
+    if path.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
+        return True
+    if name.partition('.')[0] in packages:
+        return False
+    parts = path.split(os.sep)
+    return ('site-packages' in parts or 'dist-packages' in parts
+            or path.startswith(os.path.dirname(os.__file__) + os.sep))
+
+
+def _texts_of(run):
+    """Return {name: text} of the parameters recorded with a run, without secret ones."""
+    recorded = json_object(run.steps).get('parameters', {})
+    return {name: text for name, text in recorded.items() if not isinstance(text, dict)}
+
+
+def _shown_texts(run):
+    """Return {name: text or None} of the parameters recorded with a run, for showing."""
+    recorded = json_object(run.steps).get('parameters', {})
+    return {name: '***' if isinstance(text, dict) else text for name, text in recorded.items()}
+
+
+def _readable(text):
+    return str(text) if text is None or text.isprintable() else repr(text)
+
+
+def _warn_of_variables():
+    """Say which variables may have been meant for a parameter."""
+    prefix = parameter_variable('')
+    known = [name.upper() for name in _parameters.declared]
+    for variable in sorted(os.environ):
+        name = variable[len(prefix):]
+        near = _nearest(name.upper(), known)
+        if variable.startswith(prefix) and name not in known and near:
+            logger.warning('%s is the variable of no parameter%s', variable,
+                           near.replace("'", "'" + prefix, 1))
+
+
 class _Session:
     """What the command line does with one module; `_session` while that is being loaded.
 
@@ -7762,15 +8305,30 @@ class _Session:
         self.options = options
         self.flows = []   # those made so far
         self.code = None  # the exit code, once the verb has been applied while loading
+        self.values = _Values(options)
 
     def run(self):
         """Load the module, apply the verb to its flow; return the exit code."""
+        if self.options.verb == 'help':
+            return self._help()
         if not self.options.json:
             return self._run()
         with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
             return self._run()
 
     def _run(self):
+        try:
+            self.values.give()
+            code = self._load_and_apply()
+            while self.values.again is not None:
+                self.values.give_again()
+                self.flows, self.code = [], None
+                code = self._load_and_apply()
+            return code
+        finally:
+            self.values.leave()
+
+    def _load_and_apply(self):
         global _session
         _session = self
         try:
@@ -7779,7 +8337,7 @@ class _Session:
             return self._failed(error)
         finally:
             _session = None
-        return self.code if flow is None else _apply(flow, self.options)
+        return self.code if flow is None else _apply(flow, self)
 
     def made(self, flow):
         """Called by a flow at the end of its construction."""
@@ -7787,6 +8345,8 @@ class _Session:
 
     def take_over(self, flow):
         """Called by a flow that is run while the module is being loaded; ends the program."""
+        if self.options.verb == 'help':
+            self.code = _EXIT_SUCCESS
         if self.code is None:
             self.code = self._apply_within(flow)
         raise SystemExit(self.code)
@@ -7802,10 +8362,10 @@ class _Session:
         here = sys._getframe()
         _session = None
         try:
-            code = _apply(flow, self.options)
+            code = _apply(flow, self)
         finally:
             _session = self
-        if self.options.verb in _RUN_MODES:
+        if self.options.verb in _RUN_MODES and self.values.again is None:
             self._warn_of_the_rest(flow, here)
         return code
 
@@ -7860,6 +8420,8 @@ class _Session:
 
     def _failed(self, error):
         """Say why the module could not be loaded; return the exit code."""
+        if self.values.again is not None:    # how the module took it that its loading was ended
+            return _EXIT_SUCCESS
         if isinstance(error, KeyboardInterrupt):
             return _EXIT_SIGINT
         if isinstance(error, SystemExit):
@@ -7867,7 +8429,10 @@ class _Session:
                 return self.code
             error = _LoadError('module %r ended itself while it was being loaded (%s)'
                                % (self.options.module, describe_error(error)))
-        if isinstance(error, (_UsageError, _LoadError)):
+        if _parameters.lenient and _parameters.missing() and not isinstance(error, ParameterError):
+            self.values.recall(error)
+            return _EXIT_USAGE
+        if isinstance(error, (_UsageError, _LoadError, ParameterError)):
             _complain(error)
         else:
             _complain('module %r cannot be loaded: %s' % (
@@ -7876,10 +8441,46 @@ class _Session:
                 _relevant_trace(error))
         return self.code or _exit_code(error)
 
+    def _help(self):
+        """Show the help, and the parameters that the module declares."""
+        global _session
+        _session, trouble = self, None
+        self.values.give()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                self._choose(_load(self.options.module))
+        except KeyboardInterrupt:
+            return _EXIT_SIGINT
+        except BaseException as error:
+            if self.code is None and not isinstance(error, _UsageError):
+                trouble = str(error) if isinstance(error, SequentError) else describe_error(error)
+        finally:
+            _session = None
+            self.values.leave()
+        with _output(self.options.stdout) as say:
+            say(self.options.text)
+            _say_help(say, self.options.module, trouble)
+        return _EXIT_SUCCESS
+
+
+def _say_help(say, module, trouble):
+    """Print the parameters that a module has declared, with their defaults."""
+    say('\nparameters of %s:' % module)
+    for one in _parameters.declared.values():
+        default = ('required' if one.default is ... else 'optional' if one.default is None else
+                   'default ***' if one.secret else 'default ' + _readable(one.default_text()))
+        say('  %-20s  %s' % (one.name, '; '.join(
+            ['secret'] * one.secret + [default] + [one.help] * bool(one.help))))
+    if not _parameters.declared and trouble is None:
+        say('  none')
+    if trouble is not None:
+        say('  loading %s ended here: %s' % (module, masked(trouble)))
+
 
 def _exit_code(error):
     # What a module raises of its own accord makes it a flow that cannot be loaded.
-    return _EXIT_USAGE if isinstance(error, _UsageError) else _EXIT_INVALID
+    usage = isinstance(error, (_UsageError, ParameterError))
+    return _EXIT_USAGE if usage else _EXIT_INVALID
 
 
 def _no_flow(module):
@@ -7993,12 +8594,18 @@ def _closes(statement):
 _RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': RunMode.continue_}
 
 
-def _apply(flow, options):
+def _apply(flow, session):
     """Apply the verb to the flow; return the exit code. What goes wrong is said here."""
-    verbs = {'list': _list, 'status': _status, 'history': _history}
+    verbs, options = {'list': _list, 'status': _status, 'history': _history}, session.options
     try:
         _override(flow, options)
+        session.values.settle(flow)
+        install_logging(flow.logging_level)
+        flow.log_warnings()
+        session.values.log_notes()
         return verbs.get(options.verb, _run)(flow, options)
+    except _LoadAgain:
+        return _EXIT_SUCCESS    # of no interest
     except KeyboardInterrupt:
         return _EXIT_SIGINT
     except SystemExit as end:  # SIGTERM, SIGHUP
@@ -8026,8 +8633,6 @@ def _override(flow, options):
     mode = _RUN_MODES.get(options.verb)
     flow.override(options.store, mode, options.run_id if mode else None, options.recovery_run,
                   options.log_level, config)
-    install_logging(flow.logging_level)
-    flow.log_warnings()
 
 
 def _run(flow, options):
@@ -8117,7 +8722,7 @@ def _run_status(run):
 def _run_fields(run):
     return {'flow': run.flow, 'run_id': run.run_id, 'recovery': run.recovery, 'mode': run.mode,
             'status': run.status, 'supervisor': _supervisor(run), 'start': run.started,
-            'end': run.ended}
+            'end': run.ended, 'parameters': _shown_texts(run)}
 
 
 def _task_fields(record):
@@ -8141,6 +8746,10 @@ def _status(flow, options):
         say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
             run.flow, run.run_id, run.recovery, _run_status(run), local_time(run.started),
             local_time(run.ended)))
+        parameters = ['%s=%s' % (name, _readable(text))
+                      for name, text in _shown_texts(run).items()]
+        if parameters:
+            say('parameters: ' + ', '.join(parameters))
         rows = _TaskRows(run)
         _say_table(say, rows.HEADER, map(rows.task, records) if options.all else
                    (row for fold in _folded(records) for row in rows.fold(fold)))
@@ -8266,6 +8875,9 @@ def _list(flow, options):
             say(_json(_plan_fields(flow)))
             return _EXIT_SUCCESS
         say(flow.name)
+        for one in _parameter_fields():
+            say('  parameter %s=%s (%s)%s' % (one['name'], _readable(one['value']), one['source'],
+                                              one['help'] and ': ' + one['help']))
         for event in _named_events(flow):
             say('  event %s%s' % (event['name'], ': ' + event['raised_by']
                                   if event['raised_by'] else ''))
@@ -8293,8 +8905,13 @@ def _say_step(say, step, depth):
 
 
 def _plan_fields(flow):
-    return {'flow': flow.name, 'events': _named_events(flow),
+    return {'flow': flow.name, 'parameters': _parameter_fields(), 'events': _named_events(flow),
             'steps': [_step_tree(step) for step in flow._root.children]}
+
+
+def _parameter_fields():
+    return [{'name': one.name, 'value': '***' if one.secret else one.text, 'secret': one.secret,
+             'source': one.source, 'help': one.help} for one in _parameters.declared.values()]
 
 
 def _step_tree(step):
@@ -8330,6 +8947,10 @@ def _loop_text(loop):
     """Describe a loop without starting it."""
     if callable(loop):
         return 'over ' + _function_name(loop)
+    return masked(_items_text(loop))
+
+
+def _items_text(loop):
     if isinstance(loop, range) or not isinstance(loop, collections.abc.Sequence):
         return 'over ' + _shown(repr, loop)
     text = _shown(repr, loop if len(loop) <= 10 else loop[:10])

@@ -1,2 +1,7 @@
 from sequent import *  # noqa: F403
-from sequent import install_logging as install_logging, run_job as run_job
+from sequent import (
+    install_logging as install_logging,
+    pack_parameters as pack_parameters,
+    run_job as run_job,
+    take_parameters as take_parameters,
+)

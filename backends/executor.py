@@ -48,7 +48,9 @@ from . import (
     Outcome,
     TaskConstruct,
     install_logging,
+    pack_parameters,
     run_job,
+    take_parameters,
 )
 
 if sys.version_info >= (3, 7):
@@ -119,6 +121,7 @@ class ExecutorConstruct(TaskConstruct):
         if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
             return executor.submit(run_job, job)
         payload = _pickled(job.name, (_portable(job), logging.getLogger().level))
+        payload = pickle.dumps((pack_parameters(), payload))
         return executor.submit(_work, payload, os.getpid())
 
     def _finished(self, job, future):
@@ -198,6 +201,8 @@ def _portable(job):
 def _work(payload, supervisor):
     """Run a pickled job and return its outcome."""
     _end_with(supervisor)
+    packed, payload = pickle.loads(payload)
+    take_parameters(packed)    # before the modules that ask for them are loaded
     job, level = pickle.loads(payload)
     install_logging(level)
     if threading.current_thread() is not threading.main_thread():
