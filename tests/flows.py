@@ -34,11 +34,18 @@ class Node:
         max_concurrent: as set on the step; None where it is not.
         recovery: ``{status: 'rerun' or 'skip'}``.
         func: False for a leaf that has nothing to call.
+        retries: how many more attempts at the leaf there may be in one run.
+        retry_delay: between them, in units of the simulated clock; None says that a failure of
+            it is not to be tried again, whatever ``retries`` says.
+        stumbles: ``{sequence: k}``: at that sequence the first k attempts of each run fail.
+        tolerate: None, or how many failed iterations the loop bears: an int, or ``'50%'``.
+        counted: False when the length of the loop is not known beforehand.
     """
 
     def __init__(self, name, children=(), loop=None, require=None, delay=0, acquires=(),
                  releases=None, fails=(), stop=None, max_concurrent=None, recovery=None, func=True,
-                 loop_fails=None):
+                 loop_fails=None, retries=0, retry_delay=0, stumbles=None, tolerate=None,
+                 counted=True):
         self.name = name
         self.children = list(children)
         self.loop = loop
@@ -52,6 +59,11 @@ class Node:
         self.max_concurrent = max_concurrent
         self.recovery = dict(recovery or {})
         self.func = func
+        self.retries = retries
+        self.retry_delay = retry_delay
+        self.stumbles = dict(stumbles or {})
+        self.tolerate = tolerate
+        self.counted = counted
         self.parent = None      # the next three: set by Flow
         self.path = name
         self.depth = 0          # components that its sequence has
@@ -87,10 +99,16 @@ class Node:
         if self.recovery:
             parts.append('recovery=%s' % ','.join(
                 '%s:%s' % pair for pair in sorted(self.recovery.items())))
+        if self.stumbles:
+            parts.append('stumbles=%s' % ','.join(
+                '%s:%d' % pair for pair in sorted(self.stumbles.items())))
         if not self.func:
             parts.append('no-func')
+        if not self.counted:
+            parts.append('not-counted')
         for key, unset in (('delay', 0), ('acquires', []), ('releases', None), ('stop', None),
-                           ('max_concurrent', None)):
+                           ('max_concurrent', None), ('retries', 0), ('retry_delay', 0),
+                           ('tolerate', None)):
             if getattr(self, key) != unset:
                 parts.append('%s=%s' % (key, getattr(self, key)))
         return ' '.join(parts)
@@ -136,9 +154,15 @@ class Flow:
             for inner in self._place(node):
                 yield inner
 
-    def fails(self, path, sequence, recovery=0):
-        """Tell whether a leaf fails at a sequence (a str) in the run with this number."""
-        return recovery < self.nodes[path].fails.get(sequence, 0)
+    def fails(self, path, sequence, recovery=0, attempt=1):
+        """Tell whether an attempt at a leaf fails at a sequence (a str) in a run.
+
+        ``recovery`` is the number of the run, from 0; in the run `ALWAYS` nothing fails. Attempts
+        are counted from 1 in every run.
+        """
+        node = self.nodes[path]
+        return recovery < node.fails.get(sequence, 0) or (
+            recovery < ALWAYS and attempt <= node.stumbles.get(sequence, 0))
 
     def flaky(self):
         """Tell whether anything fails in some runs and not in others."""
@@ -305,6 +329,10 @@ def random_flow(seed, max_nodes=15, max_tasks=60):
         _add_delays(chance, flow)
     if chance.likely(0.1):
         _add_recovery(chance, flow)
+    if chance.likely(0.4):
+        _add_tolerance(chance, flow, max_tasks)
+    if chance.likely(0.4):
+        _add_retries(chance, flow)
     return flow
 
 
@@ -435,3 +463,36 @@ def _add_recovery(chance, flow):
             node.recovery = chance.choice([{'success': 'rerun'}, {'success': 'skip'},
                                            {'failure': 'skip'}, {'active': 'skip'},
                                            {'success': 'rerun', 'failure': 'skip'}])
+
+
+def _add_tolerance(chance, flow, max_tasks):
+    """Let loops bear failed iterations; lengthen them, and have more fail in them."""
+    for node in flow.nodes.values():
+        if node.loop is None or not chance.likely(0.7):
+            continue
+        node.tolerate = chance.weighted((1, 0), (5, 1), (2, 2), (1, '0%'), (2, '34%'), (3, '50%'),
+                                        (1, '100%'))
+        node.counted = chance.likely(0.5)
+        node.loop += chance.below(3)
+        if chance.likely(0.5):
+            node.max_concurrent = chance.weighted((1, 0), (2, 2), (1, 3))
+    _cut_loops(flow, max_tasks)
+    for node in flow.nodes.values():
+        within = [node] + node.above()
+        if node.children or not node.func or all(one.tolerate is None for one in within):
+            continue
+        rate = chance.weighted((1, 0), (2, 0.3), (1, 0.6))
+        for sequence in sequences(flow, node):
+            if chance.likely(rate):
+                node.fails[sequence] = chance.weighted((3, ALWAYS), (2, 1), (1, 2))
+
+
+def _add_retries(chance, flow):
+    for node in flow.nodes.values():
+        if node.children or not node.func or not chance.likely(0.5):
+            continue
+        node.retries = chance.weighted((3, 1), (2, 2), (1, 3))
+        node.retry_delay = chance.weighted((3, 0), (2, 1), (3, 2 + chance.below(4)), (1, None))
+        for sequence in sequences(flow, node):
+            if chance.likely(0.5):
+                node.stumbles[sequence] = chance.weighted((4, 1), (2, 2), (1, 3))

@@ -20,7 +20,8 @@ b.  (3.6) First all iterations end that wait for nothing unfinished. When there 
     iterations that wait for it end together; then the statuses of the containers that are
     thereby over are raised, in the order in which the steps were added; those with more items
     start their next iteration; then it goes on. So an outer iteration ends only after the inner
-    ones, and after what requires their statuses had its chance.
+    ones, and after what requires their statuses had its chance. What a stop leaves idle ends
+    together, too, before the statuses of what is thereby over are raised.
 c.  (1.3) A leaf with a loop is a container, whose items are tasks of the same path one level down.
     Each item acquires the pools for itself; the delay counts once, before the loop; items run one
     after another unless `max_concurrent` is set on the step; nothing can mention the status of an
@@ -52,7 +53,31 @@ i.  (1.4) When a loop raises, there are no more items; iterations in flight go o
     container fails when they are over.
 j.  (3.2) A failure is handled when an expression of any step mentions it, whether or not that
     step can still start.
+k.  (3.1) An attempt that fails is tried again when attempts are left in this run and its
+    iteration is not stopped. It raises nothing, gives back just what it acquired (not more than
+    is out), and waits like a delayed task, whatever else its step says about delays; ready and
+    active were raised. What fails for want of resources, or for what it released after a
+    success, is not tried again.
+l.  (3.4) What waits for its next attempt when its iteration is stopped counts as failed then
+    and there, after the stop has gone outward as far as it goes; more of these in the order in
+    which their iterations started. It is stored as it was, so for h it was dropped. What became
+    ready again, and what waits only because an earlier run left a due time, is dropped without a
+    failure.
+m.  (3.3) How many failed iterations a container bears: a number, or a share of the length of its
+    loop, rounded down. An iteration counts as failed once, when something directly in it fails
+    unhandled. It is borne when it is not one too many; further failures in it are borne until
+    another is one too many. The stop that follows from a borne failure is one of this iteration
+    alone; so is a stop that comes from further in, if the container could bear the failure of
+    this iteration now, whatever may be on its way in others. Nothing is borne by a container that
+    has failed already, be it because its loop raised (i).
+n.  (3.3) A share of a loop whose length is not known beforehand: all is borne; the container
+    fails at its end if too many of the iterations that started had failed.
+o.  (3.4) What was dropped in an iteration that was stopped alone does not count for h; what was
+    dropped in it by an earlier stop from further out does. An inner container is stopped from
+    further out either way.
 """
+
+from fractions import Fraction
 
 from flows import atoms, holds
 
@@ -68,12 +93,16 @@ class Task:
         self.sequence = sequence        # a tuple of ints
         self.kind = kind                # 'leaf', 'container', or 'loop' (a leaf with a loop)
         self.status = None              # as it is stored
+        self.attempt = 1                # the number of the present or next one
         self.raised = set()
         self.over = False
         self.skipped = False            # it was not run, a recovery passed it over
-        self.handled = False            # it failed, and something mentions that
-        self.delayed = False            # now
-        self.was_delayed = False        # at any time
+        self.handled = False            # it failed, and something mentions or bears that
+        self.borne = False              # ... the loop around it bears that
+        self.delayed = False            # now, by its step or by a retry
+        self.waiting = False            # ... for its next attempt
+        self.dropped = False            # it counts as failed while it waited for that
+        self.stored = False             # before the present turn
         self.due = None
         self.place = None               # its place in the ready order: a tuple
         self.opened = 0                 # of a container: the iterations that were started
@@ -82,6 +111,7 @@ class Task:
         self.opening = False            # ... its loop is to be asked for its next item
         self.stopped = False            # ... nothing new starts in it
         self.cut = False                # ... a stop kept something in it from starting
+        self.failures = 0               # ... its iterations that failed
 
     @property
     def name(self):
@@ -98,6 +128,8 @@ class Iteration:
     def __init__(self, task, sequence):
         self.task = task                # the container's
         self.sequence = sequence
+        self.failed = False
+        self.halted = False             # stopped alone, not by a stop of what is around it
 
     def around(self):
         """Return this iteration and those around it, innermost first."""
@@ -110,7 +142,7 @@ class Iteration:
     @property
     def stopped(self):
         """3.4: a stop counts for everything inside what is stopped."""
-        return any(iteration.task.stopped for iteration in self.around())
+        return any(iteration.halted or iteration.task.stopped for iteration in self.around())
 
 
 def _order_of_addition(task):
@@ -141,6 +173,8 @@ class Reference:
         self.iterations = []            # the open ones, in the order in which they started
         self.stops = 0                  # how often a failure stopped something
         self.deadlocks = 0              # how often something failed for want of resources
+        self.tried = set()              # (path, sequence, attempt) of what was tried again
+        self.exceeded = set()           # by which kinds of tolerance containers failed
         self.mentioned = set(atom for node in flow.nodes.values() for atom in atoms(node.require))
         self.root = Task(flow.root, None, (), 'container')
         self.root.status = 'active'
@@ -155,19 +189,34 @@ class Reference:
 
     def finish(self, path, sequence, ok):
         """End a running leaf, with success or failure."""
+        task = self._running_task(path, sequence)
+        if not ok and self._is_tried_again(task):
+            self._try_again(task)
+        else:
+            self._end(task, ok)
+        self._settle()
+
+    def tries_again(self, path, sequence):
+        """Tell whether a running leaf would be tried again if it failed now."""
+        return self._is_tried_again(self._running_task(path, sequence))
+
+    def attempt(self, path, sequence):
+        """Return the number of the attempt at a running leaf, from 1."""
+        return self._running_task(path, sequence).attempt
+
+    def _running_task(self, path, sequence):
         task = self.tasks[path, tuple(map(int, sequence.split('.')))]
         assert task.running, '%s at %s does not run' % (path, sequence)
-        self._end(task, ok)
-        self._settle()
+        return task
 
     def next_due(self):
         """Return the time at which the next delay is over, or None."""
         return min([task.due for task in self.tasks.values() if self._is_delayed(task)],
                    default=None)
 
-    def advance(self):
-        """Go on to the next due time."""
-        self.now = self.next_due()
+    def advance(self, now=None):
+        """Go on to the next due time, or to a given time before that."""
+        self.now = self.next_due() if now is None else now
         for task in list(self.tasks.values()):
             if self._is_delayed(task) and task.due <= self.now:
                 self._make_ready(task)
@@ -186,8 +235,17 @@ class Reference:
         return {task.name: task.due for task in self.tasks.values() if task.due is not None}
 
     def handled(self):
-        """Return the (path, sequence) of every task whose failure is handled (3.2, 3.7)."""
-        return {task.name for task in self.tasks.values() if task.handled}
+        """Return the (path, sequence) of every stored failure that is handled (3.2, 3.7)."""
+        return {task.name for task in self.tasks.values()
+                if task.handled and task.status == 'failure'}
+
+    def borne(self):
+        """Return the (path, sequence) of every task whose failure was borne (3.3)."""
+        return {task.name for task in self.tasks.values() if task.borne}
+
+    def dropped(self):
+        """Return what counts as failed because a stop came while it waited for a retry (3.4)."""
+        return {task.name for task in self.tasks.values() if task.dropped}
 
     def skipped(self):
         """Return the (path, sequence) of every task that a recovery did not run again."""
@@ -206,6 +264,7 @@ class Reference:
                 self._begin_what_holds()
                 or self._start_what_needs_nothing()
                 or self._ask_loops()
+                or self._end_stopped()
                 or self._end_containers()
                 or self._end_first(self._awaits_unfinished)
                 or self._end_together(self._awaits_raisable)
@@ -257,25 +316,43 @@ class Reference:
         if self._is_skipped(task, status):
             self._skip(task)
             return
-        if task.node.delay and not is_item:
-            if due is None or status == 'success':
-                due = self.now + task.node.delay
-            task.due = due                                                    # 4.4
+        if due is None or status == 'success':
+            due = self.now + task.node.delay if task.node.delay and not is_item else None
+        task.due = due                                                        # 4.4
+        self._await_due(task)
+
+    def _await_due(self, task):
         if task.due is not None and task.due > self.now:
             task.status = 'ready'       # stored, but not raised before the delay is over
-            task.delayed = task.was_delayed = True
+            task.delayed = task.stored = True
         else:
             self._make_ready(task)
 
     def _make_ready(self, task):
         task.status = 'ready'
-        task.delayed = False
+        task.delayed = task.waiting = False
 
     def _is_delayed(self, task):
         return task.delayed and not task.iteration.stopped
 
     def _is_ready(self, task):
         return task.status == 'ready' and not (task.delayed or task.over or task.iteration.stopped)
+
+    # Retries (3.1)
+
+    def _is_tried_again(self, task):
+        return (task.attempt <= task.node.retries and task.node.retry_delay is not None
+                and not task.iteration.stopped)
+
+    def _try_again(self, task):
+        self.tried.add(task.name + (task.attempt,))
+        for pool, n in self._acquired_by(task):
+            self.out[pool] = max(0, self.out[pool] - n)
+        task.attempt += 1
+        task.place = None
+        task.stored = task.waiting = True
+        task.due = self.now + task.node.retry_delay
+        self._await_due(task)
 
     # Recovery (7)
 
@@ -323,12 +400,6 @@ class Reference:
         return sorted([task for task in self.tasks.values()
                        if self._is_ready(task) and task.place is None],
                       key=_order_of_addition)
-
-    def _unplaced_in(self, container):
-        return [task for task in self.tasks.values()
-                if task.status == 'ready' and not task.was_delayed and not task.over
-                and task.place is None
-                and any(iteration.task is container for iteration in task.iteration.around())]
 
     def _ready(self):
         """Return what is ready, in ready order (4.2)."""
@@ -409,9 +480,9 @@ class Reference:
         opening = [task for task in [self.root] + list(self.tasks.values()) if task.opening]
         for task in opening:
             if self._has_next_item(task):
-                task.opened += 1
                 task.exhausted = task.node.loop is None
                 if not self._in_stopped(task):
+                    task.opened += 1
                     self.iterations.append(Iteration(task, task.sequence + (task.opened,)))
             else:
                 task.exhausted = True
@@ -470,14 +541,18 @@ class Reference:
 
     def _was_cut(self, iteration):
         """Tell whether a stop kept something in an iteration from starting: see h."""
-        return iteration.stopped and (
-            any(not task.over or task.status == 'active' for task in self._tasks_in(iteration))
+        return iteration.stopped and not iteration.halted and (
+            any(task.status in ('ready', 'active') for task in self._tasks_in(iteration))
             or any(self._holds(node, kind, iteration.sequence)
                    for node, kind in self._unstarted(iteration)))
 
     def _ending(self, must_stay):
         return [iteration for iteration in self.iterations
                 if self._is_idle(iteration) and not must_stay(iteration)]
+
+    def _end_stopped(self):
+        return self._end_iterations([iteration for iteration in self.iterations
+                                     if iteration.stopped and self._is_idle(iteration)])
 
     def _end_first(self, must_stay):
         return self._end_iterations(self._ending(must_stay)[:1])
@@ -506,6 +581,8 @@ class Reference:
         return task.stopped or (task.iteration is not None and task.iteration.stopped)
 
     def _end_container(self, task):
+        if self._had_too_many_failures(task):
+            task.failed = True
         if task is self.root:
             task.over = True
         elif task.failed or (task.exhausted and not task.cut):
@@ -534,15 +611,32 @@ class Reference:
             self._fail(task)
 
     def _fail(self, task):
-        task.over = True
         task.status = 'failure'
+        self._count_as_failed(task)
+
+    def _count_as_failed(self, task):
+        task.over = True
         task.raised.update(['failure', 'complete'])
         task.handled = self._is_handled(task)
         if not task.handled:
-            container = task.iteration.task
-            container.failed = True     # 3.3
+            iteration = task.iteration
+            task.borne = task.handled = self._bears(iteration)
+            if not iteration.failed:
+                iteration.failed = True
+                iteration.task.failures += 1
+            if not task.borne:
+                self._fail_container(iteration.task)
             if self._stops(task):
-                self._stop(container)
+                if task.borne:
+                    self._halt(iteration)
+                else:
+                    self._stop(iteration.task)
+                self._drop_retries()
+
+    def _fail_container(self, container):
+        container.failed = True         # 3.3
+        if container.node.tolerate is not None:
+            self.exceeded.add('share' if self._share(container) is not None else 'number')
 
     def _is_handled(self, task):
         """3.2, 3.7"""
@@ -562,8 +656,61 @@ class Reference:
         """3.4: nothing new starts in a container; the stop goes on outward."""
         self.stops += 1
         container.stopped = True
-        for task in self._unplaced_in(container):   # not stored yet: as if it had not been ready
-            del self.tasks[task.node.path, task.sequence]
+        self._forget_fresh()
         if container is not self.root and not self._is_handled(container) \
                 and self._stops(container):
-            self._stop(container.iteration.task)
+            if self._bears(container.iteration):
+                self._halt(container.iteration)
+            else:
+                self._stop(container.iteration.task)
+
+    def _halt(self, iteration):
+        """3.4: nothing new starts in one iteration of a container that bears its failure."""
+        if not iteration.stopped:
+            self.stops += 1
+            iteration.halted = True
+            self._forget_fresh()
+
+    def _forget_fresh(self):
+        """What was stopped before it was stored as ready: as if it had not been (see h)."""
+        for task in list(self.tasks.values()):
+            if task.status == 'ready' and task.iteration.stopped and task.place is None \
+                    and not (task.stored or task.over):
+                del self.tasks[task.node.path, task.sequence]
+
+    def _drop_retries(self):
+        waiting = [task for task in self.tasks.values()
+                   if task.waiting and task.iteration.stopped]
+        for task in sorted(waiting, key=lambda one: (self.iterations.index(one.iteration),
+                                                     _order_of_addition(one))):
+            if task.waiting:            # still: a failure among them may stop more
+                task.delayed = task.waiting = False
+                task.dropped = True
+                self._count_as_failed(task)
+
+    # Tolerance (3.3)
+
+    def _share(self, container):
+        """Return the percentage that a container bears, or None."""
+        tolerate = container.node.tolerate
+        return Fraction(tolerate[:-1]) if isinstance(tolerate, str) else None
+
+    def _bears(self, iteration):
+        """Tell whether a container bears it, now, that this iteration fails."""
+        container = iteration.task
+        node, share = container.node, self._share(container)
+        if node.tolerate is None or container.failed:
+            return False
+        if share is not None and not node.counted:
+            return True
+        limit = node.tolerate if share is None else share * node.loop // 100
+        return container.failures + (not iteration.failed) <= limit
+
+    def _had_too_many_failures(self, container):
+        share = self._share(container)
+        if share is None or container.node.counted:
+            return False
+        if container.failures * 100 <= share * container.opened:
+            return False
+        self.exceeded.add('share at the end')
+        return True

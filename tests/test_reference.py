@@ -600,6 +600,398 @@ def test_delays_that_end_at_one_time_start_in_the_order_of_the_steps():      # s
     assert flow.now_running() == 'b@1'
 
 
+# Retries (3.1, 3.4) ##############################################################
+
+
+def test_a_failed_attempt_is_followed_by_another_and_raises_nothing():      # semantics 3.1
+    flow = play(Node('a', retries=1), Node('b', require=on('a', 'complete')))
+    assert flow.fail('a@1') == 'a@1'
+    assert flow.attempt('a', '1') == 2
+    assert flow.tried == {('a', '1', 1)}
+    assert flow.succeed('a@1') == 'b@1'
+    assert flow.handled() == set()
+
+
+def test_when_no_attempts_are_left_the_last_failure_counts():      # semantics 3.1
+    flow = play(Node('a', retries=2), Node('b', require=on('a', 'failure')))
+    assert flow.fail('a@1', 'a@1') == 'a@1'
+    assert not flow.tries_again('a', '1')
+    assert flow.fail('a@1') == 'b@1'
+    assert flow.handled() == {('a', '1')}
+
+
+def test_a_failure_that_is_not_to_be_tried_again_is_not():
+    flow = play(Node('a', retries=2, retry_delay=None), Node('b', require=on('a', 'failure')))
+    assert flow.fail('a@1') == 'b@1'
+
+
+def test_a_retry_waits_stored_as_ready_with_its_due_time():      # semantics 3.1, 4.4
+    flow = play(Node('a', retries=1, retry_delay=3), now=4)
+    assert flow.fail('a@1') == ''
+    assert flow.status('a@1') == 'ready'
+    assert flow.dues() == {('a', '1'): 7}
+    flow.advance(6)
+    assert flow.now_running() == ''
+    flow.advance()
+    assert flow.now_running() == 'a@1'
+
+
+def test_a_waiting_retry_leaves_its_slot_and_what_it_acquired_to_others():      # 4.1, 4.3
+    flow = play(Node('a', acquires=[('p', 1)], releases=[], retries=1, retry_delay=1),
+                Node('b', acquires=[('p', 1)]), pools={'p': 1}, max_concurrent=1)
+    assert flow.fail('a@1') == 'b@1'
+    flow.advance()
+    assert flow.now_running() == 'b@1'
+    assert flow.succeed('b@1') == 'a@1'
+    flow.succeed('a@1')
+    assert flow.out == {'p': 1}     # a success gives back what `releases` says
+
+
+def test_a_retry_gives_back_no_more_than_is_out():
+    flow = play(Node('a', acquires=[('p', 2)], retries=1), Node('b', releases=[('p', 1)]),
+                pools={'p': 2})
+    assert flow.succeed('b@1') == 'a@1'
+    assert flow.fail('a@1') == 'a@1'
+    assert flow.out == {'p': 2}
+
+
+def test_a_retry_without_delay_goes_to_the_end_of_the_ready_order():      # semantics 4.2
+    flow = play(Node('a', retries=1), Node('b'), Node('c'), max_concurrent=1)
+    assert flow.fail('a@1') == 'b@1'
+    assert flow.status('a@1') == 'ready'
+    assert flow.succeed('b@1') == 'c@1'
+    assert flow.succeed('c@1') == 'a@1'
+
+
+def test_a_retry_takes_its_place_in_ready_order_when_it_is_due():      # semantics 4.2
+    flow = play(Node('a', retries=1, retry_delay=1), Node('b'), Node('c'), max_concurrent=1)
+    assert flow.fail('a@1') == 'b@1'
+    flow.advance()
+    assert flow.succeed('b@1') == 'c@1'     # that has been ready since the start
+
+
+def test_ready_and_active_are_raised_by_the_first_attempt_only():
+    flow = play(Node('a', retries=1, retry_delay=1),
+                Node('b', [Node('x', require=both(on('a', 'ready'), on('a', 'active')))], loop=2))
+    assert flow.fail('a@1') == 'b_x@1.1'
+    assert flow.succeed('b_x@1.1') == 'b_x@1.2'     # while a waits
+    flow.advance()
+    assert flow.succeed('b_x@1.2') == 'a@1'
+
+
+def test_a_waiting_retry_keeps_its_iteration_open():      # semantics 3.6
+    flow = play(Node('a', [Node('x', retries=1, retry_delay=1),
+                           Node('b', [Node('y', require=on('a_x', 'failure'))])], loop=2))
+    assert flow.fail('a_x@1.1') == ''
+    assert flow.status('a_b@1.1') == 'active'
+    flow.advance()
+    assert flow.succeed('a_x@1.1') == 'a_x@1.2'
+
+
+def test_nobody_fails_for_want_of_resources_while_a_retry_waits():      # semantics 4.3
+    flow = play(Node('a', acquires=[('p', 1)], releases=[]),
+                Node('b', retries=1, retry_delay=2, releases=[('p', 1)]),
+                Node('c', require=on('a'), acquires=[('p', 1)]), pools={'p': 1})
+    assert flow.succeed('a@1') == 'b@1'
+    assert flow.fail('b@1') == ''
+    flow.advance()
+    assert flow.succeed('b@1') == 'c@1'
+    assert flow.deadlocks == 0
+
+
+def test_what_fails_for_want_of_resources_is_not_tried_again():      # semantics 4.3
+    flow = play(Node('a', acquires=[('p', 1)], releases=[]),
+                Node('b', require=on('a'), acquires=[('p', 1)], retries=3), pools={'p': 1})
+    assert flow.succeed('a@1') == ''
+    assert flow.status('b@1') == 'failure'
+    assert flow.tried == set()
+
+
+def test_what_releases_too_much_after_a_success_is_not_tried_again():      # semantics 4.3
+    flow = play(Node('a', releases=[('p', 1)], retries=3), pools={'p': 1})
+    flow.succeed('a@1')
+    assert flow.status('a@1') == 'failure'
+
+
+def test_each_item_of_a_leaf_with_a_loop_has_retries():      # semantics 1.3
+    flow = play(Node('a', loop=2, retries=1))
+    assert flow.fail('a@1.1') == 'a@1.1'
+    assert flow.succeed('a@1.1') == 'a@1.2'
+    assert flow.fail('a@1.2') == 'a@1.2'
+    assert flow.fail('a@1.2') == ''
+    assert flow.status('a@1') == 'failure'
+
+
+@pytest.mark.parametrize('delay', [0, 5])
+def test_a_recovery_waits_for_the_due_time_of_a_retry(delay):      # semantics 4.4
+    flow = play(Node('a', delay=delay, retries=1, retry_delay=9), now=7,
+                earlier={'a@1': ('ready', 9)})
+    assert flow.next_due() == 9
+    flow.advance()
+    assert flow.now_running() == 'a@1'
+
+
+def test_the_due_time_of_a_retry_does_not_count_after_a_success():      # semantics 4.4
+    flow = play(Node('a', recovery={'success': 'rerun'}), now=7, earlier={'a@1': ('success', 9)})
+    assert flow.now_running() == 'a@1'
+
+
+def test_a_stop_makes_a_failure_of_a_waiting_retry():      # semantics 3.4
+    flow = play(Node('a', [Node('b', [Node('x', retries=1, retry_delay=5)]), Node('y')],
+                     stop=True), Node('h', require=on('a', 'failure')))
+    flow.fail('a_b_x@1.1.1')
+    assert flow.fail('a_y@1.1') == 'h@1'        # it keeps nothing open
+    assert flow.status('a_b_x@1.1.1') == 'ready'
+    assert flow.dues() == {('a_b_x', '1.1.1'): 5}
+    assert flow.dropped() == {('a_b_x', '1.1.1')}
+    assert flow.status('a_b@1.1') == 'failure'
+    assert flow.handled() == {('a', '1')}
+
+
+def test_a_waiting_retry_that_a_stop_drops_may_be_handled():      # semantics 3.2, 3.4
+    flow = play(Node('a', [Node('x', retries=1, retry_delay=5),
+                           Node('y', require=on('a_x', 'failure'))]), Node('b'))
+    flow.fail('a_x@1.1', 'b@1')
+    assert flow.dropped() == {('a_x', '1.1')}
+    assert flow.status('a@1') == 'active'       # it did not fail, and is to be gone through again
+
+
+def test_a_retry_that_is_ready_again_is_dropped_without_a_failure():      # semantics 3.4
+    flow = play(Node('a', [Node('x', retries=1, retry_delay=1)]), Node('b'), max_concurrent=1)
+    assert flow.fail('a_x@1.1') == 'b@1'
+    flow.advance()
+    flow.fail('b@1')
+    assert flow.dropped() == set()
+    assert flow.status('a_x@1.1') == 'ready'
+    assert flow.status('a@1') == 'active'
+
+
+def test_what_waits_for_the_due_time_of_an_earlier_run_is_dropped_without_a_failure():
+    flow = play(Node('a', [Node('x', retries=1)]), Node('b'), earlier={'a_x@1.1': ('ready', 9)})
+    flow.fail('b@1')
+    assert flow.dropped() == set()
+    assert flow.status('a@1') == 'active'
+
+
+def test_what_fails_after_the_stop_is_not_tried_again():      # semantics 3.4
+    flow = play(Node('a', retries=1), Node('b'))
+    assert flow.fail('b@1') == 'a@1'
+    assert not flow.tries_again('a', '1')
+    flow.fail('a@1')
+    assert flow.status('a@1') == 'failure'
+
+
+@pytest.mark.parametrize('order', ['abc', 'cba'])
+def test_what_a_stop_leaves_idle_ends_before_any_of_it_is_raised(order):      # semantics 3.6
+    steps = {'a': Node('a', loop=1, retries=1, retry_delay=1), 'b': Node('b'),
+             'c': Node('c', [Node('x', require=on('a', 'failure'))])}
+    flow = play(*[steps[name] for name in order])
+    flow.fail('a@1.1', 'b@1')
+    assert flow.status('a@1') == 'failure'
+    assert flow.status('c@1') == 'success'      # it was over before that
+
+
+# Tolerance (3.3, 3.4) ############################################################
+
+
+def test_a_container_bears_as_many_failed_iterations_as_it_tolerates():      # semantics 3.3
+    flow = play(Node('a', [Node('x')], loop=4, tolerate=1), Node('b', require=on('a', 'failure')))
+    assert flow.fail('a_x@1.1') == 'a_x@1.2'
+    assert flow.handled() == flow.borne() == {('a_x', '1.1')}
+    assert flow.succeed('a_x@1.2') == 'a_x@1.3'
+    assert flow.fail('a_x@1.3') == 'b@1'        # no fourth iteration
+    assert flow.borne() == {('a_x', '1.1')}
+
+
+def test_a_container_that_bore_all_its_failures_succeeds():      # semantics 3.3
+    flow = play(Node('a', [Node('x'), Node('y', require=on('a_x'))], loop=2, tolerate=1),
+                Node('b', require=on('a')))
+    assert flow.fail('a_x@1.1') == 'a_x@1.2'
+    flow.succeed('a_x@1.2')
+    assert flow.succeed('a_y@1.2') == 'b@1'
+    flow.succeed('b@1')
+    assert flow.ok()
+    assert flow.status('a_y@1.1') is None
+
+
+def test_a_borne_failure_stops_its_own_iteration_only():      # semantics 3.4
+    flow = play(Node('a', [Node('x'), Node('y'), Node('z', require=on('a_y')),
+                           Node('b', [Node('u'), Node('v', require=on('a_b_u'))])],
+                     loop=3, max_concurrent=2, tolerate=1))
+    flow.fail('a_x@1.1')
+    assert flow.now_running() == 'a_b_u@1.1.1 a_b_u@1.2.1 a_x@1.2 a_y@1.1 a_y@1.2'
+    assert flow.succeed('a_y@1.1', 'a_y@1.2') == 'a_b_u@1.1.1 a_b_u@1.2.1 a_x@1.2 a_z@1.2'
+    assert flow.succeed('a_b_u@1.1.1') == (     # that was all: the third iteration starts
+        'a_b_u@1.2.1 a_b_u@1.3.1 a_x@1.2 a_x@1.3 a_y@1.3 a_z@1.2')
+    assert flow.status('a_b@1.1') == 'active'       # cut off
+
+
+def test_what_is_dropped_in_a_borne_iteration_does_not_keep_the_container_from_succeeding():
+    flow = play(Node('a', [Node('x'), Node('d', delay=9), Node('y', retries=1, retry_delay=9),
+                           Node('w', acquires=[('p', 1)])],
+                     loop=1, tolerate=1, acquires=[('p', 1)]), pools={'p': 2})
+    flow.fail('a_y@1.1')
+    assert flow.fail('a_x@1.1') == 'a_w@1.1'
+    flow.succeed('a_w@1.1')
+    assert flow.ok()
+    assert flow.status('a_d@1.1') == flow.status('a_y@1.1') == 'ready'
+    assert flow.borne() == {('a_x', '1.1'), ('a_y', '1.1')}
+    assert flow.status('a@1') == 'success'
+
+
+def test_a_failure_that_stops_nothing_lets_its_borne_iteration_go_on():      # semantics 3.4
+    flow = play(Node('a', [Node('x', stop=False), Node('y'), Node('z', require=on('a_y'))],
+                     loop=1, tolerate=1))
+    assert flow.fail('a_x@1.1') == 'a_y@1.1'
+    assert flow.succeed('a_y@1.1') == 'a_z@1.1'
+    flow.succeed('a_z@1.1')
+    assert flow.ok()
+
+
+def test_one_iteration_fails_once():      # semantics 3.3
+    flow = play(Node('a', [Node('x', stop=False), Node('y', stop=False), Node('z')], loop=2,
+                     tolerate=1))
+    assert flow.fail('a_x@1.1', 'a_y@1.1') == 'a_z@1.1'
+    assert flow.fail('a_z@1.1') == 'a_x@1.2 a_y@1.2 a_z@1.2'
+    assert flow.borne() == {('a_x', '1.1'), ('a_y', '1.1'), ('a_z', '1.1')}
+
+
+def test_a_handled_failure_is_no_failure_of_its_iteration():      # semantics 3.2
+    flow = play(Node('a', [Node('x'), Node('y', require=on('a_x', 'failure'))], loop=2,
+                     tolerate=0))
+    assert flow.fail('a_x@1.1') == 'a_y@1.1'
+    assert flow.succeed('a_y@1.1') == 'a_x@1.2'
+    assert flow.borne() == set()
+
+
+def test_one_iteration_too_many_stops_the_container():      # semantics 3.3, 3.4
+    flow = play(Node('a', [Node('x'), Node('y', require=on('a_x'))], loop=3, max_concurrent=3,
+                     tolerate=1), Node('b'), Node('c', require=on('b')))
+    assert flow.fail('a_x@1.2') == 'a_x@1.1 a_x@1.3 b@1'
+    assert flow.fail('a_x@1.1') == 'a_x@1.3 b@1'
+    assert flow.succeed('a_x@1.3') == 'b@1'
+    assert flow.succeed('b@1') == ''        # the stop went on outward
+    assert flow.status('a@1') == 'failure'
+
+
+def test_when_one_iteration_too_many_has_failed_nothing_more_is_borne():      # semantics 3.3
+    flow = play(Node('a', [Node('x', stop=False), Node('y'), Node('z', require=on('a_y'))],
+                     loop=3, max_concurrent=3, tolerate=1))
+    flow.fail('a_x@1.1', 'a_x@1.2')
+    assert flow.borne() == {('a_x', '1.1')}
+    assert flow.succeed('a_y@1.3') == 'a_x@1.3 a_y@1.1 a_y@1.2 a_z@1.3'     # nothing is stopped
+    flow.fail('a_y@1.1')        # in the iteration whose failure was borne
+    assert flow.borne() == {('a_x', '1.1')}
+    assert flow.succeed('a_y@1.2') == 'a_x@1.3 a_z@1.3'     # now it is
+
+
+def test_a_stop_from_further_in_ends_at_the_iteration_that_can_be_borne():      # semantics 3.4
+    flow = play(Node('a', [Node('b', [Node('x'), Node('y')]), Node('z'),
+                           Node('w', require=on('a_z'))], loop=2, max_concurrent=2, tolerate=1))
+    flow.fail('a_b_x@1.1.1')
+    flow.succeed('a_z@1.1', 'a_z@1.2')
+    assert flow.now_running() == 'a_b_x@1.2.1 a_b_y@1.1.1 a_b_y@1.2.1 a_w@1.2'
+    assert flow.borne() == set()        # not yet
+    flow.succeed('a_b_y@1.1.1')
+    assert flow.borne() == {('a_b', '1.1')}
+
+
+def test_a_stop_from_further_in_goes_on_where_no_more_can_be_borne():      # semantics 3.4
+    flow = play(Node('a', [Node('b', [Node('x'), Node('y')]), Node('z')], loop=3,
+                     max_concurrent=2, tolerate=1))
+    flow.fail('a_z@1.1')
+    flow.succeed('a_b_x@1.1.1', 'a_b_y@1.1.1')
+    assert flow.now_running() == 'a_b_x@1.2.1 a_b_x@1.3.1 a_b_y@1.2.1 a_b_y@1.3.1 a_z@1.2 a_z@1.3'
+    flow.fail('a_b_x@1.2.1')
+    assert flow.succeed('a_z@1.2', 'a_b_y@1.2.1', 'a_z@1.3', 'a_b_x@1.3.1') == 'a_b_y@1.3.1'
+    flow.succeed('a_b_y@1.3.1')
+    assert flow.status('a@1') == 'failure'
+    assert not flow.ok()
+
+
+def test_what_is_on_its_way_to_fail_does_not_count_before_it_has():
+    flow = play(Node('a', [Node('b', [Node('x'), Node('y')])], loop=3, max_concurrent=3,
+                     tolerate=1))
+    flow.fail('a_b_x@1.1.1', 'a_b_x@1.2.1')     # only these two are stopped
+    assert flow.succeed('a_b_y@1.1.1') == 'a_b_x@1.3.1 a_b_y@1.2.1 a_b_y@1.3.1'
+    assert flow.borne() == {('a_b', '1.1')}
+    flow.succeed('a_b_y@1.2.1')     # a second one has failed now
+    assert flow.borne() == {('a_b', '1.1')}
+    assert flow.fail('a_b_x@1.3.1') == 'a_b_y@1.3.1'
+
+
+def test_a_share_of_a_loop_of_known_length_is_rounded_down():      # semantics 3.3
+    flow = play(Node('a', loop=5, tolerate='50%'))
+    assert flow.fail('a@1.1', 'a@1.2') == 'a@1.3'
+    assert flow.fail('a@1.3') == ''
+    assert flow.status('a@1') == 'failure'
+    assert flow.exceeded == {'share'}
+
+
+@pytest.mark.parametrize('failing, ok', [(2, True), (3, False)])
+def test_a_share_of_a_loop_of_unknown_length_is_looked_at_in_the_end(failing, ok):     # 3.3
+    flow = play(Node('a', loop=5, tolerate='50%', counted=False),
+                Node('b', require=on('a', 'success' if ok else 'failure')))
+    for i in range(5):
+        name = 'a@1.%d' % (i + 1)
+        assert flow.now_running() == name
+        (flow.fail if i < failing else flow.succeed)(name)
+    assert flow.now_running() == 'b@1'
+    assert len(flow.borne()) == failing
+
+
+def test_an_empty_loop_bears_no_share():
+    flow = play(Node('a', loop=0, tolerate='0%', counted=False))
+    assert flow.ok()
+
+
+def test_a_loop_that_raises_fails_its_container_whatever_it_tolerates():      # semantics 1.4, 3.3
+    flow = play(Node('a', [Node('x')], loop=3, max_concurrent=2, loop_fails=(3, ALWAYS),
+                     tolerate=2))
+    assert flow.succeed('a_x@1.1') == 'a_x@1.2'
+    flow.fail('a_x@1.2')        # nothing is borne any more
+    assert flow.borne() == set()
+    assert flow.status('a@1') == 'failure'
+
+
+def test_a_tolerant_container_that_is_stopped_from_outside_and_lost_nothing_succeeds():
+    steps = [Node('x'), Node('y', require=on('a_x'))]
+    flow = play(Node('a', steps, loop=2, max_concurrent=3, tolerate=2), Node('b'))
+    flow.fail('a_x@1.1', 'b@1', 'a_x@1.2')
+    assert flow.borne() == {('a_x', '1.1'), ('a_x', '1.2')}
+    assert flow.status('a@1') == 'success'      # the iterations were lost, but that is borne
+
+
+def test_a_tolerant_container_that_is_stopped_from_outside_and_cut_stays_active():
+    flow = play(Node('a', [Node('x'), Node('y', require=on('a_x'))], loop=2, max_concurrent=3,
+                     tolerate=2), Node('b'))
+    flow.fail('a_x@1.1', 'b@1')
+    flow.succeed('a_x@1.2')
+    assert flow.status('a@1') == 'active'
+    flow = play(Node('a', loop=1, max_concurrent=2, tolerate=1, retries=1, retry_delay=5),
+                Node('b'))
+    flow.fail('a@1.1', 'b@1')
+    assert flow.borne() == flow.dropped() == {('a', '1.1')}
+    assert flow.status('a@1') == 'active'       # the stop came before its next attempt
+
+
+def test_what_was_dropped_in_a_borne_iteration_counts_in_no_later_stop():
+    flow = play(Node('a', [Node('x'), Node('y', delay=9), Node('z')], loop=1, max_concurrent=2,
+                     tolerate=1), Node('b'))
+    flow.fail('a_x@1.1', 'b@1')
+    flow.succeed('a_z@1.1')
+    assert flow.status('a@1') == 'success'
+
+
+def test_a_recovery_passes_over_borne_failures_in_what_succeeded():      # semantics 7.2
+    earlier = {'a_x@1.1': 'failure', 'a_x@1.2': 'success'}
+    steps = [Node('a', [Node('x')], loop=2, tolerate=1), Node('b', require=on('a'))]
+    assert play(*steps, earlier=dict(earlier, **{'a@1': 'success'})).now_running() == 'b@1'
+    flow = play(*steps, earlier=dict(earlier, **{'a@1': 'active'}))
+    assert flow.now_running() == 'a_x@1.1'
+    assert flow.fail('a_x@1.1') == 'b@1'        # borne again
+
+
 # Recovery (7) ####################################################################
 
 
