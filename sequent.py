@@ -1115,11 +1115,11 @@ def _tolerance(step):
     """Return (failed iterations that a container bears or None, a share to look at in the end)."""
     if not isinstance(step.tolerate, str):
         return step.tolerate, None
-    share = float(step.tolerate[:-1])
+    from fractions import Fraction    # 18.4 % of 375 are 69, in floats not quite
     try:
-        return int(share * len(step.loop) / 100), None
-    except TypeError:    # its length is not known
-        return float('inf'), share
+        return int(Fraction(step.tolerate[:-1]) * len(step.loop) / 100), None
+    except (TypeError, OverflowError):    # its length is not known
+        return float('inf'), float(step.tolerate[:-1])
 
 
 def check_circles(steps, compiled, requirement):
@@ -1355,7 +1355,7 @@ class Scope:
 
     __slots__ = ('task', 'step', 'parent', 'sequence', 'items', 'item', 'blob', 'counts', 'raised',
                  'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier', 'floor',
-                 'retrying', 'failed', 'results')
+                 'alone', 'retrying', 'failed', 'results')
 
     def __init__(self, task, sequence, items, earlier):
         step = task.step
@@ -1370,6 +1370,7 @@ class Scope:
         self.inner = {}       # slot -> live ContainerTask
         self.busy = self.ready = self.delayed = 0
         self.stopped = task.stopped
+        self.alone = False    # stopped before its container, as its failure is borne
         self.ended = False
         self.earlier = earlier
         self.retrying = {}    # tasks that wait for their next attempt (an ordered set)
@@ -1508,10 +1509,10 @@ class Engine:
         """It waits for its next attempt, without a slot and without resources."""
         self._actions.append(('attempt', task, task.recovery, task.attempt, task.error))
         self._next_attempt(task)
-        task.due = None
+        task.due = self._now + again
         if again > 0:
             task.scope.retrying[task] = None
-            self._delay(task, self._now + again)
+            self._delay(task, task.due)
         else:
             self._become_ready(task)
 
@@ -1526,7 +1527,7 @@ class Engine:
         self.running -= 1
         self._next_attempt(task)
         if task.scope.stopped:
-            task.scope.task.cut = True
+            self._cut(task.scope)
             self._leave(task.scope)
         else:
             self._become_ready(task)
@@ -1628,7 +1629,7 @@ class Engine:
     def _start(self, scope, step):
         """The requirement of a step holds: make its task."""
         if scope.stopped or scope.raised[step.slot] & _STARTED:
-            scope.task.cut = scope.task.cut or scope.stopped
+            self._cut(scope)
             return
         scope.raised[step.slot] |= _STARTED
         kind = Task if step.children is None else ContainerTask
@@ -1643,6 +1644,7 @@ class Engine:
         due = earlier.due if earlier is not None and earlier.status != SUCCESS else None
         if due is None and step.delay:
             due = self._now + step.delay
+        task.due = due
         if due is None or due <= self._now:
             self._become_ready(task)
             return
@@ -1819,7 +1821,7 @@ class Engine:
             container.failures += not scope.failed
             scope.failed = task.borne = True
             if task.step.stop:
-                self._stop_iteration(scope)
+                self._stop_alone(scope)
             return
         if not container.failed:
             container.failed = True
@@ -1837,7 +1839,7 @@ class Engine:
             stops = container.step.stop
             container = scope.task
             if stops and self._bears(scope):
-                self._stop_iteration(scope)
+                self._stop_alone(scope)
                 break
 
     def _bears(self, scope):
@@ -1855,6 +1857,16 @@ class Engine:
         for scope in list(container.live):
             if self._stop_iteration(scope):
                 container.cut = True
+
+    def _stop_alone(self, scope):
+        """Stop an iteration whose failure is borne: what it loses by that is borne, too."""
+        scope.alone = scope.alone or not scope.stopped
+        self._stop_iteration(scope)
+
+    def _cut(self, scope):
+        """A stop from further out kept something in an iteration from starting."""
+        if scope.stopped and not scope.alone:
+            scope.task.cut = True
 
     def _stop_iteration(self, scope):
         """Nothing new starts in an iteration; return whether anything was dropped.
@@ -1943,7 +1955,7 @@ class Engine:
                 self._end(task, FAILURE if task.failed else SUCCESS)
             else:
                 # Stopped from further out before it was through: it stays active.
-                task.scope.task.cut = True
+                self._cut(task.scope)
                 self._release(task)
             self._leave(task.scope)
 
@@ -6100,8 +6112,8 @@ def _execute(argv, env):
 
 
 _TENDER_FUNCTIONS = (
-    _write, _make_folder, _open_log, write_aside, _leave_outcome, _framed, _unframed, _manner, _end_of_program,
-    _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
+    _write, _make_folder, _open_log, write_aside, _leave_outcome, _framed, _unframed, _manner,
+    _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
     _last_words, _stand_at_gate, _become, _take_log, _execute)
 
 
@@ -6995,8 +7007,8 @@ class Driver:
         trace, self._trace = self._trace, ''
         logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
                        _describe(task), attempt, task.step.retries + 1, error,
-                       'at once' if task.due is None else
-                       'in %.3g s' % max(0.0, task.due - self.clock()),
+                       'at once' if task.due <= self.clock() else
+                       'in %.3g s' % (task.due - self.clock()),
                        '\n' + trace.rstrip() if trace else '')
 
     def _trigger(self, event, sequence):
