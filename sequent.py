@@ -6113,8 +6113,8 @@ def _execute(argv, env):
 
 _TENDER_FUNCTIONS = (
     _write, _make_folder, _open_log, write_aside, _leave_outcome, _framed, _unframed, _manner,
-    _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
-    _last_words, _stand_at_gate, _become, _take_log, _execute)
+    _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program,
+    _program_outcome, _last_words, _stand_at_gate, _become, _take_log, _execute)
 
 
 # Which construct ------------------------------------------------------------------

@@ -28,7 +28,7 @@ FIGURES = '''
         index($column["date"], month) == 1 { hours[FILENAME]++; sum[FILENAME] += $column["temp"] }
         END {
             for (n = 1; n < ARGC; n++) {
-                if (!hours[ARGV[n]]) { print ARGV[n] ": no hour of " month > "/dev/stderr"; exit 3 }
+                if (!hours[ARGV[n]]) { print "no hour of " month > "/dev/stderr"; exit 3 }
                 printf "%d %.1f\\n", hours[ARGV[n]], sum[ARGV[n]] / hours[ARGV[n]]
             }
         }
