@@ -3,9 +3,9 @@
     months --> month, a loop over what months found --> report
                  figures --> read
 
-The parameter ``year`` says which year. For each month of it that the data have, awk, a program like
-any other, computes the figures of two cities, with a timeout and another try; ``report`` makes a
-table of all of them.
+The parameter ``year`` says which one. For each of its months that the data have, awk, a program
+like any other, computes the figures of two cities, with a timeout and another try; ``report`` makes
+a table of all of them.
 
 Run it with ``python3 -m sequent examples/backfill.py --set year=2010``. What it makes goes to the
 folder ``backfill.out`` in the current folder (environment variable BACKFILL_DIR: another one).

@@ -111,6 +111,57 @@ def test_workflow_runs_a_real_graph_of_1004_tasks(run):
     assert any(line.startswith('makeflow-bwa-large: 1004 tasks') for line in said(done))
 
 
+def monthly_means(name):
+    """Return {month: mean temperature} of one of the files of the examples."""
+    months = collections.defaultdict(list)
+    with open(os.path.join(ROOT, 'examples', 'data', name), newline='') as lines:
+        for row in csv.DictReader(lines):
+            months[row['date'][5:7]].append(float(row['temp']))
+    return {month: sum(temps) / len(temps) for month, temps in months.items()}
+
+
+@both_ways
+def test_backfill_reports_every_month(run, way):
+    done = run(*way + ['examples/backfill.py'])
+
+    assert done.returncode == 0, done.stderr
+    means = [monthly_means(name) for name in ('seattle-temps.csv', 'sf-temps.csv')]
+    lines = (run.folder / 'backfill.out' / 'report-2010.txt').read_text().splitlines()[1:]
+    assert [line.split()[0] for line in lines] == sorted(means[0])
+    for line in lines:
+        month, seattle, san_francisco = line.split()
+        assert abs(float(seattle) - means[0][month]) <= 0.051
+        assert abs(float(san_francisco) - means[1][month]) <= 0.051
+
+
+def test_backfill_tries_a_program_again_that_failed(run):
+    (run.folder / 'bin').mkdir()
+    awk = run.folder / 'bin' / 'awk'
+    awk.write_text('#!/bin/sh\ncase "$*" in *2010/05*) if mkdir was-here 2>/dev/null; then '
+                   'echo "no licence" >&2; exit 3; fi;; esac\nexec %s "$@"\n'
+                   % shutil.which('awk'))
+    awk.chmod(0o755)
+
+    done = run(*COMMAND + ['examples/backfill.py'],
+               PATH=str(awk.parent) + os.pathsep + os.environ['PATH'])
+
+    assert done.returncode == 0, done.stderr
+    assert 'month_figures at 1.5 failed, attempt 1 of 3: exited with code 3: no licence' \
+        in done.stderr
+    assert 'step month_figures at 1.5 starts, attempt 2' in done.stderr
+
+
+def test_backfill_recovers_the_year_that_was_run(run):
+    first = run(*COMMAND + ['examples/backfill.py', '--set', 'year=2011'])
+    again = run(*COMMAND + ['examples/backfill.py', 'recover'])
+
+    assert (first.returncode, again.returncode) == (1, 1)
+    for done in (first, again):
+        assert 'there are no data of the year 2011' in done.stderr
+    assert run(*COMMAND + ['examples/backfill.py', 'recover', '--set', 'year=2010']
+               ).returncode == 2
+
+
 def test_workflow_refuses_a_graph_with_a_circle(run):
     circle = run.folder / 'circle.json'
     circle.write_text('{"name": "c", "tasks": ['
