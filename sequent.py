@@ -10192,6 +10192,7 @@ def _say_step(say, step, depth):
     notes = [fields['calls']] if fields['calls'] else []
     notes += ['loop %s' % fields['loop']] if fields['loop'] else []
     notes += ['requires %s' % _cut(fields['require'], 300)] if fields['require'] else []
+    notes += ['uses the result of %s' % ', '.join(fields['asks'])] if fields['asks'] else []
     notes += ['delay %g s' % fields['delay']] if fields['delay'] else []
     say('%s%s%s' % ('  ' * depth, step.name, ': ' + '; '.join(notes + pools)
                     if notes + pools else ''))
@@ -10221,7 +10222,10 @@ def _step_fields(step):
         'kind': 'container' if step.children else step.kind,
         'calls': None if step.func is None else _function_name(step.func),
         'loop': None if step.loop is None else _loop_text(step.loop),
-        'require': _expression_text(step.require) or None, 'delay': step.delay,
+        'require': _expression_text(step.require) or None,
+        'asks': sorted({one.step.path for one in step.asks or ()
+                        if isinstance(one, ResultOf) and one != step.loop}),
+        'delay': step.delay,
         'acquires': [(pool.name, amount) for pool, amount in step.acquires],
         'releases': None if releases is None else [(pool.name, n) for pool, n in releases]}
 
@@ -10235,7 +10239,7 @@ def _named_events(flow):
 
 def _function_name(function):
     if isinstance(function, Command):
-        return 'runs ' + _cut(' '.join(str(function).split('\n')), 300)
+        return 'runs ' + _cut(' '.join(str(function).split()), 300)
     name = getattr(function, '__qualname__', None)
     return name + '()' if isinstance(name, str) else _shown(repr, function)
 
@@ -10244,6 +10248,8 @@ def _loop_text(loop):
     """Describe a loop without starting it."""
     if callable(loop):
         return 'over ' + _function_name(loop)
+    if isinstance(loop, Placeholder):
+        return 'over the ' + repr(loop)[1:-1]
     return masked(_items_text(loop))
 
 
@@ -10252,7 +10258,6 @@ def _items_text(loop):
         return 'over ' + _shown(repr, loop)
     text = _shown(repr, loop if len(loop) <= 10 else loop[:10])
     return 'over %s%s' % (_cut(text, 60), ' (%d)' % len(loop) if len(loop) > 10 else '')
-
 
 
 def _expression_text(expression, nested=False):

@@ -134,6 +134,16 @@ def test_backfill_reports_every_month(run, way):
         assert abs(float(san_francisco) - means[1][month]) <= 0.051
 
 
+def test_the_readme_shows_what_backfill_does(run, readme):
+    run(*COMMAND + ['-q', 'examples/backfill.py', '--set', 'year=2010'])
+
+    assert (run.folder / 'backfill.out' / 'report-2010.txt').read_text() in readme
+    with open(os.path.join(ROOT, 'examples', 'backfill.py')) as file:
+        source = file.read()
+    for block in re.findall('```python\n(year = .*?)```', readme, re.S):
+        assert all(line in source for line in block.splitlines())
+
+
 def test_backfill_tries_a_program_again_that_failed(run):
     (run.folder / 'bin').mkdir()
     awk = run.folder / 'bin' / 'awk'
