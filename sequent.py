@@ -172,7 +172,7 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
 
         def put(name, text):
             key, line, last = ours.get(name) or (environ.encodekey(name), None, None)
-            value = encode(text)
+            value = text.encode('ascii') if _is_ascii(text) else encode(text)
             if b'\0' in value:
                 raise ValueError('embedded null byte')
             whole = b'%s=%s' % (key, value)
@@ -553,17 +553,20 @@ class Step:
         it is the list over their iterations: of two, a list of lists. None stands where it did
         not run, or failed and that was borne.
         """
-        return ResultOf(self)
+        return self._placeholder(ResultOf)
 
     @property
     def item(self):
         """Stands for this step's current loop item, in the arguments or loops of steps in it."""
-        return ItemOf(self)
+        return self._placeholder(ItemOf)
+
+    def _placeholder(self, kind):
+        return self.__dict__.setdefault(kind.__name__, kind(self))
 
 
 class Placeholder:
     """Something that is known when a step starts: it may stand in ``args`` and ``kwargs``, also
-    inside lists, tuples and dicts, and as ``loop``."""
+    inside lists, tuples and dicts, and as ``loop``. A step has one of each kind."""
 
     __slots__ = ('step',)
     is_placeholder = True
@@ -571,11 +574,11 @@ class Placeholder:
     def __init__(self, step):
         self.step = step
 
-    def __eq__(self, other):
-        return type(other) is type(self) and other.step is self.step
+    def __copy__(self):
+        return self
 
-    def __hash__(self):
-        return hash((type(self), self.step))
+    def __deepcopy__(self, memo):
+        return self
 
 
 class ResultOf(Placeholder):
@@ -616,7 +619,8 @@ def filled(value, find):
     if isinstance(value, Placeholder):
         return find(value)
     if isinstance(value, (list, tuple)):
-        content = [filled(one, find) if isinstance(one, _MAY_HOLD) else one for one in value]
+        content = [find(one) if isinstance(one, Placeholder) else
+                   filled(one, find) if isinstance(one, _CONTAINERS) else one for one in value]
         if type(value) is tuple:
             return tuple(content)
         return type(value)(*content) if hasattr(value, '_fields') else type(value)(content)
@@ -625,7 +629,7 @@ def filled(value, find):
     return value
 
 
-_MAY_HOLD = (Placeholder, list, tuple, dict)
+_CONTAINERS = (list, tuple, dict)
 
 
 # A parsed expression is one of these, or an Event (which stands for its own expression).
@@ -1574,7 +1578,7 @@ class Engine:
                 self._settle_quiet()
             elif self._fresh:
                 self._put_in_order()
-            elif self.halted or not (self._start_next() or self._fail_deadlocked()):
+            elif self.halted or not (self._start_next() or self.ready and self._fail_deadlocked()):
                 break
         if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
                                       or self._opening):
@@ -2719,10 +2723,10 @@ class MemoryStore(Store):
         for record in list(records):
             if not self.volatile:
                 kept.add(record)
+            elif record.status == SUCCESS and _in_later_iteration(record.sequence):
+                kept.fold(record)
             elif record.kind != 'iteration':
                 kept.add(record)
-                if record.status == SUCCESS and _in_later_iteration(record.sequence):
-                    kept.fold(record)
 
     def outcomes(self, run, sequence, upto):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
@@ -2768,11 +2772,14 @@ class _Kept:
 
     def fold(self, record):
         """Drop all records of one task, but count its latest."""
-        paths = self.places[record.sequence]
-        for recovery, attempt in paths.pop(record.path):
-            del self.records[record.path, record.sequence, recovery, attempt]
-        if not paths:
-            del self.places[record.sequence]
+        paths = self.places.get(record.sequence)
+        if paths is not None and record.path in paths:
+            for recovery, attempt in paths.pop(record.path):
+                del self.records[record.path, record.sequence, recovery, attempt]
+            if not paths:
+                del self.places[record.sequence]
+        else:
+            self.paths[record.path] = None
         self.folded[record.path, record.kind, record.status] += 1
 
     def order(self):
@@ -2784,7 +2791,7 @@ _NOTHING_KEPT = _Kept()
 
 
 def _in_later_iteration(sequence):
-    return '.' in sequence and set(sequence.split('.')) != {'1'}
+    return '11' in sequence or sequence.count('1') + sequence.count('.') != len(sequence)
 
 
 def _latest(records, upto):
@@ -3630,6 +3637,8 @@ def describe_error(error):
 
 
 def _shown(show, value):
+    if type(value) is int:
+        return str(value)
     try:
         return _encodable(show(value))
     except Exception as error:
@@ -3982,7 +3991,7 @@ class _TaskLogHandler(logging.Handler):
 
     def finish(self, job):
         """Close the file of a job that is over."""
-        fd = self._files.pop(job, None)
+        fd = self._files.pop(job, None) if self._files else None
         if fd is not None:
             _close_private(fd)
 
@@ -4635,6 +4644,8 @@ class InlineConstruct(TaskConstruct):
         more = {}
         if job.eventor is not None and _takes_eventor(job.func):
             more = {'eventor': job.eventor}
+        if not (job.config.get('cwd') or job.config.get('env')):
+            return run_job(job, **more)
         place = _Place(job.config)
         try:
             refusal = place.enter()
@@ -6270,8 +6281,17 @@ _IN_FILE = b'in file: '
 
 
 def store_result(folder, path, content):
-    """Write a pickled result to a file and return what stands for it in a record."""
-    write_aside(path, content)
+    """Write a pickled result to a file and return what stands for it in a record.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        write_aside(path, content)
+    except OSError as error:
+        raise StoreError('a result of %d bytes cannot be written to %r: %s; make room, then go on '
+                         'with the run (continue)' % (len(content), path, error.strerror)
+                         ) from error
     return _IN_FILE + os.fsencode(os.path.relpath(path, folder))
 
 
@@ -6355,9 +6375,8 @@ class _Results:
 
     def value(self, task, placeholder):
         """Return what a placeholder of a task stands for."""
-        place = task.step.fills[placeholder]
-        scope = task.scope
-        if isinstance(placeholder, ItemOf):
+        place, scope = task.step.fills[placeholder], task.scope
+        if type(placeholder) is ItemOf:
             return scope.items[place]
         levels, leaf = place
         for _ in range(levels):
@@ -6366,19 +6385,19 @@ class _Results:
 
     def fill(self, task):
         """Return what a task calls: function, args and kwargs, without placeholders."""
-        step, func = task.step.step, task.step.step.func
-
-        def find(placeholder):
-            return self.value(task, placeholder)
-
-        def look_up(*name):
-            placeholder = step.names[name]
-            value = _parameter_value(name[0]) if placeholder is None else find(placeholder)
-            return '' if value is None else value
+        step = task.step.step
+        find = functools.partial(self.value, task)
+        func, kwargs = step.func, step.kwargs
         if isinstance(func, Command):
-            func = func.filled(look_up, find)
-        return (func, filled(step.args, find),
-                filled(step.kwargs, find) if step.kwargs else step.kwargs)
+            func = func.filled(functools.partial(self._look_up, step.names, find), find)
+        return func, filled(step.args, find), filled(kwargs, find) if kwargs else kwargs
+
+    @staticmethod
+    def _look_up(names, find, *name):
+        """Return the value of a name in a command."""
+        placeholder = names[name]
+        value = _parameter_value(name[0]) if placeholder is None else find(placeholder)
+        return '' if value is None else value
 
 
 # Time ------------------------------------------------------------------------------
@@ -6825,6 +6844,7 @@ class Driver:
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
         self.begun = False
+        self._tells = True                     # the log shows what starts and ends
         self._between_cycles = False           # nothing is due yet (semantics 8.1)
         self.thread = None  # type: typing.Optional[int]
         self.selector = None  # type: typing.Any
@@ -6853,6 +6873,7 @@ class Driver:
         self._trace = ''                       # traceback of the failure being handed in
         # By path, of what is retried.
         self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
+        self._step_env = {}                    # {path: what does not change from task to task}
         prefix = settings['envvar_prefix']
         self._names = [prefix + name for name in (
             'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
@@ -7120,7 +7141,6 @@ class Driver:
                 self._adopt(job)
                 continue
             try:
-                self._open_construct(construct)
                 construct.prepare(job)
             except OSError as error:
                 self.arrived.append((job, Outcome(
@@ -7146,11 +7166,14 @@ class Driver:
     def _make_job(self, task):
         plan_step, items, run = task.step, task.scope.items, self.run_record
         step = plan_step.step
-        env = self._constant_env.copy()
         name, sequence, value, attempt = self._names
-        env[name] = _environment_text(step.path)
+        if step.path not in self._step_env:
+            self._step_env[step.path] = dict(
+                self._constant_env, **{name: _environment_text(step.path), attempt: '1'})
+        env = self._step_env[step.path].copy()
         env[sequence] = task.sequence
-        env[attempt] = str(task.attempt)
+        if task.attempt > 1:
+            env[attempt] = str(task.attempt)
         if items:
             env[value] = _environment_text(_shown(str, items[-1]))
         job = task.job = Job(
@@ -7172,7 +7195,8 @@ class Driver:
         if construct.inline:
             self._inline.append((job, construct))
             return
-        self._log_start(job)
+        if self._tells:
+            self._log_start(job)
         self._jobs[job] = construct
         self._set_alarms(job, self.clock())
         if construct.relays and job.config['capture'] == 'relay':
@@ -7256,8 +7280,8 @@ class Driver:
     def _call_inline(self):
         """Run the first inline job whose start is committed."""
         job, construct = self._inline.popleft()
-        self._open_construct(construct)
-        self._log_start(job)
+        if self._tells:
+            self._log_start(job)
         began = time.monotonic()
         if self._window is None:
             self._window = began
@@ -7338,7 +7362,7 @@ class Driver:
         if task is None:
             self._finish_orphan(job, outcome)
             return
-        if outcome.interrupted or self._ended_by_stop(construct, outcome):
+        if outcome.interrupted or self.port.stopping and self._ended_by_stop(construct, outcome):
             self._interrupt(task, outcome)
             return
         if outcome.lost:
@@ -7349,7 +7373,9 @@ class Driver:
             outcome = Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
                 ', its repr is kept instead', ''))
         task.ended = outcome.ended
-        task.result = self.results.stored(task, outcome.result)
+        task.result = outcome.result
+        if outcome.result is not None and len(outcome.result) > LARGE_RESULT:
+            task.result = self.results.stored(task, outcome.result)
         if outcome.warning:
             logger.warning('%s: %s', _describe(task), outcome.warning)
         if task.step.wanted and outcome.status == SUCCESS:
@@ -7363,7 +7389,7 @@ class Driver:
         self._trace = outcome.trace
         task.job = None    # a circle would keep both until the garbage collector comes by
         self._feed(Done(task, outcome.status, outcome.error, again))
-        if task.status == SUCCESS and logger.isEnabledFor(logging.INFO):
+        if self._tells and task.status == SUCCESS:
             logger.info('%s ended with success', _describe(task))
 
     def retry_delay_of(self, attempt, outcome):
@@ -7417,7 +7443,7 @@ class Driver:
         One that its construct could not keep from the task: a Ctrl-C goes to the whole process
         group. It is asked here, as in other threads the signal may not have been seen yet.
         """
-        return (self.port.stopping and outcome.status == FAILURE and construct is not None
+        return (outcome.status == FAILURE and construct is not None
                 and not construct.can_kill)
 
     def _interrupt(self, task, outcome):
@@ -7495,6 +7521,7 @@ class Driver:
         import socket
         self.thread = threading.get_ident()
         self.pid = os.getpid()
+        self._tells = logger.isEnabledFor(logging.INFO)
         if not self.logdir:
             self.logdir = self._private_logdir = self._make_private_logdir()
         self.events_read = selectors.EVENT_READ
@@ -7621,9 +7648,8 @@ class Driver:
     # The log.
 
     def _log_start(self, job):
-        if logger.isEnabledFor(logging.INFO):
-            logger.info('step %s at %s starts%s', job.name, job.sequence,
-                        ', attempt %d' % job.attempt if job.attempt > 1 else '')
+        logger.info('step %s at %s starts%s', job.name, job.sequence,
+                    ', attempt %d' % job.attempt if job.attempt > 1 else '')
 
     def _log_failure(self, task):
         trace, self._trace = self._trace, ''
@@ -8312,7 +8338,7 @@ class _Flow(abc.ABC):
         if found is None:
             raise FlowError('step %r: nothing is called %r here, for the {%s.%s} in its command%s'
                             % (step.path, name, name, attribute, _nearest(name, self._paths)))
-        return ItemOf(found) if attribute == 'item' else ResultOf(found)
+        return found.item if attribute == 'item' else found.result
 
     def _named_step(self, step, name):
         """Return the step of a name: the nearest seen from another one, else that of the path."""
