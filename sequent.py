@@ -5519,9 +5519,10 @@ class Driver:
     def _note_attempt(self, task, recovery, attempt, error):
         """An attempt has failed and will be made again: it gets a record of its own."""
         blob = task.scope.blob if task.step.children is None else None
+        ended = task.ended or self.clock()
         self._rows.append(TaskRecord(
             task.step.path, task.sequence, recovery, attempt, task.step.kind, FAILURE, False,
-            blob, None, task.started, task.ended or self.clock(), error=error))
+            blob, None, task.started or ended, ended, error=error))
         task.started = task.ended = task.result = task.events = None
         trace, self._trace = self._trace, ''
         logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
