@@ -8119,7 +8119,7 @@ class _TaskRows:
         end = record.ended if record.ended is not None else self.now
         error = ' '.join((record.error or '').split())
         if record.status == READY and record.due is not None:
-            error = 'due %s' % local_time(record.due)
+            error = 'due %s%s' % (local_time(record.due), ', after ' + error if error else '')
         return (record.path, record.sequence, record.status, str(record.recovery),
                 str(record.attempt), self._start(record.started), _span(record.started, end),
                 'handled: ' + error if record.handled else error)

@@ -409,8 +409,8 @@ def test_no_attempt_is_made_before_it_is_due(construct, store, journal):
     assert flow() is True
 
     first, second, third = records_of(flow, 'a')
-    assert second.started >= first.ended + 0.03
-    assert third.started >= third.due >= second.ended + 0.06
+    assert second.started >= first.started + 0.03
+    assert third.started >= third.due >= second.started + 0.06
 
 
 def test_what_waits_for_its_next_attempt_is_told_by_tasks(store):
@@ -576,19 +576,461 @@ def test_what_a_stop_dropped_starts_in_a_recovery_when_it_is_due(store):
     assert last.started >= due
 
 
-def test_what_fails_while_its_container_is_stopped_is_not_tried_again(store, journal):
+@pytest.mark.parametrize('construct', ['thread', 'process'])
+def test_what_fails_when_its_container_is_stopped_is_not_tried_again(
+        construct, store, journal, caplog):
     def one():
+        journal.open('a runs')
         journal.pass_gate('b has failed')
         fail()
 
     def other():
-        journal.open('b has failed')
+        journal.pass_gate('a runs')
         fail('b')
-    flow = a_flow(store, 'process')
+
+    class Opener(logging.Handler):
+        def emit(self, record):
+            if 'step b at 1 failed' in record.getMessage():
+                journal.open('b has failed')
+    opener = Opener()
+    logging.getLogger('sequent').addHandler(opener)
+    flow = a_flow(store, construct, config={'max_concurrent': 2})
     flow.add_step('a', func=one, config={'retries': 3})
-    flow.add_step('b', func=other, config={'retries': 0})
+    flow.add_step('b', func=other)
 
     assert flow() is False
 
-    assert [one.status for one in records_of(flow, 'b')] == ['failure']
-    assert len(records_of(flow, 'a')) <= 2
+    logging.getLogger('sequent').removeHandler(opener)
+    assert attempts(flow, 'a') == [(0, 1, 'failure')]
+
+
+# Recoveries #######################################################################
+
+
+@pytest.mark.parametrize('mode, numbers', [
+    ('recover', [(0, 1), (0, 2), (1, 1), (1, 2)]), ('continue', [(0, 1), (0, 2)])])
+def test_each_recovery_starts_the_budget_afresh(mode, numbers, construct, store, journal):
+    # semantics 8.4, 7.5: in continue what has failed stays failed
+    for one in ('restart', mode):
+        flow = a_flow(store, construct, one)
+        flow.add_step('a', func=Flaky(journal, 9), config={'retries': 1})
+        assert flow() is False
+
+    assert [one[:2] for one in attempts(flow, 'a')] == numbers
+
+
+def test_a_recovery_runs_again_what_has_used_up_its_attempts(construct, store, journal):
+    for mode, failures in (('restart', 9), ('recover', 1)):
+        flow = a_flow(store, construct, mode)
+        flow.add_step('a', func=Flaky(journal, failures), config={'retries': 1})
+        flow()
+
+    assert journal.words() == ['a 1', 'a 2', 'a 1', 'a 2']
+    assert attempts(flow, 'a') == [
+        (0, 1, 'failure'), (0, 2, 'failure'), (1, 1, 'failure'), (1, 2, 'success')]
+
+
+def test_continue_of_a_closed_flow_goes_on_with_the_attempt_that_was_waited_for(store, journal):
+    # semantics 7.5
+    first = waiting(store, Flaky(journal, 2), delay=0.05)
+    assert first.run(max_loops=1) is True
+    first.close()
+    again = waiting(store, Flaky(journal, 2), 'continue', delay=0.05)
+
+    assert again() is True
+
+    assert journal.words() == ['a 1', 'a 2', 'a 3']
+    assert attempts(again, 'a') == [(0, 1, 'failure'), (0, 2, 'failure'), (0, 3, 'success')]
+
+
+#: A flow that is killed by b while a waits for its second attempt.
+KILLED_WAITING = '''
+    DELAY = float(os.environ.get('DELAY', 1000))
+    def work():
+        journal.note('%s %d' % (seq.current().name, seq.current().attempt))
+        if os.environ.get('FAILS', '1') == '1':
+            raise ValueError('attempt %d' % seq.current().attempt)
+    flow = make(os.environ['CONSTRUCT'])
+    a = flow.add_step('a', func=work, config={'retries': 2, 'retry_delay': DELAY})
+    flow.add_step('b', func=lambda: kill_me() if MODE == 'restart' else None, delay=0.1,
+                  require=((a, 'active'),), config={'task_construct': 'inline'})
+    if os.environ.get('CYCLES'):
+        assert flow.run(max_loops=int(os.environ['CYCLES'])) is True
+        journal.note('%d due in %.0f' % flow.count_todos())
+    else:
+        leave(flow)
+    '''
+
+
+@pytest.mark.parametrize('mode', ['continue', 'recover'])
+def test_the_due_time_of_an_attempt_survives_kill_9(mode, construct, programs, journal):
+    programs.write(KILLED_WAITING)
+    assert programs.run(environment={'CONSTRUCT': construct}) == -9
+    [due] = [one for one in records_in(programs, 'a') if one.status == 'ready']
+    assert due.attempt == 2
+
+    # Were the delay begun anew, it would be another one.
+    assert programs.run(mode, environment={
+        'CONSTRUCT': construct, 'DELAY': '5000', 'CYCLES': '1'}) == 0
+
+    assert journal.words()[0] == 'a 1' and len(journal.words()) == 2
+    todo, _, _, left = journal.words()[1].split()
+    assert todo == '1' and 900 < int(left) <= 1000
+    assert [one.due for one in records_in(programs, 'a') if one.status == 'ready'][-1] == due.due
+
+
+def records_in(programs, path):
+    """Return every `TaskRecord` of a step that a program has stored."""
+    kept = sequent.SqliteStore(programs.store_path)
+    kept.open(create=False)
+    try:
+        return [one for one in kept.attempts(kept.latest('etl')) if one.path == path]
+    finally:
+        kept.close()
+
+
+@pytest.mark.parametrize('mode, words, stored', [
+    ('continue', ['a 1', 'a 2', 'a 3'], [(0, 1), (0, 2), (0, 3)]),
+    ('recover', ['a 1', 'a 1', 'a 2', 'a 3'], [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3)])])
+def test_after_kill_9_attempts_are_counted_on_in_continue_and_afresh_in_recover(
+        mode, words, stored, construct, programs, journal):
+    # semantics 7.5, 8.4
+    programs.write(KILLED_WAITING)
+    environment = {'CONSTRUCT': construct, 'DELAY': '0.15'}
+    assert programs.run(environment=environment) == -9
+
+    assert programs.run(mode, environment=environment) == 1
+
+    assert journal.words() == words
+    assert [one[1:3] for one in programs.tasks()['a']] == stored
+    assert programs.last('a') == 'failure'
+
+
+def test_an_attempt_that_was_waited_for_is_made_though_there_are_no_retries_now(store, journal):
+    # semantics 7.5: it keeps its number
+    first = waiting(store, delay=0.02)
+    first.run(max_loops=1)
+    first.close()
+    again = a_flow(store, mode='continue')
+    again.add_step('a', func=Flaky(journal, 9))
+
+    assert again() is False
+
+    assert journal.words() == ['a 2']
+
+
+def test_an_attempt_that_was_running_at_kill_9_is_followed_by_the_next_one(programs, journal):
+    # semantics 7.5
+    programs.write('''
+        def work():
+            journal.note(seq.current().attempt)
+            if MODE == 'restart' and seq.current().attempt == 2:
+                kill_me()
+            raise ValueError('on purpose')
+        flow = make('inline')
+        flow.add_step('a', func=work, config={'retries': 3})
+        leave(flow)
+        ''')
+    assert programs.run() == -9
+    assert programs.run('continue') == 1
+    assert journal.words() == ['1', '2', '3', '4']
+    assert [one[2:] for one in programs.tasks()['a']] == [
+        (1, 'failure'), (2, 'active'), (3, 'failure'), (4, 'failure')]
+
+
+#: A process task that fails once the supervisor has been killed.
+FAILS_AS_ORPHAN = '''
+    def work():
+        journal.note('%s %d' % (seq.current().name, seq.current().attempt))
+        if seq.current().attempt == 1 and MODE == 'restart':
+            journal.sign('a')
+            journal.pass_gate('supervisor killed')
+            raise ValueError('fails as an orphan')
+    flow = make('process')
+    a = flow.add_step('a', func=work, config={
+        'retries': int(os.environ.get('RETRIES', 1)),
+        'retry_delay': float(os.environ.get('DELAY', 0)),
+        'retry_on': os.environ.get('RETRY_ON', 'ValueError')})
+    flow.add_step('b', func=journal.note, args=('b',), require=a)
+    flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),))
+    if os.environ.get('CYCLES'):
+        assert flow.run(max_loops=int(os.environ['CYCLES'])) is True
+        journal.note('%d due in %.0f' % flow.count_todos())
+    else:
+        leave(flow)
+    '''
+
+
+def fail_as_orphan(programs, journal):
+    """Kill the supervisor of a task, and let that fail and end."""
+    programs.write(FAILS_AS_ORPHAN)
+    supervisor = programs.start()
+    pid = journal.pid('a')
+    supervisor.kill()
+    supervisor.wait()
+    journal.open('supervisor killed')
+    wait_gone(pid)
+
+
+def test_in_continue_what_failed_as_an_orphan_is_tried_again(programs, journal):
+    fail_as_orphan(programs, journal)
+
+    assert programs.run('continue') == 0
+
+    assert journal.words() == ['a 1', 'a 2', 'b']
+    first, second = records_in(programs, 'a')
+    assert (first.status, first.error) == ('failure', 'ValueError: fails as an orphan')
+    assert (second.recovery, second.attempt, second.status) == (0, 2, 'success')
+
+
+def test_in_recover_what_failed_as_an_orphan_runs_again(programs, journal):
+    fail_as_orphan(programs, journal)
+
+    assert programs.run('recover') == 0
+
+    assert journal.words() == ['a 1', 'a 1', 'b']
+    assert programs.tasks()['a'] == [('1', 0, 1, 'failure'), ('1', 1, 1, 'success')]
+
+
+@pytest.mark.parametrize('environment', [{'RETRIES': '0'}, {'RETRY_ON': 'KeyError'}], ids=repr)
+def test_in_continue_what_failed_as_an_orphan_for_good_stays_failed(
+        environment, programs, journal):
+    # semantics 7.5
+    fail_as_orphan(programs, journal)
+
+    assert programs.run('continue', environment=environment) == 0
+
+    assert journal.words() == ['a 1', 'mend']
+
+
+def test_the_delay_after_an_orphan_s_failure_counts_from_its_end(programs, journal):
+    fail_as_orphan(programs, journal)
+
+    assert programs.run('continue', environment={'DELAY': '1000', 'CYCLES': '1'}) == 0
+
+    todo, _, _, left = journal.words()[-1].split()
+    assert todo == '1' and 900 < int(left) <= 1000
+    last = records_in(programs, 'a')[-1]
+    assert (last.attempt, last.status) == (2, 'ready')
+    assert last.due == pytest.approx(records_in(programs, 'a')[0].ended + 1000, abs=0.01)
+
+
+def test_what_failed_as_an_orphan_is_tried_again_by_a_second_continue(programs, journal):
+    # the first one is killed before it has come to that step
+    fail_as_orphan(programs, journal)
+    assert programs.run('continue', environment={'DELAY': '1000', 'CYCLES': '1'}) == 0
+    assert programs.run('continue', environment={'DELAY': '1000', 'CYCLES': '1'}) == 0
+    assert journal.words()[0] == 'a 1'
+    assert journal.count('mend') == 0
+    assert [one[2:] for one in programs.tasks()['a']] == [(1, 'failure'), (2, 'ready')]
+
+
+def test_an_adopted_task_that_fails_is_tried_again(programs, journal):
+    # semantics 7.6
+    programs.write(FAILS_AS_ORPHAN)
+    supervisor = programs.start()
+    journal.pid('a')
+    supervisor.kill()
+    supervisor.wait()
+    second = programs.start('continue')
+    second.wait_for('it is adopted')
+    journal.open('supervisor killed')
+
+    assert second.wait() == 0
+
+    assert journal.words() == ['a 1', 'a 2', 'b']
+    assert programs.tasks()['a'] == [('1', 0, 1, 'failure'), ('1', 0, 2, 'success')]
+
+
+def test_the_attempt_of_an_earlier_recovery_is_not_of_this_budget(programs, journal):
+    # semantics 8.4
+    programs.write(FAILS_AS_ORPHAN.replace("seq.current().attempt == 1 and MODE == 'restart'",
+                                           "MODE == 'restart' or seq.current().attempt == 1"))
+    supervisor = programs.start()
+    journal.pid('a')
+    supervisor.kill()
+    supervisor.wait()
+    second = programs.start('recover')
+    second.wait_for('it is adopted')
+    journal.open('supervisor killed')
+
+    assert second.wait() == 0
+
+    assert journal.words() == ['a 1', 'a 1', 'a 2', 'b']
+    assert programs.tasks()['a'] == [
+        ('1', 0, 1, 'failure'), ('1', 1, 1, 'failure'), ('1', 1, 2, 'success')]
+
+
+# Signals (semantics 8.3) ##########################################################
+
+
+@pytest.mark.parametrize('number, code', [
+    (signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_wait_for_an_attempt(number, code, construct, programs, journal):
+    programs.write('''
+        def work():
+            raise ValueError('on purpose')
+        flow = make(os.environ['CONSTRUCT'])
+        a = flow.add_step('a', func=work, config={'retries': 2, 'retry_delay': 1000})
+        flow.add_step('b', func=journal.note, args=('failure',), require=((a, 'failure'),))
+        raise SystemExit(0 if flow() else 1)
+        ''')
+    supervisor = programs.start(environment={'CONSTRUCT': construct})
+    wait_until(lambda: os.path.exists(programs.store_path) and programs.last('a') == 'ready',
+               'the wait for the second attempt')
+
+    supervisor.kill(number)
+
+    assert supervisor.wait() == code
+    first, second = records_in(programs, 'a')
+    assert (first.status, second.status, second.attempt) == ('failure', 'ready', 2)
+    assert second.due == pytest.approx(first.ended + 1000, abs=0.1)
+    assert journal.words() == []
+
+
+def test_an_attempt_that_a_signal_ended_has_not_failed(programs, journal):
+    programs.write('''
+        def work():
+            journal.note(seq.current().attempt)
+            if MODE == 'restart':
+                journal.sign('a')
+                journal.pass_gate('never')
+        flow = make('process')
+        a = flow.add_step('a', func=work, config={'retries': 5})
+        flow.add_step('b', func=journal.note, args=('failure',), require=((a, 'failure'),))
+        raise SystemExit(0 if flow() else 1)
+        ''')
+    supervisor = programs.start()
+    journal.pid('a')
+    supervisor.kill(signal.SIGTERM)
+    assert supervisor.wait() == 143
+
+    assert programs.tasks()['a'] == [('1', 0, 1, 'active')]
+    assert programs.run('continue') == 0
+    assert journal.words() == ['1', '2']
+
+
+# Eventor ##########################################################################
+
+
+def test_an_eventor_triggers_by_the_last_attempt_alone(construct, store, journal):
+    flow = Eventor('e', store=store, config={'task_construct': construct})
+    go, good, bad = map(flow.add_event, ('go', 'good', 'bad'))
+    flow.add_assoc(go, flow.add_step(
+        'a', func=Flaky(journal, 1), config={'retries': 1},
+        triggers={'success': good, 'failure': bad}))
+    flow.add_assoc(go, flow.add_step(
+        'b', func=Flaky(journal, 9), config={'retries': 1},
+        triggers={'success': good, 'failure': bad}))
+    flow.add_assoc(good, flow.add_step('good', func=journal.note, args=('good',)))
+    flow.add_assoc(bad, flow.add_step('bad', func=journal.note, args=('bad',)))
+    flow.trigger_event(go)
+
+    assert flow() is True
+
+    assert sorted(journal.words()) == ['a 1', 'a 2', 'b 1', 'b 2', 'bad', 'good']
+
+
+@pytest.mark.parametrize('failures, raised', [(1, ['more 2']), (9, ['more 2'])])
+def test_events_raised_by_hand_in_a_failed_attempt_are_not_raised(
+        failures, raised, store, journal):
+    # semantics 9.4: those of the last attempt are
+    flow = Eventor('e', store=store, config={'task_construct': 'inline'})
+    go, more = flow.add_event('go'), flow.add_event('more')
+
+    def one(eventor):
+        attempt = sequent.current().attempt
+        eventor.trigger_event(more, attempt)
+        if attempt <= failures:
+            fail()
+    a = flow.add_step('a', func=one, config={'retries': 1, 'stop_on_exception': False})
+    flow.add_assoc(go, a)
+    flow.add_assoc(more, flow.add_step(
+        'more', func=lambda: journal.note('more %s' % sequent.current().sequence)))
+    flow.trigger_event(go)
+
+    flow()
+
+    assert journal.words() == raised
+
+
+def test_an_eventor_recovers_what_waited_for_its_next_attempt(store, journal):
+    for mode in ('restart', 'continue'):
+        flow = Eventor('e', store=store, run_mode=mode, config={'task_construct': 'inline'})
+        go = flow.add_event('go')
+        flow.add_assoc(go, flow.add_step('a', func=Flaky(journal, 1), config={
+            'retries': 1, 'retry_delay': 0.05}))
+        if mode == 'restart':
+            flow.trigger_event(go)
+        assert flow.run(max_loops=1 if mode == 'restart' else -1) is True
+        flow.close()
+
+    assert journal.words() == ['a 1', 'a 2']
+
+
+# Configuration ####################################################################
+
+
+@pytest.mark.parametrize('key, value', [
+    (key, value) for key, values in {
+        'retries': [-1, 1.5, '3', True, [1]],
+        'retry_delay': [-1, '5', [], [1, -1], [1, 'x'], [True], float('nan'), float('inf'), {}],
+        'retry_backoff': [0.5, -1, '2', float('inf'), float('nan'), True],
+        'retry_jitter': [-0.1, 1.1, '0.5', True],
+        'retry_on': [1.5, True, '', [None], [[1.5]], object(), ValueError('an instance'), int],
+        'retry_unless': [1.5, [''], {}, b'ValueError'],
+    }.items() for value in values], ids=repr)
+def test_a_wrong_value_is_refused_with_a_sentence(key, value):
+    with pytest.raises(ConfigError, match="config '%s' must be " % key):
+        a_flow(config={key: value})
+    with pytest.raises(ConfigError, match="step 'a': config '%s' must be " % key):
+        a_flow().add_step('a', config={key: value})
+
+
+def test_a_misspelled_key_is_told(caplog):
+    flow = a_flow(config={'retrys': 3})
+    flow.add_step('a')
+    assert flow() is True
+    assert "unknown config key 'retrys' is ignored; did you mean 'retries'?" in caplog.text
+
+
+def test_the_environment_can_say_what_is_retried(monkeypatch, journal):
+    monkeypatch.setenv('SEQUENT_RETRIES', '2')
+    monkeypatch.setenv('SEQUENT_RETRY_DELAY', '0,0.01')
+    monkeypatch.setenv('SEQUENT_RETRY_ON', 'ValueError, 75 -9')
+    settings = a_flow().settings()
+    assert settings['retries'] == 2
+    assert settings['retry_delay'] == [0.0, 0.01]
+    assert settings['retry_on'] == ['ValueError', 75, -9]
+    flow = a_flow()
+    flow.add_step('a', func=Flaky(journal, 2))
+    assert flow() is True
+    assert len(journal.words()) == 3
+
+
+@pytest.mark.parametrize('name, text', [
+    ('RETRIES', 'often'), ('RETRIES', '1.5'), ('RETRIES', '-1'), ('RETRY_DELAY', 'soon'),
+    ('RETRY_DELAY', '1,,2'), ('RETRY_DELAY', '-1'), ('RETRY_BACKOFF', '0'),
+    ('RETRY_JITTER', '2')])
+def test_a_wrong_environment_is_refused_with_a_sentence(name, text, monkeypatch):
+    monkeypatch.setenv('SEQUENT_' + name, text)
+    with pytest.raises(ConfigError, match='SEQUENT_%s' % name):
+        a_flow().run()
+
+
+def test_status_shows_what_waits_for_its_next_attempt_and_why(tmp_path, capsys, monkeypatch):
+    store = str(tmp_path / 'etl.db')
+    flow = waiting(store)
+    flow.run(max_loops=1)
+    flow.close()
+    (tmp_path / 'waits.py').write_text(
+        'import sequent\nflow = sequent.Sequent("etl", store=%r)\n' % store)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    monkeypatch.setenv('COLUMNS', '200')
+
+    assert sequent.main(['waits.py', 'status']) == 0
+
+    [line] = [one for one in capsys.readouterr().out.splitlines() if one.startswith('a ')]
+    assert line.split()[:5] == ['a', '1', 'ready', '0', '2']
+    assert ' due ' in line and 'on purpose' in line
