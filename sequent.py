@@ -4939,6 +4939,9 @@ class _Alarms:
 
     def next(self, jobs):
         """Return when the next alarm is due, or None; ``jobs`` are those that run."""
+        if len(self._heap) > 64 + 4 * len(jobs):    # most are of jobs that have ended
+            self._heap = [one for one in self._heap if one[2] in jobs]
+            heapq.heapify(self._heap)
         while self._heap and self._heap[0][2] not in jobs:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
@@ -6259,7 +6262,7 @@ def _is_share(text):
 
 
 def _is_delay(value):
-    return _is_number(value) and 0 <= value < float('inf')
+    return _is_number(value) and 0 <= value <= sys.float_info.max
 
 
 _CHECKS = {
