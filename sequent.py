@@ -6431,6 +6431,9 @@ class _Alarms:
 
     def next(self, jobs):
         """Return when the next alarm is due, or None; ``jobs`` are those that run."""
+        if len(self._heap) > 64 + 4 * len(jobs):    # most are of jobs that have ended
+            self._heap = [one for one in self._heap if one[2] in jobs]
+            heapq.heapify(self._heap)
         while self._heap and self._heap[0][2] not in jobs:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
@@ -7021,9 +7024,10 @@ class Driver:
     def _note_attempt(self, task, recovery, attempt, error):
         """An attempt has failed and will be made again: it gets a record of its own."""
         blob = task.scope.blob if task.step.children is None else None
+        ended = task.ended or self.clock()
         self._rows.append(TaskRecord(
             task.step.path, task.sequence, recovery, attempt, task.step.kind, FAILURE, False,
-            blob, None, task.started, task.ended or self.clock(), error=error))
+            blob, None, task.started or ended, ended, error=error))
         task.started = task.ended = task.result = task.events = None
         trace, self._trace = self._trace, ''
         logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
@@ -7772,7 +7776,7 @@ def _is_share(text):
 
 
 def _is_delay(value):
-    return _is_number(value) and 0 <= value < float('inf')
+    return _is_number(value) and 0 <= value <= sys.float_info.max
 
 
 _CHECKS = {
@@ -10111,7 +10115,7 @@ class _TaskRows:
         end = record.ended if record.ended is not None else self.now
         error = ' '.join((record.error or '').split())
         if record.status == READY and record.due is not None:
-            error = 'due %s' % local_time(record.due)
+            error = 'due %s%s' % (local_time(record.due), ', after ' + error if error else '')
         return (record.path, record.sequence, record.status, str(record.recovery),
                 str(record.attempt), self._start(record.started), _span(record.started, end),
                 'handled: ' + error if record.handled else error)

@@ -330,6 +330,17 @@ def statuses(flow):
     return {path: one[0] if len(one) == 1 else one for path, one in found.items()}
 
 
+def records_of(flow, path=None):
+    """Return the `TaskRecord` of every attempt stored, or of those at one step."""
+    kept = flow.open_store(create=False)
+    try:
+        run = kept.latest(flow.name, flow.run_id)
+        return [one for one in kept.attempts(run)
+                if one.kind != 'iteration' and path in (None, one.path)]
+    finally:
+        flow.close_store()
+
+
 def results(flow):
     """Return {(path, sequence): result}."""
     return {(task.path, task.sequence): task.result for task in flow.tasks()
