@@ -2791,7 +2791,8 @@ _NOTHING_KEPT = _Kept()
 
 
 def _in_later_iteration(sequence):
-    return '11' in sequence or sequence.count('1') + sequence.count('.') != len(sequence)
+    return '.' in sequence and (
+        '11' in sequence or sequence.count('1') + sequence.count('.') != len(sequence))
 
 
 def _latest(records, upto):
@@ -4626,7 +4627,6 @@ class InlineConstruct(TaskConstruct):
     def open(self, port):
         super().open(port)
         self._set = {}     # what stands in the environment now: {name: value}
-        self._before = {}  # what stood there before: {name: value or None}
         self._put = _environment_setter()
         _task_log_handler.install()
 
@@ -4662,19 +4662,45 @@ class InlineConstruct(TaskConstruct):
         now = self._set
         for name, value in wanted.items():
             if now.get(name) != value:
-                if name not in self._before:
-                    self._before[name] = os.environ.get(name)
+                if name not in now:
+                    _borrowed.take(name)
                 self._put(name, value)
                 now[name] = value
         if now.keys() == wanted.keys():
             return
         for name in [name for name in now if name not in wanted]:
             del now[name]
+            _borrowed.give_back(name)
+
+
+class _BorrowedVariables:
+    """The variables that inline tasks set, of one run or of several in threads, and what stood in
+    the environment before the first of them."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._before = {}  # type: typing.Dict[str, typing.Any]
+        self._users = collections.Counter()  # type: typing.Counter
+
+    def take(self, name):
+        with self._lock:
+            if not self._users[name]:
+                self._before[name] = os.environ.get(name)
+            self._users[name] += 1
+
+    def give_back(self, name):
+        with self._lock:
+            self._users[name] -= 1
+            if self._users[name]:
+                return
             before = self._before.pop(name)
             if before is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = before
+
+
+_borrowed = _BorrowedVariables()
 
 
 def _takes_eventor(func):

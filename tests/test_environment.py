@@ -586,5 +586,5 @@ def test_of_two_runs_in_threads_nothing_stays_in_the_environment():
     for number, thread in enumerate(threads):   # the first to begin is the first to end
         go_on[number].set()
         thread.join(20)
-    left = {name: value for name, value in os.environ.items() if before.get(name) != value}
-    assert {name: value for name, value in left.items() if 'STEP_' not in name} == {}
+    assert {name: value for name, value in os.environ.items() if name.startswith('SEQUENT_')} == {
+        name: value for name, value in before.items() if name.startswith('SEQUENT_')}
