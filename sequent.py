@@ -34,6 +34,7 @@ The file reads downward; no section names a later one:
 import abc
 import collections
 import contextlib
+import copy
 import enum
 import functools
 import heapq
@@ -556,28 +557,48 @@ class ItemOf(Placeholder):
 item = ItemOf(None)
 
 
-def placeholders_in(value):
-    """Return the placeholders in a value, in lists, tuples and dicts as deep as they go."""
-    if isinstance(value, Placeholder):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return []
-    return [one for inner in value for one in placeholders_in(inner)]
+def placeholders_in(value, misplaced=None):
+    """Return the placeholders in a value, in lists, tuples and dicts as deep as they go.
+
+    Those in sets and in the keys of dicts, where they cannot be filled, go to a list,
+    ``misplaced``.
+    """
+    found, agenda, seen = [], [value], set()
+    while agenda:
+        one = agenda.pop()
+        if isinstance(one, Placeholder):
+            found.append(one)
+        elif isinstance(one, (list, tuple, dict, set, frozenset)) and id(one) not in seen:
+            seen.add(id(one))
+            if misplaced is not None and not isinstance(one, (list, tuple)):
+                misplaced.extend(placeholders_in(list(one), misplaced))
+            if not isinstance(one, (set, frozenset)):
+                agenda.extend(reversed(list(one.values() if isinstance(one, dict) else one)))
+    return found
 
 
-def filled(value, find):
-    """Return a value with each placeholder in it replaced by ``find(placeholder)``."""
+def filled(value, find, made=None):
+    """Return a value with each placeholder in it replaced by ``find(placeholder)``.
+
+    ``made`` is what was made of lists and dicts so far, by their ids: they may contain themselves.
+    """
+    made = {} if made is None else made
     if isinstance(value, Placeholder):
         return find(value)
+    if id(value) in made:
+        return made[id(value)]
     if not placeholders_in(value):
         return value
+    if isinstance(value, tuple):
+        content = [filled(one, find, made) for one in value]
+        return type(value)(*content) if hasattr(value, '_fields') else tuple(content)
+    double = made[id(value)] = copy.copy(value)
     if isinstance(value, dict):
-        return type(value)((key, filled(one, find)) for key, one in value.items())
-    content = [filled(one, find) for one in value]
-    return content if isinstance(value, list) else (
-        type(value)(*content) if hasattr(value, '_fields') else tuple(content))
+        for key, one in value.items():
+            double[key] = filled(one, find, made)
+    else:
+        double[:] = [filled(one, find, made) for one in value]
+    return double
 
 
 # A parsed expression is one of these, or an Event (which stands for its own expression).
@@ -4804,23 +4825,59 @@ LARGE_RESULT = 1 << 20
 _IN_FILE = b'in file: '
 
 
-def store_result(folder, path, content):
-    """Write a pickled result to a file and return what stands for it in a record."""
-    write_aside(path, content)
-    return _IN_FILE + os.fsencode(os.path.relpath(path, folder))
+#: A result that could not be pickled: what follows is its repr.
+_AS_REPR = b'repr: '
 
 
-def load_result(store, stored):
-    """Return what a step returned, from the ``result`` of its record.
+def store_result(store, place, outcome):
+    """Return what is stored of the result of an `Outcome`.
+
+    Args:
+        place: flow, run_id, path, sequence, recovery, attempt: names the file of a large one.
 
     Raises:
-        StoreError: the file that it was written to cannot be read.
+        StoreError: the file cannot be written.
+    """
+    stored = outcome.result
+    if stored is not None and len(stored) > LARGE_RESULT and store.results is not None:
+        path = log_path(store.results, *place)[:-4] + '.pickle'
+        try:
+            write_aside(path, stored)
+        except OSError as error:
+            raise StoreError(
+                'the result of step %r at %s cannot be written to %r: %s; see to that, then go on '
+                'with the run (continue)' % (place[2], place[3], path, error.strerror)) from error
+        stored = _IN_FILE + os.fsencode(os.path.relpath(path, store.results))
+    return _AS_REPR + stored if outcome.warning and stored is not None else stored
+
+
+class _Lost(typing.NamedTuple):
+    """Stands for results that cannot be had, with the reason."""
+
+    error: str
+
+
+def load_result(store, stored, as_repr=True):
+    """Return what a step returned, from the ``result`` of its record.
+
+    Args:
+        as_repr: of what could not be pickled return its repr.
+
+    Raises:
+        StoreError: the file that it was written to cannot be read, or there is but a repr.
         Exception: whatever unpickling it raises.
     """
     if stored is None:
         return None
+    if isinstance(stored, _Lost):
+        raise StoreError(stored.error)
     if isinstance(stored, list):
-        return [load_result(store, one) for one in stored]
+        return [load_result(store, one, as_repr) for one in stored]
+    if stored.startswith(_AS_REPR):
+        if not as_repr:
+            raise StoreError('it could not be pickled when nobody asked for it; run the step '
+                             'again')
+        stored = stored[len(_AS_REPR):]
     if not stored.startswith(_IN_FILE):
         return pickle.loads(stored)
     path = os.path.join(store.results or '', os.fsdecode(stored[len(_IN_FILE):]))
@@ -4840,18 +4897,17 @@ class _Results:
 
     Args:
         store: an open store.
-        path: a function of a task: where a result that is too large for a record goes, or None.
+        run: the `RunRecord`.
     """
 
-    def __init__(self, store, path):
+    def __init__(self, store, run):
         self.store = store
-        self.path = path
+        self.run = run
 
-    def stored(self, task, result):
-        """Return a pickled result as it is to be stored."""
-        if result is None or len(result) <= LARGE_RESULT or self.store.results is None:
-            return result
-        return store_result(self.store.results, self.path(task), result)
+    def stored(self, task, outcome):
+        """Return the result of an `Outcome` as it is to be stored."""
+        place = (task.step.path, task.sequence, task.recovery, task.attempt)
+        return store_result(self.store, (self.run.flow, self.run.run_id) + place, outcome)
 
     def keep(self, scope, leaf, result):
         if scope.results is None:
@@ -4875,8 +4931,8 @@ class _Results:
                  for leaf in task.step.gathers}
         for leaf, results in lists.items():
             self.keep(task.scope, leaf, results)
-        task.result = self.stored(task, pickle.dumps(
-            {leaf.path: results for leaf, results in lists.items()}, 4))
+        task.result = self.stored(task, Outcome(SUCCESS, result=pickle.dumps(
+            {leaf.path: results for leaf, results in lists.items()}, 4)))
 
     def skip(self, task, stored):
         """A task is passed over in a recovery; ``stored`` is its earlier result."""
@@ -4884,7 +4940,10 @@ class _Results:
         if step.wanted:
             self.keep(task.scope, step, stored)
         if step.gathers and stored is not None:
-            lists = load_result(self.store, stored)
+            try:
+                lists = load_result(self.store, stored)
+            except Exception as error:    # it matters only to who asks for them
+                lists = {leaf.path: _Lost(str(error)) for leaf in step.gathers}
             for leaf in step.gathers:
                 self.keep(task.scope, leaf, lists.get(leaf.path))
 
@@ -4897,7 +4956,12 @@ class _Results:
         levels, leaf = place
         for _ in range(levels):
             scope = scope.parent
-        return load_result(self.store, (scope.results or {}).get(leaf))
+        try:
+            return load_result(self.store, (scope.results or {}).get(leaf), as_repr=False)
+        except Exception as error:
+            raise StoreError('the result of %s: %s' % (
+                leaf.path, error if isinstance(error, StoreError) else describe_error(error)
+            )) from error
 
     def fill(self, task):
         """Return what a task calls: function, args and kwargs, without placeholders."""
@@ -4981,7 +5045,7 @@ class _Loops:
             return None, True
 
     def _begin(self, task):
-        """Return the iterator of a loop, without the items that it went over in an earlier run."""
+        """Return the iterator of a loop."""
         loop = task.step.step.loop
         if not found_by_running(loop):
             return iter(loop)
@@ -4995,7 +5059,7 @@ class _Loops:
             raise FlowTypeError('%s a set, whose order changes from run to run; use sorted()'
                                 % what)
         try:
-            iterator = iter(loop)
+            return iter(loop)
         except TypeError:
             raise FlowTypeError('%s %r, which cannot be gone over' % (what, loop)) from None
         return itertools.islice(iterator, task.opened, None)
@@ -5088,7 +5152,8 @@ class _History:
         if outcome.status == FAILURE:
             self.failed[record.path, record.sequence] = outcome
         return record._replace(status=outcome.status, ended=outcome.ended, error=outcome.error,
-                               result=outcome.result)
+        place = (self.run.flow, self.run.run_id) + record[:4]
+                               result=store_result(self.store, place, outcome))
 
     def _outcome_path(self, record):
         return outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
@@ -5341,7 +5406,7 @@ class Driver:
         self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.port = _DriverPort(self, settings)
         self.relay = LogRelay()
-        self.results = _Results(store, self._result_path)
+        self.results = _Results(store, run)
         self.loops = _Loops(not store.volatile, self.results)
         self.alarms = _Alarms(self.clock)
         self._overdue = {}                     # job that is being ended -> why
@@ -5660,7 +5725,8 @@ class Driver:
         except Exception as error:
             self._ahead.pop(task, None)
             self.arrived.append((job, Outcome(
-                FAILURE, 'its arguments cannot be had: %s' % describe_error(error))))
+                FAILURE, 'its arguments cannot be had: %s' % (
+                    error if isinstance(error, StoreError) else describe_error(error)))))
             return False
 
     def _make_job(self, task):
@@ -5687,11 +5753,6 @@ class Driver:
             job.eventor = self.flow
         task.job = job
         return job
-
-    def _result_path(self, task):
-        run = self.run_record
-        return log_path(self.store.results, run.flow, run.run_id, task.step.path, task.sequence,
-                        task.recovery, task.attempt)[:-4] + '.pickle'
 
     def _release(self, job, construct):
         if construct.inline:
@@ -5744,7 +5805,9 @@ class Driver:
             record = record._replace(process=None, error=outcome.error)
         else:
             record = record._replace(status=outcome.status, ended=outcome.ended or self.clock(),
-                                     result=outcome.result, error=outcome.error)
+            place = (job.flow, job.run_id, job.name, job.sequence, job.recovery, job.attempt)
+                                     result=store_result(self.store, place, outcome),
+                                     error=outcome.error)
         self._rows.append(record)
         self._ended_orphans[key] = record, outcome
         logger.info('step %s at %s, adopted, ended with %s', job.name, job.sequence,
@@ -5867,7 +5930,7 @@ class Driver:
             outcome = Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
                 ', its repr is kept instead', ''))
         task.ended = outcome.ended
-        task.result = self.results.stored(task, outcome.result)
+        task.result = self.results.stored(task, outcome)
         if outcome.warning:
             logger.warning('%s: %s', _describe(task), outcome.warning)
         if task.step.wanted and outcome.status == SUCCESS:
@@ -6676,8 +6739,6 @@ class _Flow(abc.ABC):
         step.tolerate = step.config.get('tolerate')
         if step.tolerate is not None and step.loop is None:
             raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
-        for one in step.asks:
-            self._check_placeholder(step, one)
         if step.func is not None:
             spec = settings['task_construct']
             key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
@@ -6706,7 +6767,7 @@ class _Flow(abc.ABC):
         if asked is not None and asked.flow is not self:
             raise FlowError('step %r asks for the %s of %r, which belongs to another flow' % (
                 step.path, 'item' if isinstance(placeholder, ItemOf) else 'result', asked))
-        if isinstance(placeholder, ResultOf) and asked.config.get('keep_result') is False:
+        if isinstance(placeholder, ResultOf) and not asked.settings['keep_result']:
             raise ConfigError('step %r asks for the result of %r, whose config keep_result is '
                               'False' % (step.path, asked.path))
 
@@ -6720,6 +6781,9 @@ class _Flow(abc.ABC):
             settings = self.settings()
             self._configure(self._root, settings, {})
             self._plan = self._compile(settings)
+            for step in self._paths.values():
+                for one in step.asks:
+                    self._check_placeholder(step, one)
         return self._plan
 
     def open_store(self, create=True):
@@ -7164,11 +7228,22 @@ class Sequent(_Flow):
                             % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
         step = FlowStep(self, parent, name, func=func, loop=self._checked_loop(who, loop),
                         delay=self._checked_delay(who, delay), **given)
-        step.asks = tuple(placeholders_in([step.args, step.kwargs, loop]))
+        asked = [step.args, step.kwargs] + [loop] * isinstance(loop, Placeholder)
+        step.asks = self._checked_placeholders(who, asked)
         step.require = parse_expression(() if require is None else require, self, who)
         return self._register(step)
 
     @staticmethod
+    @staticmethod
+    def _checked_placeholders(who, given):
+        misplaced = []  # type: list
+        found = placeholders_in(given, misplaced)
+        if misplaced:
+            raise FlowTypeError('%s: the %r stands in a set or as the key of a dict, where it '
+                                'cannot be filled; put it into a list, tuple or dict'
+                                % (who, misplaced[0]))
+        return tuple(found)
+
     def _resolve_alias(who, name, value, default, aliases, given):
         """Return an argument that may have been given under another accepted spelling."""
         spelled = [one for one in aliases if one in given]
@@ -8231,6 +8306,7 @@ def _say_step(say, step, depth):
                     if notes + pools else ''))
     for child in step.children:
         _say_step(say, child, depth + 1)
+    notes += ['takes %s' % ', '.join(fields['takes'])] if fields['takes'] else []
 
 
 def _plan_fields(flow):
@@ -8250,7 +8326,11 @@ def _step_fields(step):
         'kind': 'container' if step.children else step.kind,
         'calls': None if step.func is None else _function_name(step.func),
         'loop': None if step.loop is None else _loop_text(step.loop),
-        'require': _expression_text(step.require) or None, 'delay': step.delay,
+        'require': _expression_text(step.require) or None,
+        'takes': ['%s of %s' % ('item' if isinstance(one, ItemOf) else 'result',
+                                (one.step or step).path)
+                  for one in placeholders_in([step.args, step.kwargs])],
+        'delay': step.delay,
         'acquires': [(pool.name, amount) for pool, amount in step.acquires],
         'releases': None if releases is None else [(pool.name, n) for pool, n in releases]}
 
