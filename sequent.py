@@ -5031,16 +5031,18 @@ class _Loops:
     def __init__(self, keeps_items, results):
         self.keeps_items = keeps_items
         self.results = results
-        self.iterators = {}
+        self.iterators = {}    # task -> [iterator, how many items were taken of it]
         self.warned = set()
 
     def next_item(self, task):
         """Return (item, over) for the next iteration; what the loop raises is let through."""
-        iterator = self.iterators.get(task)
-        if iterator is None:
-            iterator = self.iterators[task] = self._begin(task)
-        try:
-            return next(iterator), False
+        entry = self.iterators.get(task)
+        if entry is None:
+            entry = self.iterators[task] = [self._begin(task), 0]
+        iterator, taken = entry
+        entry[1] = task.opened + 1
+        try:    # the items that were recorded are passed over
+            return next(itertools.islice(iterator, task.opened - taken, None)), False
         except StopIteration:
             return None, True
 
@@ -5062,7 +5064,6 @@ class _Loops:
             return iter(loop)
         except TypeError:
             raise FlowTypeError('%s %r, which cannot be gone over' % (what, loop)) from None
-        return itertools.islice(iterator, task.opened, None)
 
     def blob(self, path, item):
         """Return the item as it is stored, or None for what cannot be pickled (said once)."""
@@ -5151,8 +5152,8 @@ class _History:
     def _settled(self, record, outcome):
         if outcome.status == FAILURE:
             self.failed[record.path, record.sequence] = outcome
-        return record._replace(status=outcome.status, ended=outcome.ended, error=outcome.error,
         place = (self.run.flow, self.run.run_id) + record[:4]
+        return record._replace(status=outcome.status, ended=outcome.ended, error=outcome.error,
                                result=store_result(self.store, place, outcome))
 
     def _outcome_path(self, record):
@@ -5804,8 +5805,8 @@ class Driver:
         if outcome.interrupted or outcome.lost:
             record = record._replace(process=None, error=outcome.error)
         else:
-            record = record._replace(status=outcome.status, ended=outcome.ended or self.clock(),
             place = (job.flow, job.run_id, job.name, job.sequence, job.recovery, job.attempt)
+            record = record._replace(status=outcome.status, ended=outcome.ended or self.clock(),
                                      result=store_result(self.store, place, outcome),
                                      error=outcome.error)
         self._rows.append(record)
@@ -6780,10 +6781,10 @@ class _Flow(abc.ABC):
         if self._plan is None:
             settings = self.settings()
             self._configure(self._root, settings, {})
-            self._plan = self._compile(settings)
             for step in self._paths.values():
                 for one in step.asks:
                     self._check_placeholder(step, one)
+            self._plan = self._compile(settings)
         return self._plan
 
     def open_store(self, create=True):
@@ -7234,7 +7235,6 @@ class Sequent(_Flow):
         return self._register(step)
 
     @staticmethod
-    @staticmethod
     def _checked_placeholders(who, given):
         misplaced = []  # type: list
         found = placeholders_in(given, misplaced)
@@ -7244,6 +7244,7 @@ class Sequent(_Flow):
                                 % (who, misplaced[0]))
         return tuple(found)
 
+    @staticmethod
     def _resolve_alias(who, name, value, default, aliases, given):
         """Return an argument that may have been given under another accepted spelling."""
         spelled = [one for one in aliases if one in given]
@@ -7259,6 +7260,10 @@ class Sequent(_Flow):
         if loop == item:
             raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
                                 'of the loop around it, as in loop=outer.item' % who)
+        if isinstance(loop, (list, tuple)) and any(isinstance(one, Placeholder) for one in loop):
+            raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
+                                'give the placeholder itself, as in loop=outer.item, or take it '
+                                'from a step that returns such a list' % who)
         if loop is not None and not found_by_running(loop):
             try:
                 iter(loop)
@@ -8301,12 +8306,12 @@ def _say_step(say, step, depth):
     notes = [fields['calls']] if fields['calls'] else []
     notes += ['loop %s' % fields['loop']] if fields['loop'] else []
     notes += ['requires %s' % _cut(fields['require'], 300)] if fields['require'] else []
+    notes += ['takes %s' % ', '.join(fields['takes'])] if fields['takes'] else []
     notes += ['delay %g s' % fields['delay']] if fields['delay'] else []
     say('%s%s%s' % ('  ' * depth, step.name, ': ' + '; '.join(notes + pools)
                     if notes + pools else ''))
     for child in step.children:
         _say_step(say, child, depth + 1)
-    notes += ['takes %s' % ', '.join(fields['takes'])] if fields['takes'] else []
 
 
 def _plan_fields(flow):
