@@ -34,6 +34,7 @@ The file reads downward; no section names a later one:
 import abc
 import collections
 import contextlib
+import copy
 import enum
 import functools
 import heapq
@@ -603,30 +604,51 @@ class ItemOf(Placeholder):
 item = ItemOf(None)
 
 
-def placeholders_in(value):
-    """Return the placeholders in a value, in lists, tuples and dicts as deep as they go."""
-    if isinstance(value, Placeholder):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return []
-    return [one for inner in value for one in placeholders_in(inner)]
+def placeholders_in(value, misplaced=None):
+    """Return the placeholders in a value, in lists, tuples and dicts as deep as they go.
+
+    Those in sets and in the keys of dicts, where they cannot be filled, go to a list,
+    ``misplaced``.
+    """
+    found, agenda, seen = [], [value], set()
+    while agenda:
+        one = agenda.pop()
+        if isinstance(one, Placeholder):
+            found.append(one)
+        elif isinstance(one, (list, tuple, dict, set, frozenset)) and id(one) not in seen:
+            seen.add(id(one))
+            if misplaced is not None and not isinstance(one, (list, tuple)):
+                misplaced.extend(placeholders_in(list(one), misplaced))
+            if not isinstance(one, (set, frozenset)):
+                agenda.extend(reversed(list(one.values() if isinstance(one, dict) else one)))
+    return found
 
 
-def filled(value, find):
-    """Return a value with each placeholder in it replaced by ``find(placeholder)``."""
+def filled(value, find, made=None):
+    """Return a value with each placeholder in it replaced by ``find(placeholder)``.
+
+    ``made`` is what was made of lists and dicts so far, by their ids: they may contain themselves.
+    """
+    made = {} if made is None else made
     if isinstance(value, Placeholder):
         return find(value)
-    if isinstance(value, (list, tuple)):
-        content = [find(one) if isinstance(one, Placeholder) else
-                   filled(one, find) if isinstance(one, _CONTAINERS) else one for one in value]
-        if type(value) is tuple:
-            return tuple(content)
-        return type(value)(*content) if hasattr(value, '_fields') else type(value)(content)
-    if isinstance(value, dict) and placeholders_in(value):
-        return type(value)((key, filled(one, find)) for key, one in value.items())
-    return value
+    if not isinstance(value, _CONTAINERS):
+        return value
+    if id(value) in made:
+        return made[id(value)]
+    if type(value) is not tuple and not placeholders_in(value):
+        return value
+    if isinstance(value, tuple):
+        content = [find(one) if isinstance(one, Placeholder) else filled(one, find, made)
+                   for one in value]
+        return type(value)(*content) if hasattr(value, '_fields') else tuple(content)
+    double = made[id(value)] = copy.copy(value)
+    if isinstance(value, dict):
+        for key, one in value.items():
+            double[key] = filled(one, find, made)
+    else:
+        double[:] = [filled(one, find, made) for one in value]
+    return double
 
 
 _CONTAINERS = (list, tuple, dict)
@@ -6306,32 +6328,59 @@ LARGE_RESULT = 1 << 20
 _IN_FILE = b'in file: '
 
 
-def store_result(folder, path, content):
-    """Write a pickled result to a file and return what stands for it in a record.
+#: A result that could not be pickled: what follows is its repr.
+_AS_REPR = b'repr: '
+
+
+def store_result(store, place, outcome):
+    """Return what is stored of the result of an `Outcome`.
+
+    Args:
+        place: flow, run_id, path, sequence, recovery, attempt: names the file of a large one.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
-    try:
-        write_aside(path, content)
-    except OSError as error:
-        raise StoreError('a result of %d bytes cannot be written to %r: %s; make room, then go on '
-                         'with the run (continue)' % (len(content), path, error.strerror)
-                         ) from error
-    return _IN_FILE + os.fsencode(os.path.relpath(path, folder))
+    stored = outcome.result
+    if stored is not None and len(stored) > LARGE_RESULT and store.results is not None:
+        path = log_path(store.results, *place)[:-4] + '.pickle'
+        try:
+            write_aside(path, stored)
+        except OSError as error:
+            raise StoreError(
+                'the result of step %r at %s cannot be written to %r: %s; see to that, then go on '
+                'with the run (continue)' % (place[2], place[3], path, error.strerror)) from error
+        stored = _IN_FILE + os.fsencode(os.path.relpath(path, store.results))
+    return _AS_REPR + stored if outcome.warning and stored is not None else stored
 
 
-def load_result(store, stored):
+class _Lost(typing.NamedTuple):
+    """Stands for results that cannot be had, with the reason."""
+
+    error: str
+
+
+def load_result(store, stored, as_repr=True):
     """Return what a step returned, from the ``result`` of its record.
 
+    Args:
+        as_repr: of what could not be pickled return its repr.
+
     Raises:
-        StoreError: the file that it was written to cannot be read.
+        StoreError: the file that it was written to cannot be read, or there is but a repr.
         Exception: whatever unpickling it raises.
     """
     if stored is None:
         return None
+    if isinstance(stored, _Lost):
+        raise StoreError(stored.error)
     if isinstance(stored, list):
-        return [load_result(store, one) for one in stored]
+        return [load_result(store, one, as_repr) for one in stored]
+    if stored.startswith(_AS_REPR):
+        if not as_repr:
+            raise StoreError('it could not be pickled when nobody asked for it; run the step '
+                             'again')
+        stored = stored[len(_AS_REPR):]
     if not stored.startswith(_IN_FILE):
         return pickle.loads(stored)
     path = os.path.join(store.results or '', os.fsdecode(stored[len(_IN_FILE):]))
@@ -6351,18 +6400,17 @@ class _Results:
 
     Args:
         store: an open store.
-        path: a function of a task: where a result that is too large for a record goes, or None.
+        run: the `RunRecord`.
     """
 
-    def __init__(self, store, path):
+    def __init__(self, store, run):
         self.store = store
-        self.path = path
+        self.run = run
 
-    def stored(self, task, result):
-        """Return a pickled result as it is to be stored."""
-        if result is None or len(result) <= LARGE_RESULT or self.store.results is None:
-            return result
-        return store_result(self.store.results, self.path(task), result)
+    def stored(self, task, outcome):
+        """Return the result of an `Outcome` as it is to be stored."""
+        place = (task.step.path, task.sequence, task.recovery, task.attempt)
+        return store_result(self.store, (self.run.flow, self.run.run_id) + place, outcome)
 
     def keep(self, scope, leaf, result):
         if scope.results is None:
@@ -6386,8 +6434,8 @@ class _Results:
                  for leaf in task.step.gathers}
         for leaf, results in lists.items():
             self.keep(task.scope, leaf, results)
-        task.result = self.stored(task, pickle.dumps(
-            {leaf.path: results for leaf, results in lists.items()}, 4))
+        task.result = self.stored(task, Outcome(SUCCESS, result=pickle.dumps(
+            {leaf.path: results for leaf, results in lists.items()}, 4)))
 
     def skip(self, task, stored):
         """A task is passed over in a recovery; ``stored`` is its earlier result."""
@@ -6395,7 +6443,10 @@ class _Results:
         if step.wanted:
             self.keep(task.scope, step, stored)
         if step.gathers and stored is not None:
-            lists = load_result(self.store, stored)
+            try:
+                lists = load_result(self.store, stored)
+            except Exception as error:    # it matters only to who asks for them
+                lists = {leaf.path: _Lost(str(error)) for leaf in step.gathers}
             for leaf in step.gathers:
                 self.keep(task.scope, leaf, lists.get(leaf.path))
 
@@ -6407,7 +6458,12 @@ class _Results:
         levels, leaf = place
         for _ in range(levels):
             scope = scope.parent
-        return load_result(self.store, (scope.results or {}).get(leaf))
+        try:
+            return load_result(self.store, (scope.results or {}).get(leaf), as_repr=False)
+        except Exception as error:
+            raise StoreError('the result of %s: %s' % (
+                leaf.path, error if isinstance(error, StoreError) else describe_error(error)
+            )) from error
 
     def fill(self, task):
         """Return what a task calls: function, args and kwargs, without placeholders."""
@@ -6485,21 +6541,23 @@ class _Loops:
     def __init__(self, keeps_items, results):
         self.keeps_items = keeps_items
         self.results = results
-        self.iterators = {}
+        self.iterators = {}    # task -> [iterator, how many items were taken of it]
         self.warned = set()
 
     def next_item(self, task):
         """Return (item, over) for the next iteration; what the loop raises is let through."""
-        iterator = self.iterators.get(task)
-        if iterator is None:
-            iterator = self.iterators[task] = self._begin(task)
-        try:
-            return next(iterator), False
+        entry = self.iterators.get(task)
+        if entry is None:
+            entry = self.iterators[task] = [self._begin(task), 0]
+        iterator, taken = entry
+        entry[1] = task.opened + 1
+        try:    # the items that were recorded are passed over
+            return next(itertools.islice(iterator, task.opened - taken, None)), False
         except StopIteration:
             return None, True
 
     def _begin(self, task):
-        """Return the iterator of a loop, without the items that it went over in an earlier run."""
+        """Return the iterator of a loop."""
         loop = task.step.step.loop
         if not found_by_running(loop):
             return iter(loop)
@@ -6513,10 +6571,9 @@ class _Loops:
             raise FlowTypeError('%s a set, whose order changes from run to run; use sorted()'
                                 % what)
         try:
-            iterator = iter(loop)
+            return iter(loop)
         except TypeError:
             raise FlowTypeError('%s %r, which cannot be gone over' % (what, loop)) from None
-        return itertools.islice(iterator, task.opened, None)
 
     def blob(self, path, item):
         """Return the item as it is stored, or None for what cannot be pickled (said once)."""
@@ -6608,8 +6665,9 @@ class _History:
     def _settled(self, record, outcome):
         if outcome.status == FAILURE:
             self.failed[record.path, record.sequence] = outcome
+        place = (self.run.flow, self.run.run_id) + record[:4]
         return record._replace(status=outcome.status, ended=outcome.ended, error=outcome.error,
-                               result=outcome.result)
+                               result=store_result(self.store, place, outcome))
 
     def _outcome_path(self, record):
         return outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
@@ -6862,7 +6920,7 @@ class Driver:
         self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.port = _DriverPort(self, settings)
         self.relay = LogRelay()
-        self.results = _Results(store, self._result_path)
+        self.results = _Results(store, run)
         self.loops = _Loops(not store.volatile, self.results)
         self.alarms = _Alarms(self.clock)
         self._overdue = {}                     # job that is being ended -> why
@@ -7190,7 +7248,8 @@ class Driver:
         except Exception as error:
             self._ahead.pop(task, None)
             self.arrived.append((job, Outcome(
-                FAILURE, 'its arguments cannot be had: %s' % describe_error(error))))
+                FAILURE, 'its arguments cannot be had: %s' % (
+                    error if isinstance(error, StoreError) else describe_error(error)))))
             return False
 
     def _make_job(self, task):
@@ -7215,11 +7274,6 @@ class Driver:
             job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
         return job
-
-    def _result_path(self, task):
-        run = self.run_record
-        return log_path(self.store.results, run.flow, run.run_id, task.step.path, task.sequence,
-                        task.recovery, task.attempt)[:-4] + '.pickle'
 
     def _release(self, job, construct):
         if construct.inline:
@@ -7272,8 +7326,10 @@ class Driver:
         if outcome.interrupted or outcome.lost:
             record = record._replace(process=None, error=outcome.error)
         else:
+            place = (job.flow, job.run_id, job.name, job.sequence, job.recovery, job.attempt)
             record = record._replace(status=outcome.status, ended=outcome.ended or self.clock(),
-                                     result=outcome.result, error=outcome.error)
+                                     result=store_result(self.store, place, outcome),
+                                     error=outcome.error)
         self._rows.append(record)
         self._ended_orphans[key] = record, outcome
         logger.info('step %s at %s, adopted, ended with %s', job.name, job.sequence,
@@ -7404,8 +7460,8 @@ class Driver:
                 ', its repr is kept instead', ''))
         task.ended = outcome.ended
         task.result = outcome.result
-        if outcome.result is not None and len(outcome.result) > LARGE_RESULT:
-            task.result = self.results.stored(task, outcome.result)
+        if outcome.warning or outcome.result is not None and len(outcome.result) > LARGE_RESULT:
+            task.result = self.results.stored(task, outcome)
         if outcome.warning:
             logger.warning('%s: %s', _describe(task), outcome.warning)
         if task.step.wanted and outcome.status == SUCCESS:
@@ -8299,10 +8355,6 @@ class _Flow(abc.ABC):
         step.tolerate = step.config.get('tolerate')
         if step.tolerate is not None and step.loop is None:
             raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
-        asks = self._find_asked(step)
-        for one in asks:
-            self._check_placeholder(step, one)
-        step.asks = asks if asks or isinstance(step.func, Command) else None
         if step.func is not None:
             spec = settings['task_construct']
             key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
@@ -8349,7 +8401,8 @@ class _Flow(abc.ABC):
 
     def _find_asked(self, step):
         """Return the placeholders of a step; find out what the names in its command stand for."""
-        asked = placeholders_in([step.args, step.kwargs, step.loop])
+        asked = placeholders_in([step.args, step.kwargs])
+        asked += [step.loop] if isinstance(step.loop, Placeholder) else []
         if isinstance(step.func, Command):
             step.names = {name: self._named(step, *name) for name in sorted(step.func.names())}
             asked += step.func.placeholders()
@@ -8385,7 +8438,7 @@ class _Flow(abc.ABC):
         if asked is not None and asked.flow is not self:
             raise FlowError('step %r asks for the %s of %r, which belongs to another flow' % (
                 step.path, 'item' if isinstance(placeholder, ItemOf) else 'result', asked))
-        if isinstance(placeholder, ResultOf) and asked.config.get('keep_result') is False:
+        if isinstance(placeholder, ResultOf) and not asked.settings['keep_result']:
             raise ConfigError('step %r asks for the result of %r, whose config keep_result is '
                               'False' % (step.path, asked.path))
 
@@ -8398,6 +8451,11 @@ class _Flow(abc.ABC):
         if self._plan is None:
             settings = self.settings()
             self._configure(self._root, settings, {})
+            for step in self._paths.values():
+                asks = self._find_asked(step)
+                for one in asks:
+                    self._check_placeholder(step, one)
+                step.asks = asks if asks or isinstance(step.func, Command) else None
             self._plan = self._compile(settings)
         return self._plan
 
@@ -8873,8 +8931,19 @@ class Sequent(_Flow):
                             % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
         step = FlowStep(self, parent, name, func=func, loop=self._checked_loop(who, loop),
                         delay=self._checked_delay(who, delay), **given)
+        self._check_places(who, [step.args, step.kwargs])
         step.require = parse_expression(() if require is None else require, self, who)
         return self._register(step)
+
+    @staticmethod
+    def _check_places(who, given):
+        """Refuse placeholders where they cannot be filled."""
+        misplaced = []  # type: list
+        placeholders_in(given, misplaced)
+        if misplaced:
+            raise FlowTypeError('%s: the %r stands in a set or as the key of a dict, where it '
+                                'cannot be filled; put it into a list, tuple or dict'
+                                % (who, misplaced[0]))
 
     @staticmethod
     def _resolve_alias(who, name, value, default, aliases, given):
@@ -8892,6 +8961,10 @@ class Sequent(_Flow):
         if loop == item:
             raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
                                 'of the loop around it, as in loop=outer.item' % who)
+        if isinstance(loop, (list, tuple)) and any(isinstance(one, Placeholder) for one in loop):
+            raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
+                                'give the placeholder itself, as in loop=outer.item, or take it '
+                                'from a step that returns such a list' % who)
         if loop is not None and not found_by_running(loop):
             try:
                 iter(loop)
@@ -10248,7 +10321,7 @@ def _say_step(say, step, depth):
     notes = [fields['calls']] if fields['calls'] else []
     notes += ['loop %s' % fields['loop']] if fields['loop'] else []
     notes += ['requires %s' % _cut(fields['require'], 300)] if fields['require'] else []
-    notes += ['uses the result of %s' % ', '.join(fields['asks'])] if fields['asks'] else []
+    notes += ['takes %s' % ', '.join(fields['takes'])] if fields['takes'] else []
     notes += ['delay %g s' % fields['delay']] if fields['delay'] else []
     say('%s%s%s' % ('  ' * depth, step.name, ': ' + '; '.join(notes + pools)
                     if notes + pools else ''))
@@ -10279,8 +10352,9 @@ def _step_fields(step):
         'calls': None if step.func is None else _function_name(step.func),
         'loop': None if step.loop is None else _loop_text(step.loop),
         'require': _expression_text(step.require) or None,
-        'asks': sorted({one.step.path for one in step.asks or ()
-                        if isinstance(one, ResultOf) and one != step.loop}),
+        'takes': ['%s of %s' % ('item' if isinstance(one, ItemOf) else 'result',
+                                (one.step or step).path)
+                  for one in step.asks or () if one is not step.loop],
         'delay': step.delay,
         'acquires': [(pool.name, amount) for pool, amount in step.acquires],
         'releases': None if releases is None else [(pool.name, n) for pool, n in releases]}
