@@ -4871,33 +4871,35 @@ def _load_main(name, path):
 
 # Programs: the supervisor's side ---------------------------------------------------
 #
-# One small process of the run, its tender, starts the programs and waits for them. It shares no
-# memory with the supervisor, so that its forks are cheap however large that has grown: a fork of
-# 8 MB, rather than posix_spawn, which knows no gate. So a program is one process:
+# One small process of the run, its tender, makes the processes of programs and waits for them.
+# It shares no memory with the supervisor, so that its forks are cheap however large that has
+# grown: a fork of a few MB, where posix_spawn() knows no gate. One process always stands ready,
+# so that nobody waits for a fork; the supervisor has the gates, so that they close with it:
 #
-#   supervisor                     tender                        program
-#   prepare: what to run  ----->   fork                ----->    own group, default signals
-#   (its pid is stored)   <-----   its pid                       waits at the gate; end: exit
-#   release               ----->   opens the gate      ----->    log, folder, stdin, exec
-#   port.done             <-----   how it ended        <-----    ends; stays a zombie
+#   supervisor                     tender                    process
+#                         <-----   pid, gate      ----->     own group, default signals, waits
+#   prepare: what to run  ---------------------------->      log, folder, stdin; waits at the
+#   (the start is stored)                                    gate; end of file: exit
+#   release               ---------------------------->      exec
+#                         ----->   makes the next
+#   port.done             <-----   how it ended   <-----     ends; stays a zombie
 #   (the outcome is stored)
 #   settle                ----->   reaps it
 #
-# When the supervisor is gone, the tender closes the gates, waits for the programs, and leaves
-# their outcomes in files, each before it reaps the zombie: until then the program counts as
-# alive, see `process_identity`.
+# When the supervisor is gone, the tender waits for the programs that run and leaves their
+# outcomes in files, each before it reaps the zombie: until then the program counts as alive, see
+# `process_identity`.
 
 
 class _Program(_Child):
     """What `ProgramConstruct` knows of a program (``job.state``)."""
 
-    __slots__ = ('number', 'tender', 'errno', 'report', 'ok', 'keep')
+    __slots__ = ('gate', 'tender', 'report', 'ok', 'keep')
 
-    def __init__(self, number, job):
+    def __init__(self, job):
         super().__init__()
-        self.number = number
-        self.tender = None   # None: it has none (any more)
-        self.errno = None    # why there is no process
+        self.gate = None     # a descriptor, until it is opened or closed
+        self.tender = None   # None: it has none any more
         self.report = None  # type: typing.Any  # what the tender tells of its end
         self.ok = tuple(job.func.ok)
         self.keep = job.config.get('keep_result', True)
@@ -4912,16 +4914,23 @@ class _Program(_Child):
     def signal(self, number):
         if self.tender is None:
             return super().signal(number)
-        self.tender.send('signal', self.number, int(number))  # it keeps the pid from another use
+        self.tender.send('signal', self.pid, int(number))  # it keeps the pid from another use
         return True
 
     def leaves_others(self):
         return _group_runs(self.pid)
 
+    def close_gate(self, word=b''):
+        """Let it run, with ``b'g'``, or exit."""
+        if self.gate is not None:
+            _send(self.gate, word)
+            _close_private(self.gate)
+            self.gate = None
+
     def outcome(self):
         if self.report is None:
             return None
-        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))
+        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))  # type: ignore
 
 
 def _group_runs(group):
@@ -4945,16 +4954,20 @@ class _Tender:
     """A tender, as the supervisor knows it: its process, and the line to it.
 
     Args:
-        heard: called with what each message consists of that comes from it.
+        ended: called with the pid of each program that has ended, and the tender's report of it.
     """
 
     PATIENCE = 30.0  # seconds that an answer may take
 
-    def __init__(self, heard):
+    def __init__(self, ended):
         self.lost = False
         self.folder = _current_folder()
-        self._heard = heard
+        self._ended = ended
+        self._spare = None  # of the process that stands ready: pid, gate, identity
+        self._errno = None  # why there is none
+        self._asked = True  # one is being made
         self._inbox = bytearray()
+        self._gates = []  # type: typing.List[int]
         with _start_lock:
             self.fd, theirs = _make_pair()
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
@@ -4967,7 +4980,12 @@ class _Tender:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 theirs.close()
         self.pid = self._process.pid
-        self._write(_tender_code())
+        self._line = self._adopt_line()
+        self._write(self.fd, _tender_code())
+
+    def _adopt_line(self):
+        import socket
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.fd)
 
     @staticmethod
     def _start(fd):
@@ -4981,59 +4999,110 @@ class _Tender:
 
     def send(self, *message):
         """Send a message; that a tender is dead is noticed when it is listened to."""
-        self._write(_framed(message))
+        self._write(self.fd, _framed(message))
 
-    def _write(self, content):
-        view = memoryview(content)
-        while view:
-            try:
-                view = view[os.write(self.fd, view):]
-            except BlockingIOError:
-                self._wait(True)
-                self.listen()    # lest each waits for the other to read
-            except OSError:
-                return
+    def take(self, call):
+        """Tell the process that stands ready what to run; return its (pid, gate, identity).
 
-    def _wait(self, writing=False):
-        """Wait until there is something to hear, or room to write; not for a dead one."""
-        import select
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN | (select.POLLOUT if writing else 0))
-        if not poll.poll(self.PATIENCE * 1000):
-            self._process.kill()    # it hangs, or has been stopped
-
-    def await_answer(self, child):
-        """Listen until a program has a pid or none; raise ChildProcessError at the end."""
-        while child.pid is None and child.errno is None:
+        Raises:
+            ChildProcessError: the tender is dead.
+            OSError: it can make no process now.
+        """
+        if self._spare is None and not self._asked:
+            self._errno, self._asked = None, True
+            self.send('make')
+        while self._spare is None and self._errno is None:
             if self.lost:
                 raise ChildProcessError('the process that starts programs, of %r, died (%s)'
                                         % (sys.executable, _manner(self._process.wait())))
-            self._wait()
+            self._wait(self.fd)
             self.listen()
+        if self._spare is None:
+            raise OSError(self._errno, os.strerror(self._errno))
+        spare, self._spare = self._spare, None
+        self._write(spare[1], _framed(call))
+        return spare
+
+    def _write(self, fd, content):
+        view = memoryview(content)
+        while view:
+            try:
+                view = view[os.write(fd, view):]
+            except BlockingIOError:
+                self._wait(fd, True)
+                self.listen()    # lest each waits for the other to read
+            except OSError:
+                return    # nobody reads that any more
+
+    def _wait(self, fd, writing=False):
+        """Wait until there is something to hear, or room to write; not for a dead tender."""
+        import select
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        if writing:
+            poll.register(fd, select.POLLOUT | (select.POLLIN if fd == self.fd else 0))
+        if not poll.poll(self.PATIENCE * 1000):
+            self._process.kill()    # it hangs, or has been stopped
 
     def listen(self):
         """Take what has come from it; sets ``lost`` at the end of the stream."""
+        import socket
+        space, flags = socket.CMSG_SPACE(4), getattr(socket, 'MSG_CMSG_CLOEXEC', 0)
         while not self.lost:
             try:
-                content = os.read(self.fd, 1 << 16)
+                with _start_lock:
+                    content, passed, _, _ = self._line.recvmsg(1 << 16, space, flags)
+                    self._gates += [_private_fd(one[2]) for one in passed]
             except BlockingIOError:
                 break
             except OSError:    # it died without having read all that we sent
                 content = b''
             self._inbox += content
             self.lost = not content
-        for message in _unframed(self._inbox):
-            self._heard(*message)
+        for kind, number, *report in _unframed(self._inbox):
+            getattr(self, '_' + kind)(number, *report)
+
+    def begin(self, pid, *what):
+        """Say of a process that it is about to begin, and what has to be known of it."""
+        self.send('begin', pid, *what)
+        self._asked = True    # the next one is made while this one works
+
+    def _ready(self, pid):
+        self._asked = False
+        self._spare = pid, self._gates.pop(0), process_identity(pid, self.pid)
+
+    def _refused(self, number):
+        self._errno, self._asked = number, False
+
+    def _over(self, pid, report):
+        if self._spare is None or pid != self._spare[0]:
+            self._ended(pid, report)
+            return
+        _close_private(self._spare[1])    # somebody has killed it
+        self._spare = None
+        self.send('settle', pid)
 
     def close(self, patience):
         """Let it go; it ends with the last program. Return its exit code (negative: a signal)."""
         import subprocess
+        for gate in self._gates + ([self._spare[1]] if self._spare else []):
+            _close_private(gate)
+        self._line.detach()
         _close_private(self.fd)
         try:
             return self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+def _private_fd(content):
+    """Return a descriptor that came over a line, for this process only."""
+    fd = int.from_bytes(content, sys.byteorder)
+    os.set_inheritable(fd, False)
+    os.set_blocking(fd, False)
+    _private_fds.add(fd)
+    return fd
 
 
 def _current_folder():
@@ -5078,8 +5147,7 @@ class ProgramConstruct(_ChildConstruct):
     def open(self, port):
         super().open(port)
         self._tender = None
-        self._numbers = itertools.count(1)
-        self._programs = {}  # number -> job that is being prepared, or is and not settled
+        self._programs = {}  # pid -> job that is prepared and not settled
 
     def check(self, name, func, args, kwargs, config):
         if not isinstance(func, Command):
@@ -5093,24 +5161,30 @@ class ProgramConstruct(_ChildConstruct):
                 % (name, sys.executable))
 
     def prepare(self, job):
-        job.state = child = _Program(next(self._numbers), job)
-        self._programs[child.number] = job
-        try:
-            self._ask(job)
-            if child.errno is not None:
-                raise OSError(child.errno, os.strerror(child.errno))
-        except BaseException:
-            del self._programs[child.number]
-            raise
-        job.process = process_identity(child.pid, child.tender.pid)
+        job.state = child = _Program(job)
+        while child.pid is None:
+            fresh = self._tender is None
+            if fresh:
+                self._tender = _Tender(self._ended)
+                self.port.watch(self._tender.fd, self._readable)
+            try:
+                child.pid, child.gate, job.process = self._tender.take(
+                    self._call(job))
+            except ChildProcessError:    # perhaps long ago, and it is noticed only now
+                self._lose_tender()
+                if fresh:
+                    raise
+        child.tender = self._tender
+        self._programs[child.pid] = job
 
     def release(self, job):
         child = job.state
         self._jobs.add(job)
-        if child.tender is not None and child.report is None:
-            child.tender.send('release', child.number)
-        else:
-            self._blind.add(job)    # it has ended at its gate
+        if child.tender is not None:
+            child.tender.begin(child.pid, _in_bytes(job.outcome), child.ok, child.keep)
+        child.close_gate(b'g')
+        if child.tender is None or child.report is not None:    # it has ended at its gate
+            self._blind.add(job)
             self._check(job)
 
     def withdraw(self, job):
@@ -5120,8 +5194,10 @@ class ProgramConstruct(_ChildConstruct):
         child = job.state
         if not isinstance(child, _Program):
             super().settle(job)
-        elif self._programs.pop(child.number, None) is not None and child.tender is not None:
-            child.tender.send('settle', child.number)
+            return
+        child.close_gate()
+        if self._programs.pop(child.pid, None) is not None and child.tender is not None:
+            child.tender.send('settle', child.pid)
 
     def close(self):
         if self._tender is not None:
@@ -5130,6 +5206,8 @@ class ProgramConstruct(_ChildConstruct):
                 self._lose_tender()
         running = [job for job in self._jobs if isinstance(job.state, _Program)]
         super().close()
+        for job in self._programs.values():
+            job.state.close_gate()
         for job in running:
             self.settle(job)
         if self._tender is not None and self._part() != 0:
@@ -5138,26 +5216,8 @@ class ProgramConstruct(_ChildConstruct):
 
     # The tender.
 
-    def _ask(self, job):
-        """Have a process made for a program: by a new tender if the one that was there died."""
-        while True:
-            fresh = self._tender is None
-            if fresh:
-                self._tender = _Tender(self._heard)
-                self.port.watch(self._tender.fd, self._readable)
-            child, tender = job.state, self._tender
-            child.tender = tender
-            try:
-                tender.send('prepare', child.number, self._call(job))
-                tender.await_answer(child)
-                return
-            except ChildProcessError:
-                self._lose_tender()
-                if fresh:
-                    raise
-
     def _call(self, job):
-        """Return what the tender has to know to run a job, as a dict."""
+        """Return what a process has to know to run a job, as a dict."""
         command, config = job.func.filled(_refuse_name, _refuse_name), job.config
         environment = dict(os.environb)
         for changes in (job.env, config.get('env') or {}, command.env):
@@ -5167,8 +5227,7 @@ class ProgramConstruct(_ChildConstruct):
             'argv': [_in_bytes(part) for part in command.argv()], 'env': environment,
             'cwd': _in_bytes(self._folder(command.cwd or config.get('cwd'))),
             'stdin': _in_bytes(command.stdin),
-            'log': None if config.get('capture') == 'none' else _in_bytes(job.log),
-            'outcome': _in_bytes(job.outcome), 'ok': job.state.ok, 'keep': job.state.keep}
+            'log': None if config.get('capture') == 'none' else _in_bytes(job.log)}
 
     def _folder(self, cwd):
         """Return the folder to go to, or None for that in which the tender is."""
@@ -5183,17 +5242,10 @@ class ProgramConstruct(_ChildConstruct):
         if tender.lost and tender is self._tender:
             self._lose_tender()
 
-    def _heard(self, kind, number, content):
-        job = self._programs.get(number)
-        if job is None:
-            return    # settled meanwhile
-        child = job.state
-        if kind == 'prepared':
-            child.pid = content
-        elif kind == 'refused':
-            child.errno = content
-        else:
-            child.report = content
+    def _ended(self, pid, report):
+        job = self._programs.get(pid)
+        if job is not None:
+            job.state.report = report
             self._check(job)
 
     def _part(self):
@@ -5207,9 +5259,7 @@ class ProgramConstruct(_ChildConstruct):
         manner = _manner(self._part())
         logger.error('the process that watches over programs %s; they are ended', manner)
         for job in list(self._programs.values()):
-            job.state.tender = None
-            if job.process is not None:
-                self._end_orphaned(job)
+            self._end_orphaned(job)
             if job in self._jobs:
                 self._blind.add(job)
                 self._check(job, 0.05)
@@ -5241,8 +5291,10 @@ def read(size):
         box += os.read(line, size - len(box)) or sys.exit(1)
     return box
 names = {'os': os, 'sys': sys, 'time': time, '__builtins__': __builtins__}
-def made(name, code, defaults):
-    return type(made)(code, names, name, defaults)
+def made(name, code, defaults, more):
+    function = type(made)(code, names, name, defaults)
+    function.__kwdefaults__ = more
+    return function
 functions, classes = marshal.loads(read(int.from_bytes(read(4), 'big')))
 names.update((one[0], made(*one)) for one in functions)
 names.update((name, type(name, (), {one[0]: made(*one) for one in methods}))
@@ -5255,7 +5307,8 @@ names['_Tending'](line).run()
 def _tender_code():
     """Return the code of the tender as a frame."""
     def packed(functions):
-        return [(one.__name__, one.__code__, one.__defaults__) for one in functions]
+        return [(one.__name__, one.__code__, one.__defaults__, one.__kwdefaults__)
+                for one in functions]
     classes = [(one.__name__, packed(method for method in vars(one).values()
                                      if hasattr(method, '__code__')))
                for one in (_Tended, _Tending)]
@@ -5263,16 +5316,16 @@ def _tender_code():
 
 
 class _Tended:
-    """What the tender knows of a program."""
+    """What the tender knows of a process that it has made."""
 
-    def __init__(self, pid, gate, call):
+    def __init__(self, pid, words):
         self.pid = pid
-        self.gate = gate     # our end of a pair
-        self.call = call     # what `ProgramConstruct` said of it
-        # Once it has ended: code, refusal, last lines, time.
+        self.words = words     # where it says why there is no program, and what its stderr is
+        self.outcome, self.ok, self.keep = None, (), False    # as of the job
+        # Once it has ended: its code, why there is no program, last lines, time.
         self.report = None  # type: typing.Any
-        self.released = self.killed = False
-        self.settled = False  # nobody wants to know of its end
+        self.killed = False
+        self.settled = False   # nobody wants to know of its end
 
 
 class _Tending:
@@ -5284,10 +5337,13 @@ class _Tending:
 
     def __init__(self, line):
         import _signal as raw
+        import _socket
         import select
+        self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, line)
         self.line = line       # None once the supervisor is gone
-        self.inbox, self.outbox = bytearray(), bytearray()
-        self.programs = {}     # number -> _Tended, until it is reaped
+        self.inbox = bytearray()
+        self.outbox = []       # [content, descriptor to pass with it or None]
+        self.programs = {}     # pid -> _Tended, until it is reaped
         self.running = {}      # those that have not ended
         # Blocked, and not ignored: so a child can let them come when it is ready for them.
         raw.pthread_sigmask(raw.SIG_SETMASK, [
@@ -5303,6 +5359,7 @@ class _Tending:
         self.poll.register(self.wakeup[0], select.POLLIN)
 
     def run(self):
+        self.make()
         while self.line is not None or self.programs:
             for fd, _ in self.poll.poll():
                 if fd == self.wakeup[0]:
@@ -5329,8 +5386,8 @@ class _Tending:
         for kind, *rest in _unframed(self.inbox):
             getattr(self, kind)(*rest)
 
-    def say(self, *message):
-        self.outbox += _framed(message)
+    def say(self, *message, fd=None):
+        self.outbox.append([_framed(message), fd])
         self.flush()
 
     def flush(self):
@@ -5338,66 +5395,87 @@ class _Tending:
         import select
         try:
             while self.outbox:
-                del self.outbox[:os.write(self.line, self.outbox)]
+                self.write(self.outbox[0])
         except BlockingIOError:
             pass
         except OSError:
-            del self.outbox[:]    # it is gone, which reading tells better
+            self.drop()    # it is gone, which reading tells better
         self.poll.modify(self.line, select.POLLIN | (select.POLLOUT if self.outbox else 0))
+
+    def write(self, message):
+        import _socket
+        content, fd = message
+        message[0] = content[self.socket.sendmsg([content], [] if fd is None else [
+            (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]):]
+        message[1] = None
+        if fd is not None:
+            os.close(fd)
+        if not message[0]:
+            del self.outbox[0]
+
+    def drop(self):
+        for _, fd in self.outbox:
+            if fd is not None:
+                os.close(fd)
+        del self.outbox[:]
 
     def lose(self):
         """The supervisor is gone: nothing more is started, outcomes go into files."""
         self.poll.unregister(self.line)
-        os.close(self.line)
+        self.drop()
+        self.socket.close()
         self.line = None
         void = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(void, fd)    # others may wait for the end of what the supervisor wrote to
-        for number, program in list(self.programs.items()):
-            if not program.released:
-                self.settle(number)
-            elif program.report is not None:
-                self.leave(number)
+        for program in list(self.programs.values()):
+            if program.report is not None:
+                self.leave(program)
 
     # What it is told.
 
-    def prepare(self, number, call):
+    def make(self):
+        """Make a process that stands ready; tell of it, and pass on its gate."""
         import _socket
+        gate = []  # type: typing.Any
         try:
+            gate = os.pipe()
             ours, theirs = _socket.socketpair()
             pid = os.fork()
         except OSError as error:
-            self.say('refused', number, error.errno)
+            for fd in gate:
+                os.close(fd)
+            self.say('refused', error.errno)
             return
         if not pid:
-            ours.close()
-            self.leave_to(theirs, call)
+            self.leave_to(gate, theirs)
+        os.close(gate[0])
         theirs.close()
         try:
             os.setpgid(pid, pid)    # so that the group is there before it is told of
         except OSError:
-            pass    # it has done so itself and is a program already, or dead
-        self.programs[number] = self.running[number] = _Tended(pid, ours, call)
-        self.say('prepared', number, pid)
+            pass    # it is dead
+        self.programs[pid] = self.running[pid] = _Tended(pid, ours)
+        self.say('ready', pid, fd=gate[1])
 
-    def leave_to(self, gate, call):
+    def leave_to(self, gate, words):
         """In a child: let nothing of the tender's stay open."""
-        for fd in self.wakeup + (self.line,):
+        os.close(gate[1])
+        self.drop()
+        self.socket.close()
+        for fd in self.wakeup:
             os.close(fd)
         for program in self.programs.values():
-            program.gate.close()
-        _stand_at_gate(gate, call)
+            program.words.close()
+        _stand_at_gate(gate[0], words)
 
-    def release(self, number):
-        program = self.programs[number]
-        program.released = True
-        try:
-            program.gate.send(b'g')
-        except OSError:
-            pass    # it has died, which is told anyway
+    def begin(self, pid, outcome, ok, keep):
+        program = self.programs[pid]
+        program.outcome, program.ok, program.keep = outcome, ok, keep
+        self.make()    # while the supervisor has nothing to do
 
-    def signal(self, number, which):
-        program = self.programs.get(number)
+    def signal(self, pid, which):
+        program = self.programs.get(pid)
         if program is not None:
             program.killed = True
             self.send_signal(program, which)
@@ -5409,62 +5487,62 @@ class _Tending:
         except OSError:
             pass    # nobody is there any more, or has other rights
 
-    def settle(self, number):
-        """Forget a program. At its gate it exits."""
-        program = self.programs[number]
+    def settle(self, pid):
+        """Forget a process."""
+        program = self.programs[pid]
         program.settled = True
-        program.gate.close()
         if program.report is not None:
-            self.reap(number)
+            self.reap(program)
 
     # What ends.
 
     def look(self):
         """See which programs have ended."""
-        for number, program in list(self.running.items()):
-            found = os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        for pid, program in list(self.running.items()):
+            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found is not None:
-                del self.running[number]
+                del self.running[pid]
                 exited = found.si_code == os.CLD_EXITED
-                self.end(number, program, found.si_status if exited else -found.si_status)
+                self.end(program, found.si_status if exited else -found.si_status)
 
-    def end(self, number, program, code):
-        refusal, tail = _last_words(program.gate)
-        program.gate.close()
+    def end(self, program, code):
+        refusal, tail = _last_words(program.words)
+        program.words.close()
         program.report = code, refusal, tail, time.time()
         if program.settled:
-            self.reap(number)
+            self.reap(program)
         elif self.line is None:
-            self.leave(number)
+            self.leave(program)
         else:
-            self.say('ended', number, program.report)
+            self.say('over', program.pid, program.report)
 
-    def leave(self, number):
+    def leave(self, program):
         """Leave the outcome in a file; only then may the program count as dead."""
-        program = self.programs[number]
-        path, ok, keep = [program.call[name] for name in ('outcome', 'ok', 'keep')]
+        closed = program.report[1] == 'closed'
         try:
-            if path is not None:
-                _leave_outcome(os.fsdecode(path), _program_outcome(*program.report, ok, keep))
+            if program.outcome is not None and not closed:
+                _leave_outcome(os.fsdecode(program.outcome), _program_outcome(
+                    *program.report, program.ok, program.keep))  # type: ignore
         except OSError:
             pass    # there is nobody to tell; a recovery says that there is none
-        self.reap(number)
+        self.reap(program)
 
-    def reap(self, number):
-        program = self.programs.pop(number)
+    def reap(self, program):
         if program.killed:
             self.send_signal(program, 9)    # what it has left behind
         os.waitpid(program.pid, 0)
+        del self.programs[program.pid]
 
 
-def _last_words(gate):
-    """Return (why a program could not be started, or '', the last lines of its stderr)."""
+def _last_words(words):
+    """Return (why there is no program, or '', the last lines of its stderr)."""
     import _socket
+    space, flags = _socket.CMSG_SPACE(4), getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
     refusal, tail = b'', ''
     try:
-        gate.setblocking(False)
+        words.setblocking(False)
         while True:
-            content, passed, _, _ = gate.recvmsg(1 << 16, _socket.CMSG_SPACE(4))
+            content, passed, _, _ = words.recvmsg(1 << 16, space, flags)
             if not content:
                 break
             if passed:
@@ -5478,8 +5556,8 @@ def _last_words(gate):
     return refusal.decode('utf-8', 'replace'), tail
 
 
-def _stand_at_gate(gate, call):
-    """Wait at the gate, then become the program. Does not return."""
+def _stand_at_gate(gate, words):
+    """Get ready for what is to run, wait at the gate, become the program. Does not return."""
     import _signal as raw
     try:
         os.setpgid(0, 0)
@@ -5489,20 +5567,46 @@ def _stand_at_gate(gate, call):
         if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
             raw.signal(raw.SIGINT, raw.SIG_DFL)
         raw.pthread_sigmask(raw.SIG_SETMASK, [])
-        if gate.recv(1):
-            gate.sendall(_become(gate, call).encode('utf-8', 'backslashreplace'))
+        words.sendall(_become(gate, words).encode('utf-8', 'backslashreplace'))
     except BaseException as error:
-        gate.sendall(('it could not be started: %s' % error).encode('utf-8', 'backslashreplace'))
+        words.sendall(('it could not be started: %s' % error).encode('utf-8', 'replace'))
     finally:
         os._exit(127)
 
 
-def _become(gate, call):
-    """Become the program; return why that cannot be."""
+def _become(gate, words):
+    """Become the program; return why that cannot be, once it should."""
+    inbox, calls = bytearray(), []
+    while not calls:
+        content = os.read(gate, 1 << 16)
+        if not content:
+            return 'closed'
+        inbox += content
+        calls = _unframed(inbox)
+    argv, env = calls[0]['argv'], calls[0]['env']
+    refusal = _get_ready(calls[0], words)
+    found = [path for path in _candidates(argv[0], _search_path(env)) if os.path.isfile(path)][:1]
+    try:    # have what that needs copied into this process before, not after
+        os.execve(b'', argv, env)
+    except (OSError, ValueError):
+        pass
+    if not inbox and not os.read(gate, 1):
+        _remove_log(calls[0]['log'])
+        return 'closed'
+    try:
+        if found and not refusal:
+            os.execve(found[0], argv, env)
+    except OSError:
+        pass    # there may be another
+    return refusal or _execute(argv, env)
+
+
+def _get_ready(call, words):
+    """Open the log, go to the folder, open stdin; return why that cannot be, or ''."""
     log, folder, stdin = call['log'], call['cwd'], call['stdin']
     try:
         if log is not None:
-            _take_log(gate, log)
+            _take_log(words, log)
     except OSError as error:
         return 'its log %r cannot be opened: %s' % (os.fsdecode(log), os.strerror(error.errno))
     try:
@@ -5515,21 +5619,35 @@ def _become(gate, call):
             os.dup2(os.open(stdin, os.O_RDONLY), 0)
     except OSError as error:
         return _no_stdin(stdin, error.errno)
-    return _execute(call['argv'], call['env'])
+    return ''
 
 
-def _take_log(gate, path):
+def _take_log(words, path):
     """Let stdout and stderr go to the log; give the tender the description of stderr, too."""
     import _socket
     out, err = _open_log(path), _open_log(path, os.O_RDWR)
-    gate.sendmsg([b'%d;' % os.fstat(err).st_size], [
+    words.sendmsg([b'%d;' % os.fstat(err).st_size], [
         (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, err.to_bytes(4, sys.byteorder))])
     os.dup2(out, 1)
     os.dup2(err, 2)
 
 
+def _remove_log(path):
+    """Remove the log of what never ran: that there is one says that it did, see `_Orphan`."""
+    try:
+        if path is not None and not os.stat(path).st_size:
+            os.unlink(path)
+    except OSError:
+        pass    # it could not be made
+
+
+def _search_path(env):
+    return env.get(b'PATH', os.fsencode(os.defpath))
+
+
 def _execute(argv, env):
-    search, number = env.get(b'PATH', os.fsencode(os.defpath)), 2
+    """Become a program, wherever it is found; return why that cannot be."""
+    search, number = _search_path(env), 2
     for path in _candidates(argv[0], search):
         if os.path.exists(path):
             try:
@@ -5542,7 +5660,8 @@ def _execute(argv, env):
 _TENDER_FUNCTIONS = (
     _write, _make_folder, _open_log, _leave_outcome, _framed, _unframed, _manner, _end_of_program,
     _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
-    _last_words, _stand_at_gate, _become, _take_log, _execute)
+    _last_words, _stand_at_gate, _become, _get_ready, _take_log, _remove_log,
+    _search_path, _execute)
 
 
 # Which construct ------------------------------------------------------------------
