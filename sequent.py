@@ -189,7 +189,49 @@ def _environment_text(text):
     except UnicodeEncodeError:
         return os.fsdecode(text.encode('utf-8', 'backslashreplace'))
 
-# A tender forks programs and lets them stay zombies until their outcomes are stored.
+if sys.version_info >= (3, 8) and hasattr(os, 'posix_spawn'):
+    def _spawn(path, argv, env, streams, defaults):
+        """Start a program in a process group of its own; raise OSError if that cannot be.
+
+        Args:
+            path, argv, env: as of os.execve(), in bytes.
+            streams: the descriptors for its own 0, 1 and 2.
+            defaults: the signals for which it is not to inherit that they are ignored.
+        """
+        return os.posix_spawn(path, argv, env, setpgroup=0, setsigmask=(), setsigdef=defaults,
+                              file_actions=[(os.POSIX_SPAWN_DUP2, fd, number)
+                                            for number, fd in enumerate(streams)])
+else:
+    def _spawn(path, argv, env, streams, defaults):
+        """The same by a fork, which is cheap in a small process."""
+        import _signal as raw  # type: ignore  # signal itself is large
+        errors, ours = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.setpgid(0, 0)
+                raw.set_wakeup_fd(-1)
+                for number in defaults:
+                    raw.signal(number, raw.SIG_DFL)
+                raw.pthread_sigmask(raw.SIG_SETMASK, ())
+                for number, fd in enumerate(streams):
+                    os.dup2(fd, number)
+                os.execve(path, argv, env)
+            except OSError as error:
+                os.write(ours, b'%d' % error.errno)
+            except ValueError:
+                os.write(ours, b'22')
+            finally:
+                os._exit(127)
+        os.close(ours)
+        failed = os.read(errors, 16)    # the end of file: it has become the program
+        os.close(errors)
+        if failed:
+            os.waitpid(pid, 0)
+            raise OSError(int(failed), os.strerror(int(failed)))
+        return pid
+
+# A tender starts programs and lets them stay zombies until their outcomes are stored.
 _HAS_TENDERS = all(hasattr(os, name) for name in ('fork', 'waitid', 'environb'))
 
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
@@ -1982,6 +2024,29 @@ def process_alive(identity):
     return known.get('start') in (None, start)
 
 
+def find_process(identity, outcome):
+    """Return the identity of the process that runs a task, or None if there is none.
+
+    A program is committed before it has a process: under the identity of its tender, with
+    ``program``, a number. When the supervisor is gone, the tender says in a file beside that for
+    the outcome which process it is.
+
+    Args:
+        identity: as it was committed with the task.
+        outcome: path of the outcome that an orphan leaves, or None.
+    """
+    if outcome is None or 'program' not in _read_identity(identity):
+        return identity
+    deadline = time.monotonic() + 10.0
+    while True:
+        alive = process_alive(identity)
+        said = _read_line(outcome + '.process')
+        if said is not None:
+            return said if _read_identity(said) else None
+        if not alive or os.path.exists(outcome) or time.monotonic() > deadline:
+            return identity if alive and not os.path.exists(outcome) else None
+        time.sleep(0.005)    # the supervisor has died this moment
+
 def _takes_signals(pid):
     """Ask the system whether there is a process: where /proc is missing or hides it."""
     if os.name == 'nt':  # signal 0 is Ctrl-C there
@@ -3042,6 +3107,9 @@ class Port(abc.ABC):
     @abc.abstractmethod
     def unwatch(self, fd):
         """Stop watching ``fd``, before it is closed. From the driver's thread."""
+
+    def moved(self, job):  # noqa: B027 (optional)
+        """Take note that ``job.process`` says more now: it is stored with the next commit."""
 
     def private_fds(self):
         """Return the driver's descriptors that a forked child must close (store, lock ...)."""
@@ -4313,8 +4381,9 @@ class _ChildConstruct(TaskConstruct):
         return bool(self._blind)
 
     def settle(self, job):
-        if job.outcome is not None:
-            _remove(job.outcome)  # where an orphan left it
+        if job.outcome is not None:    # what an orphan left
+            _remove(job.outcome)
+            _remove(job.outcome + '.process')
 
     def kill(self, job, force):
         child = job.state
@@ -4871,103 +4940,93 @@ def _load_main(name, path):
 
 # Programs: the supervisor's side ---------------------------------------------------
 #
-# One small process of the run, its tender, makes the processes of programs and waits for them.
-# It shares no memory with the supervisor, so that its forks are cheap however large that has
-# grown: a fork of a few MB, where posix_spawn() knows no gate. One process always stands ready,
-# so that nobody waits for a fork; the supervisor has the gates, so that they close with it:
+# One small process of the run, its tender, starts the programs and waits for them, so a program
+# is one process. The tender shares no memory with the supervisor, so a start costs the same
+# however large that has grown. It knows what to start before the start is stored, so that it
+# can say of each program that is stored what became of it:
 #
-#   supervisor                     tender                    process
-#                         <-----   pid, gate      ----->     own group, default signals, waits
-#   prepare: what to run  ---------------------------->      log, folder, stdin; waits at the
-#   (the start is stored)                                    gate; end of file: exit
-#   release               ---------------------------->      exec
-#                         ----->   makes the next
-#   port.done             <-----   how it ended   <-----     ends; stays a zombie
+#   supervisor                   tender                               program
+#   prepare           ----->     knows what to run
+#   (the start is stored)
+#   release           ----->     opens the log, posix_spawn()  ---->  runs
+#                     <-----     its pid, if it runs a while
+#   port.done         <-----     how it ended                  <----  ends; stays a zombie
 #   (the outcome is stored)
-#   settle                ----->   reaps it
+#   settle            ----->     reaps it
 #
-# When the supervisor is gone, the tender waits for the programs that run and leaves their
-# outcomes in files, each before it reaps the zombie: until then the program counts as alive, see
+# When the supervisor is gone, the tender starts nothing more. It says at once in files which
+# process each program is, see `find_process`, waits for those that run, and leaves their outcomes
+# in files, each before it reaps the zombie: until then the program counts as alive, see
 # `process_identity`.
 
 
 class _Program(_Child):
     """What `ProgramConstruct` knows of a program (``job.state``)."""
 
-    __slots__ = ('gate', 'tender', 'report', 'ok', 'keep')
+    __slots__ = ('number', 'tender', 'report', 'ok', 'keep')
 
-    def __init__(self, job):
+    def __init__(self, number, tender, job):
         super().__init__()
-        self.gate = None     # a descriptor, until it is opened or closed
-        self.tender = None   # None: it has none any more
-        self.report = None  # type: typing.Any  # what the tender tells of its end
+        self.number = number
+        self.tender = tender  # None: it has died
+        self.report = None    # type: typing.Any  # what the tender tells of the end
         self.ok = tuple(job.func.ok)
         self.keep = job.config.get('keep_result', True)
 
     def alive(self, job):
-        return self.report is None and (self.tender is not None
-                                        or bool(process_alive(job.process)))
+        return self.report is None and self.tender is not None
 
     def cause(self):
         return 'ended, as the process that watched over programs died'
 
     def signal(self, number):
-        if self.tender is None:
-            return super().signal(number)
-        self.tender.send('signal', self.pid, int(number))  # it keeps the pid from another use
+        if self.tender is not None:
+            self.tender.send('signal', self.number, int(number))
         return True
 
     def leaves_others(self):
-        return _group_runs(self.pid)
-
-    def close_gate(self, word=b''):
-        """Let it run, with ``b'g'``, or exit."""
-        if self.gate is not None:
-            _send(self.gate, word)
-            _close_private(self.gate)
-            self.gate = None
+        return self.pid is not None and _runs(2, self.pid)
 
     def outcome(self):
         if self.report is None:
             return None
-        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))  # type: ignore
+        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))
 
 
-def _group_runs(group):
-    """Return whether a process of a group runs, zombies left aside; False without ``/proc``."""
+def _members(field, number):
+    """Yield the pids of what runs in a process group (field 2) or session (3); zombies do not."""
     try:
         pids = [name for name in os.listdir('/proc') if name.isdigit()]
     except OSError:
-        return False
+        return
     for pid in pids:
         try:
             with open('/proc/%s/stat' % pid, 'rb') as file:
-                state, _, its_group = file.read().rpartition(b')')[2].split()[:3]
-        except (OSError, ValueError):
+                fields = file.read().rpartition(b')')[2].split()
+        except OSError:
             continue    # it has just ended
-        if int(its_group) == group and state not in (b'Z', b'X'):
-            return True
-    return False
+        if int(fields[field]) == number and fields[0] not in (b'Z', b'X'):
+            yield int(pid)
+
+
+def _runs(field, number):
+    return any(True for _ in _members(field, number))
 
 
 class _Tender:
     """A tender, as the supervisor knows it: its process, and the line to it.
 
     Args:
-        ended: called with the pid of each program that has ended, and the tender's report of it.
+        told: called with what each message consists of that comes from it.
     """
 
-    PATIENCE = 30.0  # seconds that an answer may take
+    PATIENCE = 30.0  # seconds that it may take to read
 
-    def __init__(self, ended):
+    def __init__(self, told):
         self.lost = False
         self.folder = _current_folder()
-        self._ended = ended
-        self._spare = None  # of the process that stands ready: pid, gate, identity
-        self._errno = None  # why there is none
-        self._asked = True  # one is being made
+        self._told = told
         self._inbox = bytearray()
-        self._gates = []  # type: typing.List[int]
         with _start_lock:
             self.fd, theirs = _make_pair()
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
@@ -4980,12 +5039,9 @@ class _Tender:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 theirs.close()
         self.pid = self._process.pid
-        self._line = self._adopt_line()
-        self._write(self.fd, _tender_code())
-
-    def _adopt_line(self):
-        import socket
-        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, self.fd)
+        self.identity = process_identity(self.pid)
+        self._write(_tender_code())
+        self.send('know', self.identity)
 
     @staticmethod
     def _start(fd):
@@ -4999,110 +5055,60 @@ class _Tender:
 
     def send(self, *message):
         """Send a message; that a tender is dead is noticed when it is listened to."""
-        self._write(self.fd, _framed(message))
+        self._write(_framed(message))
 
-    def take(self, call):
-        """Tell the process that stands ready what to run; return its (pid, gate, identity).
-
-        Raises:
-            ChildProcessError: the tender is dead.
-            OSError: it can make no process now.
-        """
-        if self._spare is None and not self._asked:
-            self._errno, self._asked = None, True
-            self.send('make')
-        while self._spare is None and self._errno is None:
-            if self.lost:
-                raise ChildProcessError('the process that starts programs, of %r, died (%s)'
-                                        % (sys.executable, _manner(self._process.wait())))
-            self._wait(self.fd)
-            self.listen()
-        if self._spare is None:
-            raise OSError(self._errno, os.strerror(self._errno))
-        spare, self._spare = self._spare, None
-        self._write(spare[1], _framed(call))
-        return spare
-
-    def _write(self, fd, content):
+    def _write(self, content):
+        import select
         view = memoryview(content)
         while view:
             try:
-                view = view[os.write(fd, view):]
+                view = view[os.write(self.fd, view):]
             except BlockingIOError:
-                self._wait(fd, True)
+                poll = select.poll()
+                poll.register(self.fd, select.POLLIN | select.POLLOUT)
+                if not poll.poll(self.PATIENCE * 1000):
+                    self._process.kill()    # it hangs, or has been stopped
                 self.listen()    # lest each waits for the other to read
             except OSError:
-                return    # nobody reads that any more
-
-    def _wait(self, fd, writing=False):
-        """Wait until there is something to hear, or room to write; not for a dead tender."""
-        import select
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        if writing:
-            poll.register(fd, select.POLLOUT | (select.POLLIN if fd == self.fd else 0))
-        if not poll.poll(self.PATIENCE * 1000):
-            self._process.kill()    # it hangs, or has been stopped
+                return
 
     def listen(self):
         """Take what has come from it; sets ``lost`` at the end of the stream."""
-        import socket
-        space, flags = socket.CMSG_SPACE(4), getattr(socket, 'MSG_CMSG_CLOEXEC', 0)
         while not self.lost:
             try:
-                with _start_lock:
-                    content, passed, _, _ = self._line.recvmsg(1 << 16, space, flags)
-                    self._gates += [_private_fd(one[2]) for one in passed]
+                content = os.read(self.fd, 1 << 16)
             except BlockingIOError:
                 break
             except OSError:    # it died without having read all that we sent
                 content = b''
             self._inbox += content
             self.lost = not content
-        for kind, number, *report in _unframed(self._inbox):
-            getattr(self, '_' + kind)(number, *report)
+        for message in _unframed(self._inbox):
+            self._told(*message)
 
-    def begin(self, pid, *what):
-        """Say of a process that it is about to begin, and what has to be known of it."""
-        self.send('begin', pid, *what)
-        self._asked = True    # the next one is made while this one works
-
-    def _ready(self, pid):
-        self._asked = False
-        self._spare = pid, self._gates.pop(0), process_identity(pid, self.pid)
-
-    def _refused(self, number):
-        self._errno, self._asked = number, False
-
-    def _over(self, pid, report):
-        if self._spare is None or pid != self._spare[0]:
-            self._ended(pid, report)
-            return
-        _close_private(self._spare[1])    # somebody has killed it
-        self._spare = None
-        self.send('settle', pid)
+    def end_session(self):
+        """End all that a dead tender has started: the session is its own."""
+        patience = time.monotonic() + 0.5
+        while time.monotonic() < patience:
+            left = list(_members(3, self.pid))
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    continue    # it has just ended
+            if not left:
+                return
+            time.sleep(0.001)
 
     def close(self, patience):
         """Let it go; it ends with the last program. Return its exit code (negative: a signal)."""
         import subprocess
-        for gate in self._gates + ([self._spare[1]] if self._spare else []):
-            _close_private(gate)
-        self._line.detach()
         _close_private(self.fd)
         try:
             return self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
-
-
-def _private_fd(content):
-    """Return a descriptor that came over a line, for this process only."""
-    fd = int.from_bytes(content, sys.byteorder)
-    os.set_inheritable(fd, False)
-    os.set_blocking(fd, False)
-    _private_fds.add(fd)
-    return fd
 
 
 def _current_folder():
@@ -5147,7 +5153,8 @@ class ProgramConstruct(_ChildConstruct):
     def open(self, port):
         super().open(port)
         self._tender = None
-        self._programs = {}  # pid -> job that is prepared and not settled
+        self._numbers = itertools.count(1)
+        self._programs = {}  # number -> job that is prepared and not settled
 
     def check(self, name, func, args, kwargs, config):
         if not isinstance(func, Command):
@@ -5161,31 +5168,25 @@ class ProgramConstruct(_ChildConstruct):
                 % (name, sys.executable))
 
     def prepare(self, job):
-        job.state = child = _Program(job)
-        while child.pid is None:
-            fresh = self._tender is None
-            if fresh:
-                self._tender = _Tender(self._ended)
-                self.port.watch(self._tender.fd, self._readable)
-            try:
-                child.pid, child.gate, job.process = self._tender.take(
-                    self._call(job))
-            except ChildProcessError:    # perhaps long ago, and it is noticed only now
+        if self._tender is not None:
+            self._tender.listen()
+            if self._tender.lost:
                 self._lose_tender()
-                if fresh:
-                    raise
-        child.tender = self._tender
-        self._programs[child.pid] = job
+        if self._tender is None:
+            self._tender = _Tender(self._told)
+            self.port.watch(self._tender.fd, self._readable)
+        job.state = child = _Program(next(self._numbers), self._tender, job)
+        self._programs[child.number] = job
+        job.process = '%s, "program": %d}' % (self._tender.identity[:-1], child.number)
+        self._tender.send('prepare', child.number, self._call(job))
 
     def release(self, job):
         child = job.state
         self._jobs.add(job)
-        if child.tender is not None:
-            child.tender.begin(child.pid, _in_bytes(job.outcome), child.ok, child.keep)
-        child.close_gate(b'g')
-        if child.tender is None or child.report is not None:    # it has ended at its gate
-            self._blind.add(job)
-            self._check(job)
+        if child.tender is None:
+            self._finish(job, Outcome(FAILURE, 'the process that starts programs died', lost=True))
+        else:
+            child.tender.send('begin', child.number)
 
     def withdraw(self, job):
         self.settle(job)
@@ -5195,9 +5196,8 @@ class ProgramConstruct(_ChildConstruct):
         if not isinstance(child, _Program):
             super().settle(job)
             return
-        child.close_gate()
-        if self._programs.pop(child.pid, None) is not None and child.tender is not None:
-            child.tender.send('settle', child.pid)
+        if self._programs.pop(child.number, None) is not None and child.tender is not None:
+            child.tender.send('settle', child.number)
 
     def close(self):
         if self._tender is not None:
@@ -5206,18 +5206,15 @@ class ProgramConstruct(_ChildConstruct):
                 self._lose_tender()
         running = [job for job in self._jobs if isinstance(job.state, _Program)]
         super().close()
-        for job in self._programs.values():
-            job.state.close_gate()
         for job in running:
             self.settle(job)
-        if self._tender is not None and self._part() != 0:
-            for job in running:
-                self._end_orphaned(job)
+        if self._tender is not None:
+            self._part()
 
     # The tender.
 
     def _call(self, job):
-        """Return what a process has to know to run a job, as a dict."""
+        """Return what the tender has to know to run a job, as a dict."""
         command, config = job.func.filled(_refuse_name, _refuse_name), job.config
         environment = dict(os.environb)
         for changes in (job.env, config.get('env') or {}, command.env):
@@ -5227,7 +5224,8 @@ class ProgramConstruct(_ChildConstruct):
             'argv': [_in_bytes(part) for part in command.argv()], 'env': environment,
             'cwd': _in_bytes(self._folder(command.cwd or config.get('cwd'))),
             'stdin': _in_bytes(command.stdin),
-            'log': None if config.get('capture') == 'none' else _in_bytes(job.log)}
+            'log': None if config.get('capture') == 'none' else _in_bytes(job.log),
+            'outcome': _in_bytes(job.outcome), 'ok': job.state.ok, 'keep': job.state.keep}
 
     def _folder(self, cwd):
         """Return the folder to go to, or None for that in which the tender is."""
@@ -5242,34 +5240,39 @@ class ProgramConstruct(_ChildConstruct):
         if tender.lost and tender is self._tender:
             self._lose_tender()
 
-    def _ended(self, pid, report):
-        job = self._programs.get(pid)
-        if job is not None:
-            job.state.report = report
+    def _told(self, kind, number, pid, *report):
+        job = self._programs.get(number)
+        if job is None:
+            return    # settled meanwhile
+        child = job.state
+        child.pid = pid
+        if kind == 'over':
+            child.report = report
             self._check(job)
+        else:
+            job.process = process_identity(pid, child.tender.pid)
+            self.port.moved(job)
 
     def _part(self):
-        """Part with the tender; return its exit code."""
+        """Part with the tender, and with all that a dead one has left."""
         tender, self._tender = self._tender, None
         self.port.unwatch(tender.fd)
-        return tender.close(6.0)
+        if tender.lost:
+            tender.end_session()
+        code = tender.close(6.0)
+        if code and not tender.lost:
+            tender.end_session()
+        return code
 
     def _lose_tender(self):
-        """The tender died: end its programs, as there is nobody to tell how they end."""
-        manner = _manner(self._part())
-        logger.error('the process that watches over programs %s; they are ended', manner)
+        """The tender died: its programs are ended, as nobody could tell how they end."""
+        logger.error('the process that watches over programs %s; they are ended',
+                     _manner(self._part()))
         for job in list(self._programs.values()):
-            self._end_orphaned(job)
-            if job in self._jobs:
-                self._blind.add(job)
-                self._check(job, 0.05)
-
-    def _end_orphaned(self, job):
-        child = job.state
-        child.tender = None
-        child.killed = child.forced = True
-        if child.report is None and process_alive(job.process):
-            child.signal(signal.SIGKILL)
+            child = job.state
+            child.tender = None
+            child.killed = child.forced = True
+            self._check(job)
 
 
 # Programs: the tender's side --------------------------------------------------------
@@ -5291,10 +5294,8 @@ def read(size):
         box += os.read(line, size - len(box)) or sys.exit(1)
     return box
 names = {'os': os, 'sys': sys, 'time': time, '__builtins__': __builtins__}
-def made(name, code, defaults, more):
-    function = type(made)(code, names, name, defaults)
-    function.__kwdefaults__ = more
-    return function
+def made(name, code, defaults):
+    return type(made)(code, names, name, defaults)
 functions, classes = marshal.loads(read(int.from_bytes(read(4), 'big')))
 names.update((one[0], made(*one)) for one in functions)
 names.update((name, type(name, (), {one[0]: made(*one) for one in methods}))
@@ -5307,8 +5308,7 @@ names['_Tending'](line).run()
 def _tender_code():
     """Return the code of the tender as a frame."""
     def packed(functions):
-        return [(one.__name__, one.__code__, one.__defaults__, one.__kwdefaults__)
-                for one in functions]
+        return [(one.__name__, one.__code__, one.__defaults__) for one in functions]
     classes = [(one.__name__, packed(method for method in vars(one).values()
                                      if hasattr(method, '__code__')))
                for one in (_Tended, _Tending)]
@@ -5316,13 +5316,14 @@ def _tender_code():
 
 
 class _Tended:
-    """What the tender knows of a process that it has made."""
+    """What the tender knows of a program."""
 
-    def __init__(self, pid, words):
-        self.pid = pid
-        self.words = words     # where it says why there is no program, and what its stderr is
-        self.outcome, self.ok, self.keep = None, (), False    # as of the job
-        # Once it has ended: its code, why there is no program, last lines, time.
+    def __init__(self, call):
+        self.call = call       # what `ProgramConstruct` says of it
+        self.pid = 0           # once it has been started
+        self.log = None        # the description through which its stderr is written
+        self.start = 0         # the size of the log before
+        # Once it has ended: its code, why it was not started or '', last lines, time.
         self.report = None  # type: typing.Any
         self.killed = False
         self.settled = False   # nobody wants to know of its end
@@ -5337,18 +5338,22 @@ class _Tending:
 
     def __init__(self, line):
         import _signal as raw
-        import _socket
+        import gc
         import select
-        self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, line)
+        gc.disable()           # nothing here makes circles
         self.line = line       # None once the supervisor is gone
-        self.inbox = bytearray()
-        self.outbox = []       # [content, descriptor to pass with it or None]
-        self.programs = {}     # pid -> _Tended, until it is reaped
-        self.running = {}      # those that have not ended
-        # Blocked, and not ignored: so a child can let them come when it is ready for them.
+        self.identity = ''     # of this process
+        self.inbox, self.outbox = bytearray(), bytearray()
+        self.programs = {}     # number -> _Tended, until it is settled or left, and reaped
+        self.running = {}      # those that run
+        self.untold = {}       # number -> message, of those that the supervisor has no pid of
+        # Blocked, and not ignored: it is easy to let them come in a program.
         raw.pthread_sigmask(raw.SIG_SETMASK, [
             getattr(raw, 'SIG' + name) for name in (
                 'HUP', 'INT', 'QUIT', 'ALRM', 'TERM', 'USR1', 'USR2', 'TSTP', 'TTIN', 'TTOU')])
+        self.defaults = [raw.SIGINT] * (raw.getsignal(raw.SIGINT) != raw.SIG_IGN) + [
+            raw.SIGCHLD, raw.SIGPIPE, raw.SIGXFSZ]    # Python ignores two of them
+        self.home = os.open(os.curdir, getattr(os, 'O_PATH', os.O_RDONLY))
         self.wakeup = os.pipe()
         for fd in self.wakeup + (line,):
             os.set_blocking(fd, False)
@@ -5359,15 +5364,18 @@ class _Tending:
         self.poll.register(self.wakeup[0], select.POLLIN)
 
     def run(self):
-        self.make()
         while self.line is not None or self.programs:
-            for fd, _ in self.poll.poll():
+            # Of a program that is over soon it is enough to tell that.
+            events = self.poll.poll(100 if self.untold else None)
+            for fd, _ in events:
                 if fd == self.wakeup[0]:
                     os.read(fd, 4096)
                     self.look()
                 elif fd == self.line:
                     self.flush()
                     self.hear()
+            if not events or len(self.untold) > 100:
+                self.tell_pids()
 
     # The line.
 
@@ -5386,97 +5394,91 @@ class _Tending:
         for kind, *rest in _unframed(self.inbox):
             getattr(self, kind)(*rest)
 
-    def say(self, *message, fd=None):
-        self.outbox.append([_framed(message), fd])
+    def say(self, *message):
+        self.outbox += _framed(message)
         self.flush()
 
     def flush(self):
         """Write what there is room for: the supervisor may be waiting for us to read."""
         import select
+        blocked = bool(self.outbox)
         try:
             while self.outbox:
-                self.write(self.outbox[0])
+                del self.outbox[:os.write(self.line, self.outbox)]
         except BlockingIOError:
-            pass
+            self.poll.modify(self.line, select.POLLIN | select.POLLOUT)
+            return
         except OSError:
-            self.drop()    # it is gone, which reading tells better
-        self.poll.modify(self.line, select.POLLIN | (select.POLLOUT if self.outbox else 0))
+            del self.outbox[:]    # it is gone, which reading tells better
+        if blocked:
+            self.poll.modify(self.line, select.POLLIN)
 
-    def write(self, message):
-        import _socket
-        content, fd = message
-        message[0] = content[self.socket.sendmsg([content], [] if fd is None else [
-            (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]):]
-        message[1] = None
-        if fd is not None:
-            os.close(fd)
-        if not message[0]:
-            del self.outbox[0]
-
-    def drop(self):
-        for _, fd in self.outbox:
-            if fd is not None:
-                os.close(fd)
-        del self.outbox[:]
+    def tell_pids(self):
+        untold, self.untold = self.untold, {}
+        for number, pid in untold.items():
+            self.say('runs', number, pid)
 
     def lose(self):
-        """The supervisor is gone: nothing more is started, outcomes go into files."""
+        """The supervisor is gone: nothing more is started; what there is to say goes to files."""
         self.poll.unregister(self.line)
-        self.drop()
-        self.socket.close()
+        os.close(self.line)
         self.line = None
+        self.untold.clear()
         void = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(void, fd)    # others may wait for the end of what the supervisor wrote to
-        for program in list(self.programs.values()):
+        for number, program in list(self.programs.items()):
             if program.report is not None:
-                self.leave(program)
+                self.leave(number)
+                continue
+            self.leave_file(program, '.process', self.identify(program) if program.pid else {})
+            if not program.pid:
+                del self.programs[number]
+
+    def identify(self, program):
+        """Return what `process_identity` would."""
+        import json
+        known = json.loads(self.identity)
+        known.update(pid=program.pid, start=_proc_stat(program.pid)[1], keeper=os.getpid())
+        return known
 
     # What it is told.
 
-    def make(self):
-        """Make a process that stands ready; tell of it, and pass on its gate."""
-        import _socket
-        gate = []  # type: typing.Any
+    def know(self, identity):
+        self.identity = identity
+
+    def prepare(self, number, call):
+        self.programs[number] = _Tended(call)
+
+    def begin(self, number):
+        program = self.programs[number]
+        streams = [0, 1, 2]
         try:
-            gate = os.pipe()
-            ours, theirs = _socket.socketpair()
-            pid = os.fork()
-        except OSError as error:
-            for fd in gate:
+            refusal = self.start(program, streams)
+        except (OSError, ValueError) as error:
+            refusal = 'it could not be started: %s' % error
+        for fd in streams:
+            if fd > 2 and fd != program.log:
                 os.close(fd)
-            self.say('refused', error.errno)
-            return
-        if not pid:
-            self.leave_to(gate, theirs)
-        os.close(gate[0])
-        theirs.close()
-        try:
-            os.setpgid(pid, pid)    # so that the group is there before it is told of
-        except OSError:
-            pass    # it is dead
-        self.programs[pid] = self.running[pid] = _Tended(pid, ours)
-        self.say('ready', pid, fd=gate[1])
+        if program.call['cwd'] is not None:
+            os.fchdir(self.home)
+        if refusal:
+            self.end(number, program, None, refusal)
+        else:
+            self.running[number] = program
+            self.untold[number] = program.pid
 
-    def leave_to(self, gate, words):
-        """In a child: let nothing of the tender's stay open."""
-        os.close(gate[1])
-        self.drop()
-        self.socket.close()
-        for fd in self.wakeup:
-            os.close(fd)
-        for program in self.programs.values():
-            program.words.close()
-        _stand_at_gate(gate[0], words)
+    def start(self, program, streams):
+        """Start a program; return why that cannot be, or ''."""
+        call = program.call
+        refusal = _open_streams(program, streams)
+        if not refusal:
+            program.pid, refusal = _execute(call['argv'], call['env'], streams, self.defaults)
+        return refusal
 
-    def begin(self, pid, outcome, ok, keep):
-        program = self.programs[pid]
-        program.outcome, program.ok, program.keep = outcome, ok, keep
-        self.make()    # while the supervisor has nothing to do
-
-    def signal(self, pid, which):
-        program = self.programs.get(pid)
-        if program is not None:
+    def signal(self, number, which):
+        program = self.programs.get(number)
+        if program is not None and program.pid:
             program.killed = True
             self.send_signal(program, which)
 
@@ -5487,126 +5489,69 @@ class _Tending:
         except OSError:
             pass    # nobody is there any more, or has other rights
 
-    def settle(self, pid):
-        """Forget a process."""
-        program = self.programs[pid]
+    def settle(self, number):
+        """Forget a program, once it has ended if it runs."""
+        program = self.programs[number]
         program.settled = True
-        if program.report is not None:
-            self.reap(program)
+        if program.report is not None or not program.pid:
+            self.reap(number)
 
     # What ends.
 
     def look(self):
         """See which programs have ended."""
-        for pid, program in list(self.running.items()):
-            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        for number, program in list(self.running.items()):
+            found = os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if found is not None:
-                del self.running[pid]
+                del self.running[number]
                 exited = found.si_code == os.CLD_EXITED
-                self.end(program, found.si_status if exited else -found.si_status)
+                self.end(number, program, found.si_status if exited else -found.si_status, '')
 
-    def end(self, program, code):
-        refusal, tail = _last_words(program.words)
-        program.words.close()
+    def end(self, number, program, code, refusal):
+        tail = ''
+        if program.log is not None:
+            tail = _last_lines(program.log, program.start)
+            os.close(program.log)
+            program.log = None
+        self.untold.pop(number, None)
         program.report = code, refusal, tail, time.time()
         if program.settled:
-            self.reap(program)
+            self.reap(number)
         elif self.line is None:
-            self.leave(program)
+            self.leave(number)
         else:
-            self.say('over', program.pid, program.report)
+            self.say('over', number, program.pid, *program.report)
 
-    def leave(self, program):
+    def leave(self, number):
         """Leave the outcome in a file; only then may the program count as dead."""
-        closed = program.report[1] == 'closed'
+        program = self.programs[number]
+        self.leave_file(program, '', _program_outcome(
+            *program.report, program.call['ok'], program.call['keep']))  # type: ignore
+        self.reap(number)
+
+    def leave_file(self, program, ending, content):
+        path = program.call['outcome']
         try:
-            if program.outcome is not None and not closed:
-                _leave_outcome(os.fsdecode(program.outcome), _program_outcome(
-                    *program.report, program.ok, program.keep))  # type: ignore
+            if path is not None:
+                _leave_outcome(os.fsdecode(path) + ending, content)
         except OSError:
             pass    # there is nobody to tell; a recovery says that there is none
-        self.reap(program)
 
-    def reap(self, program):
-        if program.killed:
-            self.send_signal(program, 9)    # what it has left behind
-        os.waitpid(program.pid, 0)
-        del self.programs[program.pid]
-
-
-def _last_words(words):
-    """Return (why there is no program, or '', the last lines of its stderr)."""
-    import _socket
-    space, flags = _socket.CMSG_SPACE(4), getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
-    refusal, tail = b'', ''
-    try:
-        words.setblocking(False)
-        while True:
-            content, passed, _, _ = words.recvmsg(1 << 16, space, flags)
-            if not content:
-                break
-            if passed:
-                log = int.from_bytes(passed[0][2], sys.byteorder)
-                start, _, content = content.partition(b';')
-                tail = _last_lines(log, int(start))
-                os.close(log)
-            refusal += content
-    except OSError:
-        pass    # there is nothing more
-    return refusal.decode('utf-8', 'replace'), tail
+    def reap(self, number):
+        program = self.programs.pop(number)
+        if program.pid:
+            if program.killed:
+                self.send_signal(program, 9)    # what it has left behind
+            os.waitpid(program.pid, 0)
 
 
-def _stand_at_gate(gate, words):
-    """Get ready for what is to run, wait at the gate, become the program. Does not return."""
-    import _signal as raw
-    try:
-        os.setpgid(0, 0)
-        raw.set_wakeup_fd(-1)
-        for name in ('SIGCHLD', 'SIGPIPE', 'SIGXFSZ'):    # two of which Python ignores
-            raw.signal(getattr(raw, name), raw.SIG_DFL)
-        if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
-            raw.signal(raw.SIGINT, raw.SIG_DFL)
-        raw.pthread_sigmask(raw.SIG_SETMASK, [])
-        words.sendall(_become(gate, words).encode('utf-8', 'backslashreplace'))
-    except BaseException as error:
-        words.sendall(('it could not be started: %s' % error).encode('utf-8', 'replace'))
-    finally:
-        os._exit(127)
-
-
-def _become(gate, words):
-    """Become the program; return why that cannot be, once it should."""
-    inbox, calls = bytearray(), []
-    while not calls:
-        content = os.read(gate, 1 << 16)
-        if not content:
-            return 'closed'
-        inbox += content
-        calls = _unframed(inbox)
-    argv, env = calls[0]['argv'], calls[0]['env']
-    refusal = _get_ready(calls[0], words)
-    found = [path for path in _candidates(argv[0], _search_path(env)) if os.path.isfile(path)][:1]
-    try:    # have what that needs copied into this process before, not after
-        os.execve(b'', argv, env)
-    except (OSError, ValueError):
-        pass
-    if not inbox and not os.read(gate, 1):
-        _remove_log(calls[0]['log'])
-        return 'closed'
-    try:
-        if found and not refusal:
-            os.execve(found[0], argv, env)
-    except OSError:
-        pass    # there may be another
-    return refusal or _execute(argv, env)
-
-
-def _get_ready(call, words):
+def _open_streams(program, streams):
     """Open the log, go to the folder, open stdin; return why that cannot be, or ''."""
-    log, folder, stdin = call['log'], call['cwd'], call['stdin']
+    log, folder, stdin = [program.call[name] for name in ('log', 'cwd', 'stdin')]
     try:
         if log is not None:
-            _take_log(words, log)
+            streams[1], streams[2] = _open_log(log), _open_log(log, os.O_RDWR)
+            program.log, program.start = streams[2], os.fstat(streams[2]).st_size
     except OSError as error:
         return 'its log %r cannot be opened: %s' % (os.fsdecode(log), os.strerror(error.errno))
     try:
@@ -5616,52 +5561,29 @@ def _get_ready(call, words):
         return _no_folder(folder, error.errno)
     try:
         if stdin is not None:
-            os.dup2(os.open(stdin, os.O_RDONLY), 0)
+            streams[0] = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)    # it may be a pipe
+            os.set_blocking(streams[0], True)
     except OSError as error:
         return _no_stdin(stdin, error.errno)
     return ''
 
 
-def _take_log(words, path):
-    """Let stdout and stderr go to the log; give the tender the description of stderr, too."""
-    import _socket
-    out, err = _open_log(path), _open_log(path, os.O_RDWR)
-    words.sendmsg([b'%d;' % os.fstat(err).st_size], [
-        (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, err.to_bytes(4, sys.byteorder))])
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-
-
-def _remove_log(path):
-    """Remove the log of what never ran: that there is one says that it did, see `_Orphan`."""
-    try:
-        if path is not None and not os.stat(path).st_size:
-            os.unlink(path)
-    except OSError:
-        pass    # it could not be made
-
-
-def _search_path(env):
-    return env.get(b'PATH', os.fsencode(os.defpath))
-
-
-def _execute(argv, env):
-    """Become a program, wherever it is found; return why that cannot be."""
-    search, number = _search_path(env), 2
+def _execute(argv, env, streams, defaults):
+    """Start a program, wherever it is found; return (its pid, '') or (0, why that cannot be)."""
+    search, number = env.get(b'PATH', os.fsencode(os.defpath)), 2
     for path in _candidates(argv[0], search):
         if os.path.exists(path):
             try:
-                os.execve(path, argv, env)
+                return _spawn(path, argv, env, streams, defaults), ''
             except OSError as error:
                 number = error.errno
-    return _no_program(argv[0], search, b'', number)
+    return 0, _no_program(argv[0], search, b'', number)
 
 
 _TENDER_FUNCTIONS = (
-    _write, _make_folder, _open_log, _leave_outcome, _framed, _unframed, _manner, _end_of_program,
-    _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
-    _last_words, _stand_at_gate, _become, _get_ready, _take_log, _remove_log,
-    _search_path, _execute)
+    _spawn, _proc_stat, _write, _make_folder, _open_log, _leave_outcome, _framed, _unframed,
+    _manner, _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin, _candidates,
+    _no_program, _program_outcome, _open_streams, _execute)
 
 
 # Which construct ------------------------------------------------------------------
@@ -5856,6 +5778,7 @@ class _History:
             if not record.process:
                 continue
             path = self._outcome_path(record)
+            record = record._replace(process=find_process(record.process, path))
             # First whether it lives, then what it left: the other way round one that ends in
             # between would be lost.
             alive = process_alive(record.process)
@@ -6039,6 +5962,9 @@ class _DriverPort(Port):
         if threading.get_ident() != self._driver.thread:
             self._driver.wake()
 
+    def moved(self, job):
+        self._driver.note_process(job)
+
     def watch(self, fd, callback):
         self._driver.selector.register(fd, self._driver.events_read, callback)
 
@@ -6125,6 +6051,7 @@ class Driver:
         self._starting = []                    # tasks to start after the next commit
         # Inline jobs whose start is committed, with their constructs.
         self._inline = collections.deque()  # type: typing.Deque[tuple]
+        self._moved = {}                       # tasks whose process is known better than stored
         self._ahead = {}                       # tasks committed as active ahead of their start
         self._settled = []                     # jobs whose outcome goes into the next commit
         self._urgent = False                   # one of them waits for it
@@ -6136,6 +6063,7 @@ class Driver:
         self._ended_orphans = {}  # type: typing.Dict[tuple, tuple]
         self._opened_constructs = []
         self._pace = 1e-3                      # seconds that an inline task takes
+        self._moved_at = None                  # since when there are such
         self._window = None                    # since when inline work is not committed
         self._failures = []
         self._trace = ''                       # traceback of the failure being handed in
@@ -6507,12 +6435,26 @@ class Driver:
 
     # Records.
 
+    def note_process(self, job):
+        """Store soon which process runs a job: alone that is not worth a commit at once."""
+        if job.task is not None and job.task.status == ACTIVE:
+            self._moved[job.task] = None
+            self._moved_at = self._moved_at or time.monotonic()
+
     def _commit(self):
+        if self._dirty or self._rows:
+            self._add_moved()
         rows = self._rows
         rows.extend([self._record(task) for task in self._dirty])
         self._rows, self._dirty, self._window = [], {}, None
         if rows:
             self.store.commit(self.run_record, rows)
+
+    def _add_moved(self):
+        for task in self._moved:
+            if task.status == ACTIVE:
+                self._dirty[task] = None
+        self._moved, self._moved_at = {}, None
 
     def _record(self, task):
         """Return what is stored of a task now."""
@@ -6605,7 +6547,12 @@ class Driver:
         if due is not None:
             left = max(0.0, due - self.clock())
             timeout = left if timeout is None else min(timeout, left)
+        if self._moved:
+            left = max(0.0, self._moved_at + 0.5 - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
         self._poll_events(timeout)
+        if self._moved and time.monotonic() >= self._moved_at + 0.5:
+            self._add_moved()
         if self._jobs:
             self.relay.poll()
             for construct in self._opened_constructs:
@@ -7556,6 +7503,9 @@ class _Flow(abc.ABC):
             if not self.settings()['exclusive']:
                 continue
             for record in store.tasks(old, status=ACTIVE):
+                record = record._replace(process=find_process(record.process, outcome_path(
+                    store.folder, old.flow, old.run_id, record.path, record.sequence,
+                    record.recovery, record.attempt)))
                 if record.process and process_alive(record.process):
                     raise AlreadyRunningError(
                         'flow %r cannot start anew: step %r at %s of its run %r still runs as '
