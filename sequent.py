@@ -181,6 +181,12 @@ else:
         return os.environ.__setitem__
 
 
+def _environment_in_bytes():
+    """Return a copy of os.environb, which itself looks at each name: 30 microseconds."""
+    environ = os.environ  # type: typing.Any
+    return dict(environ._data)
+
+
 def _environment_text(text):
     """Return a text as it can stand in the environment, whatever the locale: in UTF-8."""
     try:
@@ -5140,7 +5146,10 @@ def _unframed(inbox):
 
 def _in_bytes(text):
     """Return a text as the system takes it, whatever the locale; None is None."""
-    return None if text is None else os.fsencode(_environment_text(text))
+    try:
+        return None if text is None else os.fsencode(text)
+    except UnicodeEncodeError:
+        return text.encode('utf-8', 'backslashreplace')
 
 
 class ProgramConstruct(_ChildConstruct):
@@ -5216,7 +5225,7 @@ class ProgramConstruct(_ChildConstruct):
     def _call(self, job):
         """Return what the tender has to know to run a job, as a dict."""
         command, config = job.func.filled(_refuse_name, _refuse_name), job.config
-        environment = dict(os.environb)
+        environment = _environment_in_bytes()
         for changes in (job.env, config.get('env') or {}, command.env):
             _change_variables(environment, {_in_bytes(name): _in_bytes(value)
                                             for name, value in changes.items()})
