@@ -3965,7 +3965,7 @@ def _checked_codes(ok):
 
 def _manner(code):
     """Return how a process ended, by its exit code, which is negative for a signal."""
-    import _signal as raw  # type: ignore  # signal itself is too large for the tender
+    import _signal as raw  # signal itself is too large for the tender
     if code >= 0:
         return 'exited with code %d' % code
     names = sorted(name for name in dir(raw) if name.startswith('SIG') and name[3:4] != '_'
@@ -4334,6 +4334,8 @@ class _Orphan(_Child):
                 % self.pid)
 
     def lost(self, job):
+        if 'keeper' in _read_identity(job.process):
+            return False    # a program, which is released before it has a process
         # Its log, if it has one, is the first thing that a released child makes.
         logs = job.config.get('capture') != 'none' and job.log is not None
         return not self.killed and not (logs and os.path.exists(job.log))
@@ -4952,9 +4954,9 @@ def _load_main(name, path):
 # can say of each program that is stored what became of it:
 #
 #   supervisor                   tender                               program
-#   prepare           ----->     knows what to run
+#   prepare           ----->     knows what to run, opens its log
 #   (the start is stored)
-#   release           ----->     opens the log, posix_spawn()  ---->  runs
+#   release           ----->     posix_spawn()                 ---->  runs
 #                     <-----     its pid, if it runs a while
 #   port.done         <-----     how it ended                  <----  ends; stays a zombie
 #   (the outcome is stored)
@@ -4996,7 +4998,7 @@ class _Program(_Child):
     def outcome(self):
         if self.report is None:
             return None
-        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))
+        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))  # type: ignore
 
 
 def _members(field, number):
@@ -5328,10 +5330,12 @@ class _Tended:
     """What the tender knows of a program."""
 
     def __init__(self, call):
-        self.call = call       # what `ProgramConstruct` says of it
+        self.call = call       # what `ProgramConstruct` says of it: {name: value}
         self.pid = 0           # once it has been started
-        self.log = None        # the description through which its stderr is written
-        self.start = 0         # the size of the log before
+        self.streams = [0, 1, 2]
+        self.start = None      # the size of its log before
+        self.refusal = ''      # why it cannot be started
+        self.path = None       # where it was found before the start
         # Once it has ended: its code, why it was not started or '', last lines, time.
         self.report = None  # type: typing.Any
         self.killed = False
@@ -5442,7 +5446,7 @@ class _Tending:
                 continue
             self.leave_file(program, '.process', self.identify(program) if program.pid else {})
             if not program.pid:
-                del self.programs[number]
+                self.drop(number)
 
     def identify(self, program):
         """Return what `process_identity` would."""
@@ -5457,33 +5461,48 @@ class _Tending:
         self.identity = identity
 
     def prepare(self, number, call):
-        self.programs[number] = _Tended(call)
+        program = self.programs[number] = _Tended(call)
+        # Now, and not in begin(): making a file takes its time, but there is some just now.
+        program.refusal = _open_log_of(program)
+        program.path = _find(call['argv'][0], call['env'])
 
     def begin(self, number):
         program = self.programs[number]
-        streams = [0, 1, 2]
         try:
-            refusal = self.start(program, streams)
+            refusal = program.refusal or self.start(program)
         except (OSError, ValueError) as error:
             refusal = 'it could not be started: %s' % error
-        for fd in streams:
-            if fd > 2 and fd != program.log:
-                os.close(fd)
         if program.call['cwd'] is not None:
             os.fchdir(self.home)
+        for fd in program.streams[:2]:
+            if fd > 2:
+                os.close(fd)    # and not that of stderr, whose position tells where it ended
         if refusal:
             self.end(number, program, None, refusal)
         else:
             self.running[number] = program
             self.untold[number] = program.pid
 
-    def start(self, program, streams):
+    def start(self, program):
         """Start a program; return why that cannot be, or ''."""
         call = program.call
-        refusal = _open_streams(program, streams)
+        refusal = _enter(program)
         if not refusal:
-            program.pid, refusal = _execute(call['argv'], call['env'], streams, self.defaults)
+            program.pid, refusal = _execute(program.path, call['argv'], call['env'],
+                                            program.streams, self.defaults)
         return refusal
+
+    def drop(self, number):
+        """Forget a program that never began; there is no log of it."""
+        program = self.programs.pop(number)
+        for fd in program.streams:
+            if fd > 2:
+                os.close(fd)
+        try:
+            if program.start == 0:
+                os.unlink(program.call['log'])
+        except OSError:
+            pass    # somebody else has done so
 
     def signal(self, number, which):
         program = self.programs.get(number)
@@ -5502,8 +5521,10 @@ class _Tending:
         """Forget a program, once it has ended if it runs."""
         program = self.programs[number]
         program.settled = True
-        if program.report is not None or not program.pid:
+        if program.report is not None:
             self.reap(number)
+        elif not program.pid:
+            self.drop(number)
 
     # What ends.
 
@@ -5518,10 +5539,9 @@ class _Tending:
 
     def end(self, number, program, code, refusal):
         tail = ''
-        if program.log is not None:
-            tail = _last_lines(program.log, program.start)
-            os.close(program.log)
-            program.log = None
+        if program.start is not None:
+            tail = _last_lines(program.streams[2], program.start)
+            os.close(program.streams[2])
         self.untold.pop(number, None)
         program.report = code, refusal, tail, time.time()
         if program.settled:
@@ -5554,15 +5574,23 @@ class _Tending:
             os.waitpid(program.pid, 0)
 
 
-def _open_streams(program, streams):
-    """Open the log, go to the folder, open stdin; return why that cannot be, or ''."""
-    log, folder, stdin = [program.call[name] for name in ('log', 'cwd', 'stdin')]
+def _open_log_of(program):
+    """Open the log for stdout and stderr; return why that cannot be, or ''."""
+    path = program.call['log']
+    if path is None:
+        return ''
     try:
-        if log is not None:
-            streams[1], streams[2] = _open_log(log), _open_log(log, os.O_RDWR)
-            program.log, program.start = streams[2], os.fstat(streams[2]).st_size
+        program.streams[1] = _open_log(path)
+        program.streams[2] = _open_log(path, os.O_RDWR)
+        program.start = os.fstat(program.streams[2]).st_size
     except OSError as error:
-        return 'its log %r cannot be opened: %s' % (os.fsdecode(log), os.strerror(error.errno))
+        return 'its log %r cannot be opened: %s' % (os.fsdecode(path), os.strerror(error.errno))
+    return ''
+
+
+def _enter(program):
+    """Go to the folder and open stdin; return why that cannot be, or ''."""
+    folder, stdin = program.call['cwd'], program.call['stdin']
     try:
         if folder is not None:
             os.chdir(folder)
@@ -5570,18 +5598,30 @@ def _open_streams(program, streams):
         return _no_folder(folder, error.errno)
     try:
         if stdin is not None:
-            streams[0] = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)    # it may be a pipe
-            os.set_blocking(streams[0], True)
+            program.streams[0] = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
+            os.set_blocking(program.streams[0], True)
     except OSError as error:
         return _no_stdin(stdin, error.errno)
     return ''
 
 
-def _execute(argv, env, streams, defaults):
-    """Start a program, wherever it is found; return (its pid, '') or (0, why that cannot be)."""
+def _find(program, env):
+    """Return the first path at which there is a program, or None."""
+    for path in _candidates(program, env.get(b'PATH', os.fsencode(os.defpath))):
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def _execute(found, argv, env, streams, defaults):
+    """Start a program; return (its pid, '') or (0, why that cannot be).
+
+    Args:
+        found: the path that is tried first, or None; it is searched for if that is of no use.
+    """
     search, number = env.get(b'PATH', os.fsencode(os.defpath)), 2
-    for path in _candidates(argv[0], search):
-        if os.path.exists(path):
+    for path in [found] * (found is not None) + _candidates(argv[0], search):
+        if path is found or os.path.exists(path):
             try:
                 return _spawn(path, argv, env, streams, defaults), ''
             except OSError as error:
@@ -5592,7 +5632,8 @@ def _execute(argv, env, streams, defaults):
 _TENDER_FUNCTIONS = (
     _spawn, _proc_stat, _write, _make_folder, _open_log, _leave_outcome, _framed, _unframed,
     _manner, _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin, _candidates,
-    _no_program, _program_outcome, _open_streams, _execute)
+    _no_program, _program_outcome, _open_log_of, _enter, _find,
+    _execute)
 
 
 # Which construct ------------------------------------------------------------------
@@ -6265,10 +6306,10 @@ class Driver:
                 construct.withdraw(job)
             raise
         settled, self._settled, self._urgent = self._settled, [], False
+        for job, construct in jobs:    # which go first, as somebody waits for them
+            self._release(job, construct)
         for job, construct in settled:
             construct.settle(job)
-        for job, construct in jobs:
-            self._release(job, construct)
 
     def _prepare_starts(self):
         """Make jobs of the tasks that are to start; return those that wait for the commit."""
