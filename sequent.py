@@ -4282,6 +4282,8 @@ class _Child:
 
     def signal(self, number):
         """Send a signal to the process group; return False if there is none."""
+        if self.pid is None:
+            return True    # nobody knows it
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -4330,8 +4332,8 @@ class _Orphan(_Child):
         return bool(process_alive(job.process))
 
     def cause(self):
-        return ('process %d, started by an earlier supervisor, ended without leaving an outcome'
-                % self.pid)
+        return ('process %s, started by an earlier supervisor, ended without leaving an outcome'
+                % (self.pid or '(of a program)'))
 
     def lost(self, job):
         if 'keeper' in _read_identity(job.process):
@@ -4407,11 +4409,16 @@ class _ChildConstruct(TaskConstruct):
         self._blind.add(job)
 
     def adopt(self, job):
-        job.state = _Orphan(pid=_read_identity(job.process)['pid'])
+        known = _read_identity(job.process)
+        child = job.state = _Orphan()
         if not process_alive(job.process):
             return False
         self._jobs.add(job)
-        self._watch_end(job)
+        if 'program' in known:    # its tender could not say which process it is
+            self._blind.add(job)
+        else:
+            child.pid = known['pid']
+            self._watch_end(job)
         return True
 
     def poll(self):
@@ -5187,9 +5194,9 @@ class ProgramConstruct(_ChildConstruct):
             self._tender = _Tender(self._told)
             self.port.watch(self._tender.fd, self._readable)
         job.state = child = _Program(next(self._numbers), self._tender, job)
-        self._programs[child.number] = job
         job.process = '%s, "program": %d}' % (self._tender.identity[:-1], child.number)
         self._tender.send('prepare', child.number, self._call(job))
+        self._programs[child.number] = job
 
     def release(self, job):
         child = job.state
@@ -5256,7 +5263,7 @@ class ProgramConstruct(_ChildConstruct):
         if job is None:
             return    # settled meanwhile
         child = job.state
-        child.pid = pid
+        child.pid = pid or None
         if kind == 'over':
             child.report = report
             self._check(job)
@@ -5359,13 +5366,18 @@ class _Tending:
         self.inbox, self.outbox = bytearray(), bytearray()
         self.programs = {}     # number -> _Tended, until it is settled or left, and reaped
         self.running = {}      # those that run
-        self.untold = {}       # number -> message, of those that the supervisor has no pid of
+        # number -> pid of those that the supervisor does not know as processes: if they end
+        # soon, that is all there is to tell of them.
+        self.untold = {}
+        self.since = 0.0       # since when there are such
         # Blocked, and not ignored: it is easy to let them come in a program.
         raw.pthread_sigmask(raw.SIG_SETMASK, [
             getattr(raw, 'SIG' + name) for name in (
                 'HUP', 'INT', 'QUIT', 'ALRM', 'TERM', 'USR1', 'USR2', 'TSTP', 'TTIN', 'TTOU')])
-        self.defaults = [raw.SIGINT] * (raw.getsignal(raw.SIGINT) != raw.SIG_IGN) + [
-            raw.SIGCHLD, raw.SIGPIPE, raw.SIGXFSZ]    # Python ignores two of them
+        # Which programs have as by default: Python itself ignores two of them.
+        self.defaults = [raw.SIGCHLD, raw.SIGPIPE, raw.SIGXFSZ]
+        if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
+            self.defaults.append(raw.SIGINT)
         self.home = os.open(os.curdir, getattr(os, 'O_PATH', os.O_RDONLY))
         self.wakeup = os.pipe()
         for fd in self.wakeup + (line,):
@@ -5378,7 +5390,6 @@ class _Tending:
 
     def run(self):
         while self.line is not None or self.programs:
-            # Of a program that is over soon it is enough to tell that.
             events = self.poll.poll(100 if self.untold else None)
             for fd, _ in events:
                 if fd == self.wakeup[0]:
@@ -5387,7 +5398,7 @@ class _Tending:
                 elif fd == self.line:
                     self.flush()
                     self.hear()
-            if not events or len(self.untold) > 100:
+            if self.untold and time.monotonic() > self.since + 0.1:
                 self.tell_pids()
 
     # The line.
@@ -5477,10 +5488,12 @@ class _Tending:
         for fd in program.streams[:2]:
             if fd > 2:
                 os.close(fd)    # and not that of stderr, whose position tells where it ended
+        program.call['argv'] = program.call['env'] = None    # the memory of many adds up
         if refusal:
             self.end(number, program, None, refusal)
         else:
             self.running[number] = program
+            self.since = self.since if self.untold else time.monotonic()
             self.untold[number] = program.pid
 
     def start(self, program):
