@@ -202,6 +202,12 @@ else:
         return len(text) == len(text.encode('ascii', 'ignore'))
 
 
+def _environment_in_bytes():
+    """Return a copy of os.environb, which itself looks at each name: 30 microseconds."""
+    environ = os.environ  # type: typing.Any
+    return dict(environ._data)
+
+
 def _environment_text(text):
     """Return a text as it can stand in the environment, whatever the locale: in UTF-8."""
     if _is_ascii(text):
@@ -212,7 +218,49 @@ def _environment_text(text):
     except UnicodeEncodeError:
         return os.fsdecode(text.encode('utf-8', 'backslashreplace'))
 
-# A tender forks programs and lets them stay zombies until their outcomes are stored.
+if sys.version_info >= (3, 8) and hasattr(os, 'posix_spawn'):
+    def _spawn(path, argv, env, streams, defaults):
+        """Start a program in a process group of its own; raise OSError if that cannot be.
+
+        Args:
+            path, argv, env: as of os.execve(), in bytes.
+            streams: the descriptors for its own 0, 1 and 2.
+            defaults: the signals for which it is not to inherit that they are ignored.
+        """
+        return os.posix_spawn(path, argv, env, setpgroup=0, setsigmask=(), setsigdef=defaults,
+                              file_actions=[(os.POSIX_SPAWN_DUP2, fd, number)
+                                            for number, fd in enumerate(streams)])
+else:
+    def _spawn(path, argv, env, streams, defaults):
+        """The same by a fork, which is cheap in a small process."""
+        import _signal as raw  # type: ignore  # signal itself is large
+        errors, ours = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.setpgid(0, 0)
+                raw.set_wakeup_fd(-1)
+                for number in defaults:
+                    raw.signal(number, raw.SIG_DFL)
+                raw.pthread_sigmask(raw.SIG_SETMASK, ())
+                for number, fd in enumerate(streams):
+                    os.dup2(fd, number)
+                os.execve(path, argv, env)
+            except OSError as error:
+                os.write(ours, b'%d' % error.errno)
+            except ValueError:
+                os.write(ours, b'22')
+            finally:
+                os._exit(127)
+        os.close(ours)
+        failed = os.read(errors, 16)    # the end of file: it has become the program
+        os.close(errors)
+        if failed:
+            os.waitpid(pid, 0)
+            raise OSError(int(failed), os.strerror(int(failed)))
+        return pid
+
+# A tender starts programs and lets them stay zombies until their outcomes are stored.
 _HAS_TENDERS = all(hasattr(os, name) for name in ('fork', 'waitid', 'environb'))
 
 # 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
@@ -2332,6 +2380,29 @@ def process_alive(identity):
     return known.get('start') in (None, start)
 
 
+def find_process(identity, outcome):
+    """Return the identity of the process that runs a task, or None if there is none.
+
+    A program is committed before it has a process: under the identity of its tender, with
+    ``program``, a number. When the supervisor is gone, the tender says in a file beside that for
+    the outcome which process it is.
+
+    Args:
+        identity: as it was committed with the task.
+        outcome: path of the outcome that an orphan leaves, or None.
+    """
+    if outcome is None or 'program' not in _read_identity(identity):
+        return identity
+    deadline = time.monotonic() + 10.0
+    while True:
+        alive = process_alive(identity)
+        said = _read_line(outcome + '.process')
+        if said is not None:
+            return said if _read_identity(said) else None
+        if not alive or os.path.exists(outcome) or time.monotonic() > deadline:
+            return identity if alive and not os.path.exists(outcome) else None
+        time.sleep(0.005)    # the supervisor has died this moment
+
 def _takes_signals(pid):
     """Ask the system whether there is a process: where /proc is missing or hides it."""
     if os.name == 'nt':  # signal 0 is Ctrl-C there
@@ -3414,6 +3485,9 @@ class Port(abc.ABC):
     def unwatch(self, fd):
         """Stop watching ``fd``, before it is closed. From the driver's thread."""
 
+    def moved(self, job):  # noqa: B027 (optional)
+        """Take note that ``job.process`` says more now: it is stored with the next commit."""
+
     def private_fds(self):
         """Return the driver's descriptors that a forked child must close (store, lock ...)."""
         return []
@@ -4484,7 +4558,7 @@ def _checked_codes(ok):
 
 def _manner(code):
     """Return how a process ended, by its exit code, which is negative for a signal."""
-    import _signal as raw  # type: ignore  # signal itself is too large for the tender
+    import _signal as raw  # signal itself is too large for the tender
     if code >= 0:
         return 'exited with code %d' % code
     names = sorted(name for name in dir(raw) if name.startswith('SIG') and name[3:4] != '_'
@@ -4834,6 +4908,8 @@ class _Child:
 
     def signal(self, number):
         """Send a signal to the process group; return False if there is none."""
+        if self.pid is None:
+            return True    # nobody knows it
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -4885,10 +4961,12 @@ class _Orphan(_Child):
         return None
 
     def cause(self):
-        return ('process %d, started by an earlier supervisor, ended without leaving an outcome'
-                % self.pid)
+        return ('process %s, started by an earlier supervisor, ended without leaving an outcome'
+                % (self.pid or '(of a program)'))
 
     def lost(self, job):
+        if 'keeper' in _read_identity(job.process):
+            return False    # a program, which is released before it has a process
         # Its log, if it has one, is the first thing that a released child makes.
         logs = job.config.get('capture') != 'none' and job.log is not None
         return not self.killed and not (logs and os.path.exists(job.log))
@@ -4942,8 +5020,9 @@ class _ChildConstruct(TaskConstruct):
         return bool(self._blind)
 
     def settle(self, job):
-        if job.outcome is not None:
-            _remove(job.outcome)  # where an orphan left it
+        if job.outcome is not None:    # what an orphan left
+            _remove(job.outcome)
+            _remove(job.outcome + '.process')
 
     def kill(self, job, force):
         child = job.state
@@ -4959,11 +5038,16 @@ class _ChildConstruct(TaskConstruct):
         self._blind.add(job)
 
     def adopt(self, job):
-        job.state = _Orphan(pid=_read_identity(job.process)['pid'])
+        known = _read_identity(job.process)
+        child = job.state = _Orphan()
         if not process_alive(job.process):
             return False
         self._jobs.add(job)
-        self._watch_end(job)
+        if 'program' in known:    # its tender could not say which process it is
+            self._blind.add(job)
+        else:
+            child.pid = known['pid']
+            self._watch_end(job)
         return True
 
     def poll(self):
@@ -5502,89 +5586,92 @@ def _load_main(name, path):
 
 # Programs: the supervisor's side ---------------------------------------------------
 #
-# One small process of the run, its tender, starts the programs and waits for them. It shares no
-# memory with the supervisor, so that its forks are cheap however large that has grown: a fork of
-# 8 MB, rather than posix_spawn, which knows no gate. So a program is one process:
+# One small process of the run, its tender, starts the programs and waits for them, so a program
+# is one process. The tender shares no memory with the supervisor, so a start costs the same
+# however large that has grown. It knows what to start before the start is stored, so that it
+# can say of each program that is stored what became of it:
 #
-#   supervisor                     tender                        program
-#   prepare: what to run  ----->   fork                ----->    own group, default signals
-#   (its pid is stored)   <-----   its pid                       waits at the gate; end: exit
-#   release               ----->   opens the gate      ----->    log, folder, stdin, exec
-#   port.done             <-----   how it ended        <-----    ends; stays a zombie
+#   supervisor                   tender                               program
+#   prepare           ----->     knows what to run, opens its log
+#   (the start is stored)
+#   release           ----->     posix_spawn()                 ---->  runs
+#                     <-----     its pid, if it runs a while
+#   port.done         <-----     how it ended                  <----  ends; stays a zombie
 #   (the outcome is stored)
-#   settle                ----->   reaps it
+#   settle            ----->     reaps it
 #
-# When the supervisor is gone, the tender closes the gates, waits for the programs, and leaves
-# their outcomes in files, each before it reaps the zombie: until then the program counts as
-# alive, see `process_identity`.
+# When the supervisor is gone, the tender starts nothing more. It says at once in files which
+# process each program is, see `find_process`, waits for those that run, and leaves their outcomes
+# in files, each before it reaps the zombie: until then the program counts as alive, see
+# `process_identity`.
 
 
 class _Program(_Child):
     """What `ProgramConstruct` knows of a program (``job.state``)."""
 
-    __slots__ = ('number', 'tender', 'errno', 'report', 'ok', 'keep')
+    __slots__ = ('number', 'tender', 'report', 'ok', 'keep')
 
-    def __init__(self, number, job):
+    def __init__(self, number, tender, job):
         super().__init__()
         self.number = number
-        self.tender = None   # None: it has none (any more)
-        self.errno = None    # why there is no process
-        self.report = None  # type: typing.Any  # what the tender tells of its end
+        self.tender = tender  # None: it has died
+        self.report = None    # type: typing.Any  # what the tender tells of the end
         self.ok = tuple(job.func.ok)
         self.keep = job.config.get('keep_result', True)
 
     def alive(self, job):
-        return self.report is None and (self.tender is not None
-                                        or bool(process_alive(job.process)))
+        return self.report is None and self.tender is not None
 
     def cause(self):
         return 'ended, as the process that watched over programs died'
 
     def signal(self, number):
-        if self.tender is None:
-            return super().signal(number)
-        self.tender.send('signal', self.number, int(number))  # it keeps the pid from another use
+        if self.tender is not None:
+            self.tender.send('signal', self.number, int(number))
         return True
 
     def leaves_others(self):
-        return _group_runs(self.pid)
+        return self.pid is not None and _runs(2, self.pid)
 
     def outcome(self):
         if self.report is None:
             return None
-        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))
+        return Outcome(**_program_outcome(*self.report, self.ok, self.keep))  # type: ignore
 
 
-def _group_runs(group):
-    """Return whether a process of a group runs, zombies left aside; False without ``/proc``."""
+def _members(field, number):
+    """Yield the pids of what runs in a process group (field 2) or session (3); zombies do not."""
     try:
         pids = [name for name in os.listdir('/proc') if name.isdigit()]
     except OSError:
-        return False
+        return
     for pid in pids:
         try:
             with open('/proc/%s/stat' % pid, 'rb') as file:
-                state, _, its_group = file.read().rpartition(b')')[2].split()[:3]
-        except (OSError, ValueError):
+                fields = file.read().rpartition(b')')[2].split()
+        except OSError:
             continue    # it has just ended
-        if int(its_group) == group and state not in (b'Z', b'X'):
-            return True
-    return False
+        if int(fields[field]) == number and fields[0] not in (b'Z', b'X'):
+            yield int(pid)
+
+
+def _runs(field, number):
+    return any(True for _ in _members(field, number))
 
 
 class _Tender:
     """A tender, as the supervisor knows it: its process, and the line to it.
 
     Args:
-        heard: called with what each message consists of that comes from it.
+        told: called with what each message consists of that comes from it.
     """
 
-    PATIENCE = 30.0  # seconds that an answer may take
+    PATIENCE = 30.0  # seconds that it may take to read
 
-    def __init__(self, heard):
+    def __init__(self, told):
         self.lost = False
         self.folder = _current_folder()
-        self._heard = heard
+        self._told = told
         self._inbox = bytearray()
         with _start_lock:
             self.fd, theirs = _make_pair()
@@ -5598,7 +5685,9 @@ class _Tender:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 theirs.close()
         self.pid = self._process.pid
+        self.identity = process_identity(self.pid)
         self._write(_tender_code())
+        self.send('know', self.identity)
 
     @staticmethod
     def _start(fd):
@@ -5615,32 +5704,19 @@ class _Tender:
         self._write(_framed(message))
 
     def _write(self, content):
+        import select
         view = memoryview(content)
         while view:
             try:
                 view = view[os.write(self.fd, view):]
             except BlockingIOError:
-                self._wait(True)
+                poll = select.poll()
+                poll.register(self.fd, select.POLLIN | select.POLLOUT)
+                if not poll.poll(self.PATIENCE * 1000):
+                    self._process.kill()    # it hangs, or has been stopped
                 self.listen()    # lest each waits for the other to read
             except OSError:
                 return
-
-    def _wait(self, writing=False):
-        """Wait until there is something to hear, or room to write; not for a dead one."""
-        import select
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN | (select.POLLOUT if writing else 0))
-        if not poll.poll(self.PATIENCE * 1000):
-            self._process.kill()    # it hangs, or has been stopped
-
-    def await_answer(self, child):
-        """Listen until a program has a pid or none; raise ChildProcessError at the end."""
-        while child.pid is None and child.errno is None:
-            if self.lost:
-                raise ChildProcessError('the process that starts programs, of %r, died (%s)'
-                                        % (sys.executable, _manner(self._process.wait())))
-            self._wait()
-            self.listen()
 
     def listen(self):
         """Take what has come from it; sets ``lost`` at the end of the stream."""
@@ -5654,7 +5730,21 @@ class _Tender:
             self._inbox += content
             self.lost = not content
         for message in _unframed(self._inbox):
-            self._heard(*message)
+            self._told(*message)
+
+    def end_session(self):
+        """End all that a dead tender has started: the session is its own."""
+        patience = time.monotonic() + 0.5
+        while time.monotonic() < patience:
+            left = list(_members(3, self.pid))
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    continue    # it has just ended
+            if not left:
+                return
+            time.sleep(0.001)
 
     def close(self, patience):
         """Let it go; it ends with the last program. Return its exit code (negative: a signal)."""
@@ -5696,7 +5786,10 @@ def _unframed(inbox):
 
 def _in_bytes(text):
     """Return a text as the system takes it, whatever the locale; None is None."""
-    return None if text is None else os.fsencode(_environment_text(text))
+    try:
+        return None if text is None else os.fsencode(text)
+    except UnicodeEncodeError:
+        return text.encode('utf-8', 'backslashreplace')
 
 
 class ProgramConstruct(_ChildConstruct):
@@ -5710,7 +5803,7 @@ class ProgramConstruct(_ChildConstruct):
         super().open(port)
         self._tender = None
         self._numbers = itertools.count(1)
-        self._programs = {}  # number -> job that is being prepared, or is and not settled
+        self._programs = {}  # number -> job that is prepared and not settled
 
     def check(self, name, func, args, kwargs, config):
         if not isinstance(func, Command):
@@ -5724,25 +5817,25 @@ class ProgramConstruct(_ChildConstruct):
                 % (name, sys.executable))
 
     def prepare(self, job):
-        job.state = child = _Program(next(self._numbers), job)
+        if self._tender is not None:
+            self._tender.listen()
+            if self._tender.lost:
+                self._lose_tender()
+        if self._tender is None:
+            self._tender = _Tender(self._told)
+            self.port.watch(self._tender.fd, self._readable)
+        job.state = child = _Program(next(self._numbers), self._tender, job)
+        job.process = '%s, "program": %d}' % (self._tender.identity[:-1], child.number)
+        self._tender.send('prepare', child.number, self._call(job))
         self._programs[child.number] = job
-        try:
-            self._ask(job)
-            if child.errno is not None:
-                raise OSError(child.errno, os.strerror(child.errno))
-        except BaseException:
-            del self._programs[child.number]
-            raise
-        job.process = process_identity(child.pid, child.tender.pid)
 
     def release(self, job):
         child = job.state
         self._jobs.add(job)
-        if child.tender is not None and child.report is None:
-            child.tender.send('release', child.number)
+        if child.tender is None:
+            self._finish(job, Outcome(FAILURE, 'the process that starts programs died', lost=True))
         else:
-            self._blind.add(job)    # it has ended at its gate
-            self._check(job)
+            child.tender.send('begin', child.number)
 
     def withdraw(self, job):
         self.settle(job)
@@ -5751,7 +5844,8 @@ class ProgramConstruct(_ChildConstruct):
         child = job.state
         if not isinstance(child, _Program):
             super().settle(job)
-        elif self._programs.pop(child.number, None) is not None and child.tender is not None:
+            return
+        if self._programs.pop(child.number, None) is not None and child.tender is not None:
             child.tender.send('settle', child.number)
 
     def close(self):
@@ -5763,34 +5857,15 @@ class ProgramConstruct(_ChildConstruct):
         super().close()
         for job in running:
             self.settle(job)
-        if self._tender is not None and self._part() != 0:
-            for job in running:
-                self._end_orphaned(job)
+        if self._tender is not None:
+            self._part()
 
     # The tender.
-
-    def _ask(self, job):
-        """Have a process made for a program: by a new tender if the one that was there died."""
-        while True:
-            fresh = self._tender is None
-            if fresh:
-                self._tender = _Tender(self._heard)
-                self.port.watch(self._tender.fd, self._readable)
-            child, tender = job.state, self._tender
-            child.tender = tender
-            try:
-                tender.send('prepare', child.number, self._call(job))
-                tender.await_answer(child)
-                return
-            except ChildProcessError:
-                self._lose_tender()
-                if fresh:
-                    raise
 
     def _call(self, job):
         """Return what the tender has to know to run a job, as a dict."""
         command, config = job.func.filled(_refuse_name, _refuse_name), job.config
-        environment = dict(os.environb)
+        environment = _environment_in_bytes()
         for changes in (job.env, config.get('env') or {}, command.env):
             _change_variables(environment, {_in_bytes(name): _in_bytes(value)
                                             for name, value in changes.items()})
@@ -5814,43 +5889,39 @@ class ProgramConstruct(_ChildConstruct):
         if tender.lost and tender is self._tender:
             self._lose_tender()
 
-    def _heard(self, kind, number, content):
+    def _told(self, kind, number, pid, *report):
         job = self._programs.get(number)
         if job is None:
             return    # settled meanwhile
         child = job.state
-        if kind == 'prepared':
-            child.pid = content
-        elif kind == 'refused':
-            child.errno = content
-        else:
-            child.report = content
+        child.pid = pid or None
+        if kind == 'over':
+            child.report = report
             self._check(job)
+        else:
+            job.process = process_identity(pid, child.tender.pid)
+            self.port.moved(job)
 
     def _part(self):
-        """Part with the tender; return its exit code."""
+        """Part with the tender, and with all that a dead one has left."""
         tender, self._tender = self._tender, None
         self.port.unwatch(tender.fd)
-        return tender.close(6.0)
+        if tender.lost:
+            tender.end_session()
+        code = tender.close(6.0)
+        if code and not tender.lost:
+            tender.end_session()
+        return code
 
     def _lose_tender(self):
-        """The tender died: end its programs, as there is nobody to tell how they end."""
-        manner = _manner(self._part())
-        logger.error('the process that watches over programs %s; they are ended', manner)
+        """The tender died: its programs are ended, as nobody could tell how they end."""
+        logger.error('the process that watches over programs %s; they are ended',
+                     _manner(self._part()))
         for job in list(self._programs.values()):
-            job.state.tender = None
-            if job.process is not None:
-                self._end_orphaned(job)
-            if job in self._jobs:
-                self._blind.add(job)
-                self._check(job, 0.05)
-
-    def _end_orphaned(self, job):
-        child = job.state
-        child.tender = None
-        child.killed = child.forced = True
-        if child.report is None and process_alive(job.process):
-            child.signal(signal.SIGKILL)
+            child = job.state
+            child.tender = None
+            child.killed = child.forced = True
+            self._check(job)
 
 
 # Programs: the tender's side --------------------------------------------------------
@@ -5896,14 +5967,17 @@ def _tender_code():
 class _Tended:
     """What the tender knows of a program."""
 
-    def __init__(self, pid, gate, call):
-        self.pid = pid
-        self.gate = gate     # our end of a pair
-        self.call = call     # what `ProgramConstruct` said of it
-        # Once it has ended: code, refusal, last lines, time.
+    def __init__(self, call):
+        self.call = call       # what `ProgramConstruct` says of it: {name: value}
+        self.pid = 0           # once it has been started
+        self.streams = [0, 1, 2]
+        self.start = None      # the size of its log before
+        self.refusal = ''      # why it cannot be started
+        self.path = None       # where it was found before the start
+        # Once it has ended: its code, why it was not started or '', last lines, time.
         self.report = None  # type: typing.Any
-        self.released = self.killed = False
-        self.settled = False  # nobody wants to know of its end
+        self.killed = False
+        self.settled = False   # nobody wants to know of its end
 
 
 class _Tending:
@@ -5915,15 +5989,27 @@ class _Tending:
 
     def __init__(self, line):
         import _signal as raw
+        import gc
         import select
+        gc.disable()           # nothing here makes circles
         self.line = line       # None once the supervisor is gone
+        self.identity = ''     # of this process
         self.inbox, self.outbox = bytearray(), bytearray()
-        self.programs = {}     # number -> _Tended, until it is reaped
-        self.running = {}      # those that have not ended
-        # Blocked, and not ignored: so a child can let them come when it is ready for them.
+        self.programs = {}     # number -> _Tended, until it is settled or left, and reaped
+        self.running = {}      # those that run
+        # number -> pid of those that the supervisor does not know as processes: if they end
+        # soon, that is all there is to tell of them.
+        self.untold = {}
+        self.since = 0.0       # since when there are such
+        # Blocked, and not ignored: it is easy to let them come in a program.
         raw.pthread_sigmask(raw.SIG_SETMASK, [
             getattr(raw, 'SIG' + name) for name in (
                 'HUP', 'INT', 'QUIT', 'ALRM', 'TERM', 'USR1', 'USR2', 'TSTP', 'TTIN', 'TTOU')])
+        # Which programs have as by default: Python itself ignores two of them.
+        self.defaults = [raw.SIGCHLD, raw.SIGPIPE, raw.SIGXFSZ]
+        if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
+            self.defaults.append(raw.SIGINT)
+        self.home = os.open(os.curdir, getattr(os, 'O_PATH', os.O_RDONLY))
         self.wakeup = os.pipe()
         for fd in self.wakeup + (line,):
             os.set_blocking(fd, False)
@@ -5935,13 +6021,16 @@ class _Tending:
 
     def run(self):
         while self.line is not None or self.programs:
-            for fd, _ in self.poll.poll():
+            events = self.poll.poll(100 if self.untold else None)
+            for fd, _ in events:
                 if fd == self.wakeup[0]:
                     os.read(fd, 4096)
                     self.look()
                 elif fd == self.line:
                     self.flush()
                     self.hear()
+            if self.untold and time.monotonic() > self.since + 0.1:
+                self.tell_pids()
 
     # The line.
 
@@ -5967,69 +6056,101 @@ class _Tending:
     def flush(self):
         """Write what there is room for: the supervisor may be waiting for us to read."""
         import select
+        blocked = bool(self.outbox)
         try:
             while self.outbox:
                 del self.outbox[:os.write(self.line, self.outbox)]
         except BlockingIOError:
-            pass
+            self.poll.modify(self.line, select.POLLIN | select.POLLOUT)
+            return
         except OSError:
             del self.outbox[:]    # it is gone, which reading tells better
-        self.poll.modify(self.line, select.POLLIN | (select.POLLOUT if self.outbox else 0))
+        if blocked:
+            self.poll.modify(self.line, select.POLLIN)
+
+    def tell_pids(self):
+        untold, self.untold = self.untold, {}
+        for number, pid in untold.items():
+            self.say('runs', number, pid)
 
     def lose(self):
-        """The supervisor is gone: nothing more is started, outcomes go into files."""
+        """The supervisor is gone: nothing more is started; what there is to say goes to files."""
         self.poll.unregister(self.line)
         os.close(self.line)
         self.line = None
+        self.untold.clear()
         void = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(void, fd)    # others may wait for the end of what the supervisor wrote to
         for number, program in list(self.programs.items()):
-            if not program.released:
-                self.settle(number)
-            elif program.report is not None:
+            if program.report is not None:
                 self.leave(number)
+                continue
+            self.leave_file(program, '.process', self.identify(program) if program.pid else {})
+            if not program.pid:
+                self.drop(number)
+
+    def identify(self, program):
+        """Return what `process_identity` would."""
+        import json
+        known = json.loads(self.identity)
+        known.update(pid=program.pid, start=_proc_stat(program.pid)[1], keeper=os.getpid())
+        return known
 
     # What it is told.
 
+    def know(self, identity):
+        self.identity = identity
+
     def prepare(self, number, call):
-        import _socket
-        try:
-            ours, theirs = _socket.socketpair()
-            pid = os.fork()
-        except OSError as error:
-            self.say('refused', number, error.errno)
-            return
-        if not pid:
-            ours.close()
-            self.leave_to(theirs, call)
-        theirs.close()
-        try:
-            os.setpgid(pid, pid)    # so that the group is there before it is told of
-        except OSError:
-            pass    # it has done so itself and is a program already, or dead
-        self.programs[number] = self.running[number] = _Tended(pid, ours, call)
-        self.say('prepared', number, pid)
+        program = self.programs[number] = _Tended(call)
+        # Now, and not in begin(): making a file takes its time, but there is some just now.
+        program.refusal = _open_log_of(program)
+        program.path = _find(call['argv'][0], call['env'])
 
-    def leave_to(self, gate, call):
-        """In a child: let nothing of the tender's stay open."""
-        for fd in self.wakeup + (self.line,):
-            os.close(fd)
-        for program in self.programs.values():
-            program.gate.close()
-        _stand_at_gate(gate, call)
-
-    def release(self, number):
+    def begin(self, number):
         program = self.programs[number]
-        program.released = True
         try:
-            program.gate.send(b'g')
+            refusal = program.refusal or self.start(program)
+        except (OSError, ValueError) as error:
+            refusal = 'it could not be started: %s' % error
+        if program.call['cwd'] is not None:
+            os.fchdir(self.home)
+        for fd in program.streams[:2]:
+            if fd > 2:
+                os.close(fd)    # and not that of stderr, whose position tells where it ended
+        program.call['argv'] = program.call['env'] = None    # the memory of many adds up
+        if refusal:
+            self.end(number, program, None, refusal)
+        else:
+            self.running[number] = program
+            self.since = self.since if self.untold else time.monotonic()
+            self.untold[number] = program.pid
+
+    def start(self, program):
+        """Start a program; return why that cannot be, or ''."""
+        call = program.call
+        refusal = _enter(program)
+        if not refusal:
+            program.pid, refusal = _execute(program.path, call['argv'], call['env'],
+                                            program.streams, self.defaults)
+        return refusal
+
+    def drop(self, number):
+        """Forget a program that never began; there is no log of it."""
+        program = self.programs.pop(number)
+        for fd in program.streams:
+            if fd > 2:
+                os.close(fd)
+        try:
+            if program.start == 0:
+                os.unlink(program.call['log'])
         except OSError:
-            pass    # it has died, which is told anyway
+            pass    # somebody else has done so
 
     def signal(self, number, which):
         program = self.programs.get(number)
-        if program is not None:
+        if program is not None and program.pid:
             program.killed = True
             self.send_signal(program, which)
 
@@ -6041,12 +6162,13 @@ class _Tending:
             pass    # nobody is there any more, or has other rights
 
     def settle(self, number):
-        """Forget a program. At its gate it exits."""
+        """Forget a program, once it has ended if it runs."""
         program = self.programs[number]
         program.settled = True
-        program.gate.close()
         if program.report is not None:
             self.reap(number)
+        elif not program.pid:
+            self.drop(number)
 
     # What ends.
 
@@ -6057,85 +6179,62 @@ class _Tending:
             if found is not None:
                 del self.running[number]
                 exited = found.si_code == os.CLD_EXITED
-                self.end(number, program, found.si_status if exited else -found.si_status)
+                self.end(number, program, found.si_status if exited else -found.si_status, '')
 
-    def end(self, number, program, code):
-        refusal, tail = _last_words(program.gate)
-        program.gate.close()
+    def end(self, number, program, code, refusal):
+        tail = ''
+        if program.start is not None:
+            tail = _last_lines(program.streams[2], program.start)
+            os.close(program.streams[2])
+        self.untold.pop(number, None)
         program.report = code, refusal, tail, time.time()
         if program.settled:
             self.reap(number)
         elif self.line is None:
             self.leave(number)
         else:
-            self.say('ended', number, program.report)
+            self.say('over', number, program.pid, *program.report)
 
     def leave(self, number):
         """Leave the outcome in a file; only then may the program count as dead."""
         program = self.programs[number]
-        path, ok, keep = [program.call[name] for name in ('outcome', 'ok', 'keep')]
+        self.leave_file(program, '', _program_outcome(
+            *program.report, program.call['ok'], program.call['keep']))  # type: ignore
+        self.reap(number)
+
+    def leave_file(self, program, ending, content):
+        path = program.call['outcome']
         try:
             if path is not None:
-                _leave_outcome(os.fsdecode(path), _program_outcome(*program.report, ok, keep))
+                _leave_outcome(os.fsdecode(path) + ending, content)
         except OSError:
             pass    # there is nobody to tell; a recovery says that there is none
-        self.reap(number)
 
     def reap(self, number):
         program = self.programs.pop(number)
-        if program.killed:
-            self.send_signal(program, 9)    # what it has left behind
-        os.waitpid(program.pid, 0)
+        if program.pid:
+            if program.killed:
+                self.send_signal(program, 9)    # what it has left behind
+            os.waitpid(program.pid, 0)
 
 
-def _last_words(gate):
-    """Return (why a program could not be started, or '', the last lines of its stderr)."""
-    import _socket
-    refusal, tail = b'', ''
+def _open_log_of(program):
+    """Open the log for stdout and stderr; return why that cannot be, or ''."""
+    path = program.call['log']
+    if path is None:
+        return ''
     try:
-        gate.setblocking(False)
-        while True:
-            content, passed, _, _ = gate.recvmsg(1 << 16, _socket.CMSG_SPACE(4))
-            if not content:
-                break
-            if passed:
-                log = int.from_bytes(passed[0][2], sys.byteorder)
-                start, _, content = content.partition(b';')
-                tail = _last_lines(log, int(start))
-                os.close(log)
-            refusal += content
-    except OSError:
-        pass    # there is nothing more
-    return refusal.decode('utf-8', 'replace'), tail
-
-
-def _stand_at_gate(gate, call):
-    """Wait at the gate, then become the program. Does not return."""
-    import _signal as raw
-    try:
-        os.setpgid(0, 0)
-        raw.set_wakeup_fd(-1)
-        for name in ('SIGCHLD', 'SIGPIPE', 'SIGXFSZ'):    # two of which Python ignores
-            raw.signal(getattr(raw, name), raw.SIG_DFL)
-        if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
-            raw.signal(raw.SIGINT, raw.SIG_DFL)
-        raw.pthread_sigmask(raw.SIG_SETMASK, [])
-        if gate.recv(1):
-            gate.sendall(_become(gate, call).encode('utf-8', 'backslashreplace'))
-    except BaseException as error:
-        gate.sendall(('it could not be started: %s' % error).encode('utf-8', 'backslashreplace'))
-    finally:
-        os._exit(127)
-
-
-def _become(gate, call):
-    """Become the program; return why that cannot be."""
-    log, folder, stdin = call['log'], call['cwd'], call['stdin']
-    try:
-        if log is not None:
-            _take_log(gate, log)
+        program.streams[1] = _open_log(path)
+        program.streams[2] = _open_log(path, os.O_RDWR)
+        program.start = os.fstat(program.streams[2]).st_size
     except OSError as error:
-        return 'its log %r cannot be opened: %s' % (os.fsdecode(log), os.strerror(error.errno))
+        return 'its log %r cannot be opened: %s' % (os.fsdecode(path), os.strerror(error.errno))
+    return ''
+
+
+def _enter(program):
+    """Go to the folder and open stdin; return why that cannot be, or ''."""
+    folder, stdin = program.call['cwd'], program.call['stdin']
     try:
         if folder is not None:
             os.chdir(folder)
@@ -6143,37 +6242,41 @@ def _become(gate, call):
         return _no_folder(folder, error.errno)
     try:
         if stdin is not None:
-            os.dup2(os.open(stdin, os.O_RDONLY), 0)
+            program.streams[0] = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
+            os.set_blocking(program.streams[0], True)
     except OSError as error:
         return _no_stdin(stdin, error.errno)
-    return _execute(call['argv'], call['env'])
+    return ''
 
 
-def _take_log(gate, path):
-    """Let stdout and stderr go to the log; give the tender the description of stderr, too."""
-    import _socket
-    out, err = _open_log(path), _open_log(path, os.O_RDWR)
-    gate.sendmsg([b'%d;' % os.fstat(err).st_size], [
-        (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, err.to_bytes(4, sys.byteorder))])
-    os.dup2(out, 1)
-    os.dup2(err, 2)
+def _find(program, env):
+    """Return the first path at which there is a program, or None."""
+    for path in _candidates(program, env.get(b'PATH', os.fsencode(os.defpath))):
+        if os.path.isfile(path):
+            return path
+    return None
 
 
-def _execute(argv, env):
+def _execute(found, argv, env, streams, defaults):
+    """Start a program; return (its pid, '') or (0, why that cannot be).
+
+    Args:
+        found: the path that is tried first, or None; it is searched for if that is of no use.
+    """
     search, number = env.get(b'PATH', os.fsencode(os.defpath)), 2
-    for path in _candidates(argv[0], search):
-        if os.path.exists(path):
+    for path in [found] * (found is not None) + _candidates(argv[0], search):
+        if path is found or os.path.exists(path):
             try:
-                os.execve(path, argv, env)
+                return _spawn(path, argv, env, streams, defaults), ''
             except OSError as error:
                 number = error.errno
-    return _no_program(argv[0], search, b'', number)
+    return 0, _no_program(argv[0], search, b'', number)
 
 
 _TENDER_FUNCTIONS = (
-    _write, _make_folder, _open_log, write_aside, _leave_outcome, _framed, _unframed, _manner,
-    _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program,
-    _program_outcome, _last_words, _stand_at_gate, _become, _take_log, _execute)
+    _spawn, _proc_stat, _write, _make_folder, _open_log, write_aside, _leave_outcome, _framed,
+    _unframed, _manner, _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin,
+    _candidates, _no_program, _program_outcome, _open_log_of, _enter, _find, _execute)
 
 
 # Which construct ------------------------------------------------------------------
@@ -6648,6 +6751,7 @@ class _History:
             if not record.process:
                 continue
             path = self._outcome_path(record)
+            record = record._replace(process=find_process(record.process, path))
             # First whether it lives, then what it left: the other way round one that ends in
             # between would be lost.
             alive = process_alive(record.process)
@@ -6847,6 +6951,9 @@ class _DriverPort(Port):
         if threading.get_ident() != self._driver.thread:
             self._driver.wake()
 
+    def moved(self, job):
+        self._driver.note_process(job)
+
     def watch(self, fd, callback):
         self._driver.selector.register(fd, self._driver.events_read, callback)
 
@@ -6944,6 +7051,7 @@ class Driver:
         self._starting = []                    # tasks to start after the next commit
         # Inline jobs whose start is committed, with their constructs.
         self._inline = collections.deque()  # type: typing.Deque[tuple]
+        self._moved = {}                       # tasks whose process is known better than stored
         self._ahead = {}                       # tasks committed as active ahead of their start
         self._settled = []                     # jobs whose outcome goes into the next commit
         self._urgent = False                   # one of them waits for it
@@ -6955,6 +7063,7 @@ class Driver:
         self._ended_orphans = {}  # type: typing.Dict[tuple, tuple]
         self._opened_constructs = []
         self._pace = 1e-3                      # seconds that an inline task takes
+        self._moved_at = None                  # since when there are such
         self._window = None                    # since when inline work is not committed
         self._failures = []
         self._trace = ''                       # traceback of the failure being handed in
@@ -7206,10 +7315,10 @@ class Driver:
                 construct.withdraw(job)
             raise
         settled, self._settled, self._urgent = self._settled, [], False
+        for job, construct in jobs:    # which go first, as somebody waits for them
+            self._release(job, construct)
         for job, construct in settled:
             construct.settle(job)
-        for job, construct in jobs:
-            self._release(job, construct)
 
     def _prepare_starts(self):
         """Make jobs of the tasks that are to start; return those that wait for the commit."""
@@ -7410,7 +7519,15 @@ class Driver:
         if threading.get_ident() == self.thread:
             self._commit()
 
+    def note_process(self, job):
+        """Store soon which process runs a job: alone that is not worth a commit at once."""
+        if job.task is not None and job.task.status == ACTIVE:
+            self._moved[job.task] = None
+            self._moved_at = self._moved_at or self.clock()
+
     def _commit(self):
+        if self._dirty or self._rows:
+            self._add_moved()
         rows = self._rows
         rows.extend([self._record(task) for task in self._dirty])
         self._rows, self._dirty, self._window = [], {}, None
@@ -7418,6 +7535,12 @@ class Driver:
             rows = [row._replace(error=masked(row.error)) if row.error else row for row in rows]
         if rows:
             self.store.commit(self.run_record, rows)
+
+    def _add_moved(self):
+        for task in self._moved:
+            if task.status == ACTIVE:
+                self._dirty[task] = None
+        self._moved, self._moved_at = {}, None
 
     def _record(self, task):
         """Return what is stored of a task now."""
@@ -7561,11 +7684,14 @@ class Driver:
         polled = [one for one in self._opened_constructs if one.polls] or self.relay.active
         if self._jobs and polled:
             timeout = max(0.01, self.settings['sleep_between_loops'])
-        for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline):
+        moved = self._moved_at + 0.5 if self._moved else None
+        for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved):
             if due is not None:
                 left = max(0.0, due - self.clock())
                 timeout = left if timeout is None else min(timeout, left)
         self._poll_events(timeout)
+        if self._moved and self.clock() >= self._moved_at + 0.5:
+            self._add_moved()
         if self._jobs:
             self.relay.poll()
             for construct in self._opened_constructs:
@@ -8726,6 +8852,9 @@ class _Flow(abc.ABC):
             if not self.settings()['exclusive']:
                 continue
             for record in store.tasks(old, status=ACTIVE):
+                record = record._replace(process=find_process(record.process, outcome_path(
+                    store.folder, old.flow, old.run_id, record.path, record.sequence,
+                    record.recovery, record.attempt)))
                 if record.process and process_alive(record.process):
                     raise AlreadyRunningError(
                         'flow %r cannot start anew: step %r at %s of its run %r still runs as '

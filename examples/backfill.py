@@ -4,8 +4,8 @@
                  figures --> read
 
 The parameter ``year`` says which one. For each of its months that the data have, awk, a program
-like any other, computes the figures of two cities, with a timeout and another try; ``report`` makes
-a table of them.
+like any other, computes the figures of two cities, with a timeout and another try; at the end
+``report`` makes a table of them.
 
 Run it with ``python3 -m sequent examples/backfill.py --set year=2010``. What it makes goes to the
 folder ``backfill.out`` in the current folder (environment variable BACKFILL_DIR: another one).

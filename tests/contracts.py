@@ -578,8 +578,8 @@ def log_something():
     logging.getLogger('a.module').warning('seen: %s', 'gr\xfcn')
 
 
-class ConstructContract:
-    """Every promise of `TaskConstruct`. A subclass has ``make_construct() -> TaskConstruct``."""
+class RunningContract:
+    """What `TaskConstruct` promises whatever it runs. A subclass has ``make_construct()``."""
 
     #: Configuration of every job: {str: value}.
     config = {}
@@ -632,6 +632,83 @@ class ConstructContract:
         outcome = construct.port.outcome(construct, job)
         construct.settle(job)
         return outcome
+
+    def test_jobs_run_side_by_side(self, construct, tmp_path):
+        if construct.inline:
+            pytest.skip('not for inline constructs')
+        jobs = [self.job(meet, str(tmp_path), 'a', 'b'), self.job(meet, str(tmp_path), 'b', 'a')]
+        self.start(construct, *jobs)
+        assert [construct.port.outcome(construct, job).status for job in jobs] == ['success'] * 2
+        for job in jobs:
+            construct.settle(job)
+
+    def test_what_was_withdrawn_never_runs(self, construct, tmp_path):
+        job = self.job(touch, str(tmp_path / 'ran'))
+        construct.prepare(job)
+        construct.withdraw(job)
+        construct.close()
+        assert not (tmp_path / 'ran').exists()
+        assert construct.port.outcomes == {}
+        construct.open(construct.port)
+
+    def test_it_can_be_opened_again_after_close(self, construct):
+        construct.close()
+        construct.open(construct.port)
+        assert self.run(construct, add, 1).status == 'success'
+
+    def test_an_environment_that_cannot_be_fails_the_task(self, construct):
+        if not self.has_environment:
+            pytest.skip('not for constructs whose tasks share an environment')
+        outcome = self.run(construct, nothing, env={'SEQUENT_LOOP_VALUE': 'a\0b'})
+        assert outcome.status == 'failure'
+        assert 'null byte' in outcome.error
+
+    def test_a_job_that_is_killed_fails(self, construct, tmp_path):
+        if not construct.can_kill:
+            pytest.skip('not for constructs that cannot end what they run')
+        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
+        self.start(construct, job)
+        wait_until((tmp_path / 'runs').exists)
+        construct.kill(job, False)
+        outcome = construct.port.outcome(construct, job)
+        construct.settle(job)
+        assert (outcome.status, outcome.interrupted) == ('failure', False)
+        assert 'SIGTERM' in outcome.error
+
+    @pytest.mark.parametrize('force', [False, True])
+    def test_a_job_that_is_killed_by_a_stop_is_interrupted(self, construct, tmp_path, force):
+        if not construct.can_kill:
+            pytest.skip('not for constructs that cannot end what they run')
+        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
+        self.start(construct, job)
+        wait_until((tmp_path / 'runs').exists)
+        construct.port.stopping = True
+        construct.kill(job, force)
+        outcome = construct.port.outcome(construct, job)
+        construct.settle(job)
+        assert outcome.interrupted is True
+
+    def test_close_ends_what_still_runs(self, construct, tmp_path):
+        if not construct.can_kill:
+            pytest.skip('not for constructs that cannot end what they run')
+        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
+        self.start(construct, job)
+        wait_until(lambda: (tmp_path / 'runs').exists() and (tmp_path / 'runs').read_text())
+        pid = int((tmp_path / 'runs').read_text())
+        construct.close()
+        construct.open(construct.port)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    def test_signals_of_the_caller_are_left_as_they_were(self, construct):
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        self.run(construct, nothing)
+        assert [signal.getsignal(number)
+                for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+class ConstructContract(RunningContract):
+    """Every promise of `TaskConstruct` to functions; ``make_construct() -> TaskConstruct``."""
 
     def test_it_returns_what_the_function_returns(self, construct):
         outcome = self.run(construct, add, 1, 2, kwargs={'more': 4})
@@ -707,29 +784,6 @@ class ConstructContract:
             construct.settle(job)
         assert results == list(range(20))
 
-    def test_jobs_run_side_by_side(self, construct, tmp_path):
-        if construct.inline:
-            pytest.skip('not for inline constructs')
-        jobs = [self.job(meet, str(tmp_path), 'a', 'b'), self.job(meet, str(tmp_path), 'b', 'a')]
-        self.start(construct, *jobs)
-        assert [construct.port.outcome(construct, job).status for job in jobs] == ['success'] * 2
-        for job in jobs:
-            construct.settle(job)
-
-    def test_what_was_withdrawn_never_runs(self, construct, tmp_path):
-        job = self.job(touch, str(tmp_path / 'ran'))
-        construct.prepare(job)
-        construct.withdraw(job)
-        construct.close()
-        assert not (tmp_path / 'ran').exists()
-        assert construct.port.outcomes == {}
-        construct.open(construct.port)
-
-    def test_it_can_be_opened_again_after_close(self, construct):
-        construct.close()
-        construct.open(construct.port)
-        assert self.run(construct, add, 1).status == 'success'
-
     def test_the_environment_of_a_task_is_there_and_gone_afterwards(self, construct, monkeypatch):
         if not self.has_environment:
             pytest.skip('not for constructs whose tasks share an environment')
@@ -746,13 +800,6 @@ class ConstructContract:
         assert os.environ['SEQUENT_STEP_NAME'] == 'before'
         assert 'SEQUENT_LOOP_VALUE' not in os.environ
 
-    def test_an_environment_that_cannot_be_fails_the_task(self, construct):
-        if not self.has_environment:
-            pytest.skip('not for constructs whose tasks share an environment')
-        outcome = self.run(construct, nothing, env={'SEQUENT_LOOP_VALUE': 'a\0b'})
-        assert outcome.status == 'failure'
-        assert 'null byte' in outcome.error
-
     def test_what_a_task_logs_is_in_its_log_file(self, construct, tmp_path, own_logging):
         if not self.has_log:
             pytest.skip('not for constructs without log files')
@@ -761,46 +808,3 @@ class ConstructContract:
         assert 'seen: gr\xfcn' in path.read_bytes().decode('utf-8')
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
-
-    def test_a_job_that_is_killed_fails(self, construct, tmp_path):
-        if not construct.can_kill:
-            pytest.skip('not for constructs that cannot end what they run')
-        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
-        self.start(construct, job)
-        wait_until((tmp_path / 'runs').exists)
-        construct.kill(job, False)
-        outcome = construct.port.outcome(construct, job)
-        construct.settle(job)
-        assert (outcome.status, outcome.interrupted) == ('failure', False)
-        assert 'SIGTERM' in outcome.error
-
-    @pytest.mark.parametrize('force', [False, True])
-    def test_a_job_that_is_killed_by_a_stop_is_interrupted(self, construct, tmp_path, force):
-        if not construct.can_kill:
-            pytest.skip('not for constructs that cannot end what they run')
-        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
-        self.start(construct, job)
-        wait_until((tmp_path / 'runs').exists)
-        construct.port.stopping = True
-        construct.kill(job, force)
-        outcome = construct.port.outcome(construct, job)
-        construct.settle(job)
-        assert outcome.interrupted is True
-
-    def test_close_ends_what_still_runs(self, construct, tmp_path):
-        if not construct.can_kill:
-            pytest.skip('not for constructs that cannot end what they run')
-        job = self.job(touch_and_wait, str(tmp_path / 'runs'))
-        self.start(construct, job)
-        wait_until(lambda: (tmp_path / 'runs').exists() and (tmp_path / 'runs').read_text())
-        pid = int((tmp_path / 'runs').read_text())
-        construct.close()
-        construct.open(construct.port)
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-
-    def test_signals_of_the_caller_are_left_as_they_were(self, construct):
-        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        self.run(construct, nothing)
-        assert [signal.getsignal(number)
-                for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -35,6 +35,8 @@ KEYS = {
     'capture': ('relay', 'none', 'none', True),
     'complete_handles': (True, False, 'no', False),
     'keep_result': (True, False, 'off', True),
+    'cwd': ('', '/nowhere', '/nowhere', True),
+    'env': ({}, {'A': 'b', 'C': None}, '{"A": "b", "C": null}', True),
 }
 # Before 3.7 a forkserver does not tell how a process has ended; it is refused there.
 not_fork = pytest.mark.parametrize(
@@ -177,7 +179,8 @@ WRONG = [
     ('start_method', 3), ('shutdown_grace', -0.1), ('shutdown_grace', 'x'), ('exclusive', 'yes'),
     ('exclusive', 1), ('synchronous', 'fulll'), ('synchronous', True), ('group_commit', -1),
     ('group_commit', '0'), ('capture', 'relays'), ('capture', None), ('complete_handles', 'x'),
-    ('keep_result', 0)]
+    ('keep_result', 0), ('cwd', 3), ('env', ['A']), ('env', {'A': 1}), ('env', {'A=B': 'x'}),
+    ('env', {'': 'x'}), ('env', {'A': 'x\0y'})]
 
 
 @pytest.mark.parametrize('key, value', WRONG)
@@ -199,7 +202,8 @@ def test_a_wrong_type_or_value_on_a_step_is_an_error_that_names_it(key, value):
 @pytest.mark.parametrize('key, text', [
     ('max_concurrent', 'two'), ('stop_on_exception', 'maybe'), ('sleep_between_loops', 'x'),
     ('sleep_between_loops', '-1'), ('synchronous', 'fulll'), ('capture', 'x'),
-    ('start_method', 'frok'), ('group_commit', 'nan')])
+    ('start_method', 'frok'), ('group_commit', 'nan'), ('env', '[1]'), ('env', '{"A": 1}'),
+    ('env', 'A=b')])
 def test_a_wrong_text_in_the_environment_is_an_error_before_anything_starts(
         key, text, monkeypatch):
     monkeypatch.setenv('SEQUENT_' + key.upper(), text)
