@@ -4760,6 +4760,7 @@ class InlineConstruct(TaskConstruct):
             if now.get(name) != value:
                 if name not in now:
                     _borrowed.take(name)
+                    now[name] = None    # to be given back, even if it cannot be set
                 self._put(name, value)
                 now[name] = value
         if now.keys() == wanted.keys():
@@ -5621,6 +5622,9 @@ class _Program(_Child):
 
     def alive(self, job):
         return self.report is None and self.tender is not None
+
+    def exitcode(self):
+        return None    # the tender tells it with the outcome
 
     def cause(self):
         return 'ended, as the process that watched over programs died'
