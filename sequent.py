@@ -1556,7 +1556,6 @@ class Engine:
             task = heapq.heappop(self._delays)[3]
             self.delayed -= 1
             task.scope.delayed -= 1
-            task.scope.retrying.pop(task, None)
             self._become_ready(task)
             if self.next_due() is None:
                 break
@@ -1584,8 +1583,8 @@ class Engine:
         self._actions.append(('attempt', task, task.recovery, task.attempt, task.error))
         self._next_attempt(task)
         task.due = self._now + again
+        task.scope.retrying[task] = None
         if again > 0:
-            task.scope.retrying[task] = None
             self._delay(task, task.due)
         else:
             self._become_ready(task)
@@ -1715,6 +1714,9 @@ class Engine:
         if earlier is not None and self._replay(task, earlier):
             self._leave(scope)
             return
+        if task.attempt > 1 and earlier.status == READY or earlier is not None and earlier.again:
+            task.error = earlier.error    # continued: it waits for its next attempt
+            scope.retrying[task] = None
         due = earlier.due if earlier is not None and earlier.status != SUCCESS else None
         if due is None and step.delay:
             due = self._now + step.delay
@@ -1722,9 +1724,6 @@ class Engine:
         if due is None or due <= self._now:
             self._become_ready(task)
             return
-        if task.attempt > 1:    # continued: it waits for its next attempt
-            task.error = earlier.error
-            scope.retrying[task] = None
         self._delay(task, due)
 
     def _delay(self, task, due):
@@ -1838,6 +1837,8 @@ class Engine:
             scope.ready -= 1
         task.status = ACTIVE
         task.error = None
+        if scope.retrying:
+            scope.retrying.pop(task, None)
         self._raise(scope, step, ACTIVE)
         if step.children is not None:
             self._actions.append(('record', task))
@@ -2201,6 +2202,7 @@ class Engine:
             self._queues[number].remove(task)
         self.ready -= 1
         task.scope.ready -= 1
+        task.scope.retrying.pop(task, None)
         task.error = 'it waits for resources that nobody gives back: ' + '; '.join(
             self._shortage(number, amount) for number, amount in task.step.needs
             if self._out[number] + amount > self.plan.pools[number][1]

@@ -58,11 +58,11 @@ k.  (3.1) An attempt that fails is tried again when attempts are left in this ru
     is out), and waits like a delayed task, whatever else its step says about delays; ready and
     active were raised. What fails for want of resources, or for what it released after a
     success, is not tried again.
-l.  (3.4) What waits for its next attempt when its iteration is stopped counts as failed then
-    and there, after the stop has gone outward as far as it goes; more of these in the order in
-    which their iterations started. It is stored as it was, so for h it was dropped. What became
-    ready again, and what waits only because an earlier run left a due time, is dropped without a
-    failure.
+l.  (3.4) What waits for its next attempt, be it for its time, for a slot or for resources, when
+    its iteration is stopped counts as failed then and there, after the stop has gone outward as
+    far as it goes; more of these in the order in which their iterations started. It is stored as
+    it was, so for h it was dropped. What waits only because an earlier run left a due time is
+    dropped without a failure.
 m.  (3.3) How many failed iterations a container bears: a number, or a share of the length of its
     loop, rounded down. An iteration counts as failed once, when something directly in it fails
     unhandled. It is borne when it is not one too many; further failures in it are borne until
@@ -330,7 +330,7 @@ class Reference:
 
     def _make_ready(self, task):
         task.status = 'ready'
-        task.delayed = task.waiting = False
+        task.delayed = False
 
     def _is_delayed(self, task):
         return task.delayed and not task.iteration.stopped
@@ -447,6 +447,7 @@ class Reference:
 
     def _start(self, task):
         task.status = 'active'
+        task.waiting = False
         task.raised.add('active')
         for pool, n in self._acquired_by(task):
             self.out[pool] += n
@@ -612,6 +613,7 @@ class Reference:
 
     def _fail(self, task):
         task.status = 'failure'
+        task.waiting = False
         self._count_as_failed(task)
 
     def _count_as_failed(self, task):

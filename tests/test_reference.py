@@ -756,14 +756,14 @@ def test_a_waiting_retry_that_a_stop_drops_may_be_handled():      # semantics 3.
     assert flow.status('a@1') == 'active'       # it did not fail, and is to be gone through again
 
 
-def test_a_retry_that_is_ready_again_is_dropped_without_a_failure():      # semantics 3.4
+def test_a_stop_makes_a_failure_of_a_retry_that_waits_for_a_slot():      # semantics 3.4
     flow = play(Node('a', [Node('x', retries=1, retry_delay=1)]), Node('b'), max_concurrent=1)
     assert flow.fail('a_x@1.1') == 'b@1'
     flow.advance()
     flow.fail('b@1')
-    assert flow.dropped() == set()
+    assert flow.dropped() == {('a_x', '1.1')}
     assert flow.status('a_x@1.1') == 'ready'
-    assert flow.status('a@1') == 'active'
+    assert flow.status('a@1') == 'failure'
 
 
 def test_what_waits_for_the_due_time_of_an_earlier_run_is_dropped_without_a_failure():
