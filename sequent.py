@@ -5844,7 +5844,7 @@ class _History:
             record = record._replace(process=find_process(record.process, path))
             # First whether it lives, then what it left: the other way round one that ends in
             # between would be lost.
-            alive = process_alive(record.process)
+            alive = process_alive(record.process) if record.process else False
             outcome = read_outcome(path) if path else None
             if outcome is not None:
                 settled.append(record._replace(
