@@ -5475,6 +5475,8 @@ class _Tending:
         program = self.programs[number] = _Tended(call)
         # Now, and not in begin(): making a file takes its time, but there is some just now.
         program.refusal = _open_log_of(program)
+        if any(b'\0' in one for one in call['argv'] + list(call['env'].values())):
+            program.refusal = 'it could not be started: embedded null byte'
         program.path = _find(call['argv'][0], call['env'])
 
     def begin(self, number):
