@@ -34,7 +34,7 @@ def test_the_interface_is_the_documented_one():
     flow = an_eventor()
     assert names(flow.add_event) == ['name', 'expr']
     assert set(names(flow.add_step)) == {'name', 'func', 'args', 'kwargs', 'triggers', 'recovery',
-                                         'config', 'acquires', 'releases'}
+                                         'config', 'acquires', 'releases', 'command'}
     assert names(flow.add_assoc) == ['event', 'assocs', 'delay']
     assert names(flow.trigger_event) == ['event', 'sequence']
     assert inspect.signature(Eventor).parameters['logging_level'].default == logging.INFO
