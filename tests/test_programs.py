@@ -551,6 +551,7 @@ class TestProgram(RunningContract):
     def test_what_was_not_released_when_the_tender_died_runs_again(self, construct, tmp_path):
         job = self.job(contracts.touch, str(tmp_path / 'ran'))
         construct.prepare(job)
+        wait_until(lambda: construct.port.turn(construct) or construct._tender.works, 'its word')
         os.kill(construct._tender.pid, signal.SIGKILL)
         wait_until(lambda: construct.port.turn(construct) or construct._tender is None, 'it')
         construct.release(job)
@@ -587,7 +588,19 @@ class TestProgram(RunningContract):
         self.start(construct, job)
         outcome = construct.port.outcome(construct, job)
         construct.settle(job)
-        assert outcome.status == 'failure'
+        assert outcome.error == (
+            "the process that starts programs, of '/bin/false', exited with code 1")
+        assert not outcome.lost
+
+    def test_a_path_is_that_from_the_folder_of_the_program(self, construct, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for folder, code in (('.', 1), ('there', 7)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / 'p').write_text('#!/bin/sh\nexit %d\n' % code)
+            (tmp_path / folder / 'p').chmod(0o700)
+        for program in ('./p', 'p'):
+            command = Command(program, cwd='there', ok=[7], env={'PATH': ':/bin'})
+            assert self.run(construct, command).status == 'success'
 
     def test_a_function_is_refused(self, construct):
         with pytest.raises(ConstructError, match="step 'load': ProgramConstruct runs programs"):
@@ -731,6 +744,15 @@ def test_a_loop_of_programs_leaves_no_zombie_and_no_descriptor(tmp_path):
     assert flow() is True
     flow.close()
     assert descriptors() - before == set()
+
+
+def test_a_python_that_does_not_work_fails_the_flow(monkeypatch):
+    monkeypatch.setattr(sys, 'executable', '/bin/false')
+    flow = a_flow(':memory:', 'process', config={'stop_on_exception': False})
+    for name in 'abc':
+        flow.add_step(name, command='true')
+    assert flow() is False
+    assert statuses(flow) == {name: 'failure' for name in 'abc'}
 
 
 def test_an_eventor_runs_programs():
