@@ -2382,29 +2382,6 @@ def process_alive(identity):
     return known.get('start') in (None, start)
 
 
-def find_process(identity, outcome):
-    """Return the identity of the process that runs a task, or None if there is none.
-
-    A program is committed before it has a process: under the identity of its tender, with
-    ``program``, a number. When the supervisor is gone, the tender says in a file beside that for
-    the outcome which process it is.
-
-    Args:
-        identity: as it was committed with the task.
-        outcome: path of the outcome that an orphan leaves, or None.
-    """
-    if outcome is None or 'program' not in _read_identity(identity):
-        return identity
-    deadline = time.monotonic() + 10.0
-    while True:
-        alive = process_alive(identity)
-        said = _read_line(outcome + '.process')
-        if said is not None:
-            return said if _read_identity(said) else None
-        if not alive or os.path.exists(outcome) or time.monotonic() > deadline:
-            return identity if alive and not os.path.exists(outcome) else None
-        time.sleep(0.005)    # the supervisor has died this moment
-
 def _takes_signals(pid):
     """Ask the system whether there is a process: where /proc is missing or hides it."""
     if os.name == 'nt':  # signal 0 is Ctrl-C there
@@ -4240,14 +4217,8 @@ def write_aside(path, content):
         os.close(fd)
 
 
-def read_outcome(path):
-    """Return the `Outcome` that a process left at ``path``, or None if there is none.
-
-    Raises:
-        StoreError: it cannot be read, or somebody else could have written it.
-    """
-    import base64
-    import json
+def _read_own(path):
+    """Return what is in a file of our own, or None if there is none; raise StoreError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -4259,15 +4230,57 @@ def read_outcome(path):
         if info.st_uid != os.geteuid() or info.st_mode & 0o022:
             raise StoreError('the outcome %r could have been written by another user: look at '
                              'it, and remove it or make it yours (chmod 600)' % path)
-        try:
-            content = json.loads(file.read().decode('utf-8'))
-            if content.get('result') is not None:
-                content['result'] = base64.b64decode(content['result'])
-            content['kinds'] = tuple(content.get('kinds', ()))
-            return Outcome(**content)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise StoreError('the outcome %r is damaged (%s); remove it to run its task again'
-                             % (path, error)) from error
+        return file.read()
+
+
+def read_outcome(path):
+    """Return the `Outcome` that a process left at ``path``, or None if there is none.
+
+    Raises:
+        StoreError: it cannot be read, or somebody else could have written it.
+    """
+    import base64
+    import json
+    text = _read_own(path)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text.decode('utf-8'))
+        if content.get('result') is not None:
+            content['result'] = base64.b64decode(content['result'])
+        content['kinds'] = tuple(content.get('kinds', ()))
+        return Outcome(**content)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreError('the outcome %r is damaged (%s); remove it to run its task again'
+                         % (path, error)) from error
+
+
+def find_process(identity, outcome):
+    """Return the identity of the process that runs a task, or None if there is none.
+
+    A program is committed before it has a process: under the identity of its tender, with
+    ``program``, a number. When the supervisor is gone, the tender says in a file beside that for
+    the outcome which process it is.
+
+    Args:
+        identity: as it was committed with the task.
+        outcome: path of the outcome that an orphan leaves, or None.
+
+    Raises:
+        StoreError: the file cannot be read, or somebody else could have written it.
+    """
+    if outcome is None or 'program' not in _read_identity(identity):
+        return identity
+    deadline = time.monotonic() + 10.0
+    while True:
+        alive = process_alive(identity)
+        said = _read_own(outcome + '.process')
+        if said is not None:
+            said = said.decode('utf-8', 'replace')
+            return said if _read_identity(said) else None
+        if not alive or os.path.exists(outcome) or time.monotonic() > deadline:
+            return identity if alive and not os.path.exists(outcome) else None
+        time.sleep(0.005)    # the supervisor has died this moment
 
 
 # Programs: what to run -------------------------------------------------------------
@@ -5612,7 +5625,7 @@ def _load_main(name, path):
 class _Program(_Child):
     """What `ProgramConstruct` knows of a program (``job.state``)."""
 
-    __slots__ = ('number', 'tender', 'report', 'ok', 'keep')
+    __slots__ = ('number', 'tender', 'report', 'ok', 'keep', 'broken')
 
     def __init__(self, number, tender, job):
         super().__init__()
@@ -5621,6 +5634,7 @@ class _Program(_Child):
         self.report = None    # type: typing.Any  # what the tender tells of the end
         self.ok = tuple(job.func.ok)
         self.keep = job.config.get('keep_result', True)
+        self.broken = ''      # how the tender died, if it never worked
 
     def alive(self, job):
         return self.report is None and self.tender is not None
@@ -5629,7 +5643,7 @@ class _Program(_Child):
         return None    # the tender tells it with the outcome
 
     def cause(self):
-        return 'ended, as the process that watched over programs died'
+        return self.broken or 'ended, as the process that watched over programs died'
 
     def signal(self, number):
         if self.tender is not None:
@@ -5676,6 +5690,7 @@ class _Tender:
 
     def __init__(self, told):
         self.lost = False
+        self.works = False  # it has ever said anything
         self.folder = _current_folder()
         self._told = told
         self._inbox = bytearray()
@@ -5736,6 +5751,7 @@ class _Tender:
             self._inbox += content
             self.lost = not content
         for message in _unframed(self._inbox):
+            self.works = True
             self._told(*message)
 
     def end_session(self):
@@ -5839,7 +5855,8 @@ class ProgramConstruct(_ChildConstruct):
         child = job.state
         self._jobs.add(job)
         if child.tender is None:
-            self._finish(job, Outcome(FAILURE, 'the process that starts programs died', lost=True))
+            self._finish(job, Outcome(FAILURE, child.broken or 'the process that starts programs '
+                                      'died', lost=not child.broken))
         else:
             child.tender.send('begin', child.number)
 
@@ -5921,11 +5938,13 @@ class ProgramConstruct(_ChildConstruct):
 
     def _lose_tender(self):
         """The tender died: its programs are ended, as nobody could tell how they end."""
-        logger.error('the process that watches over programs %s; they are ended',
-                     _manner(self._part()))
+        works, manner = self._tender.works, _manner(self._part())
+        logger.error('the process that watches over programs %s; they are ended', manner)
         for job in list(self._programs.values()):
             child = job.state
             child.tender = None
+            child.broken = '' if works else ('the process that starts programs, of %r, %s'
+                                             % (sys.executable, manner))
             child.killed = child.forced = True
             self._check(job)
 
@@ -6107,12 +6126,16 @@ class _Tending:
 
     def know(self, identity):
         self.identity = identity
+        self.say('here', 0, os.getpid())
 
     def prepare(self, number, call):
         program = self.programs[number] = _Tended(call)
         # Now, and not in begin(): making a file takes its time, but there is some just now.
         program.refusal = _open_log_of(program)
-        program.path = _find(call['argv'][0], call['env'])
+        if any(b'\0' in one for one in call['argv'] + list(call['env'].values())):
+            program.refusal = 'it could not be started: embedded null byte'
+        if call['cwd'] is None:
+            program.path = _find(call['argv'][0], call['env'])
 
     def begin(self, number):
         program = self.programs[number]
@@ -6760,7 +6783,7 @@ class _History:
             record = record._replace(process=find_process(record.process, path))
             # First whether it lives, then what it left: the other way round one that ends in
             # between would be lost.
-            alive = process_alive(record.process)
+            alive = process_alive(record.process) if record.process else False
             outcome = read_outcome(path) if path else None
             if outcome is not None:
                 settled.append(self._settled(record, outcome))

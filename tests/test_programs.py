@@ -180,7 +180,7 @@ SCRIPTS = {
     contracts.touch: 'echo $$ >> "$0"',
     contracts.touch_and_wait: 'echo $$ >> "$0"; sleep 60',
     contracts.meet: 'touch "$0/$1"; until [ -e "$0/$2" ]; do sleep 0.01; done',
-    contracts.nothing: ':'}
+    contracts.nothing: ':', contracts.add: ':'}
 
 
 def sh(script, *args, **given):
@@ -192,17 +192,8 @@ def descriptors():
 
 
 def session_of(tender):
-    """Return the pids of all that a tender has started, zombies included."""
-    found = []
-    for name in os.listdir('/proc'):
-        if name.isdigit() and int(name) != tender:
-            try:
-                fields = read('/proc/%s/stat' % name).rpartition(')')[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == tender:
-                found.append(int(name))
-    return found
+    """Return the pids of all that runs of what a tender has started."""
+    return list(sequent._members(3, tender))
 
 
 class TestProgram(RunningContract):
@@ -220,7 +211,9 @@ class TestProgram(RunningContract):
         yield
         tender = construct._tender
         construct.close()
-        assert tender is None or session_of(tender.pid) == [] and not is_running(tender.pid)
+        if tender is not None:
+            assert not is_running(tender.pid)
+            wait_until(lambda: not session_of(tender.pid), 'the end of all that it started')
         assert descriptors() - before == set()
         construct.open(construct.port)
 
@@ -235,12 +228,16 @@ class TestProgram(RunningContract):
     def test_a_result_that_is_not_to_be_kept_is_not(self, construct):
         assert self.run(construct, sh(':'), config={'keep_result': False}).result is None
 
+    def test_a_log_is_its_owners_only(self, construct, tmp_path):
+        path = tmp_path / 'logs' / 'log'
+        self.run(construct, sh(':'), log=str(path))
+        assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
     def test_output_goes_to_the_log_in_its_order(self, construct, tmp_path):
         (tmp_path / 'log').write_text('earlier\n')
         self.shell(construct, 'for n in 1 2 3; do echo out $n; echo err $n >&2; done', tmp_path)
         assert read(tmp_path / 'log').splitlines() == [
             'earlier', 'out 1', 'err 1', 'out 2', 'err 2', 'out 3', 'err 3']
-        assert (tmp_path / 'log').stat().st_mode & 0o777 == 0o600
 
     @pytest.mark.parametrize('script, code, error', [
         ('exit 3', 3, 'exited with code 3'),
@@ -384,18 +381,19 @@ class TestProgram(RunningContract):
 
     def test_it_has_default_signals_and_a_group_of_its_own(self, construct, tmp_path):
         code = ('import os, signal; print(os.getpgid(0) == os.getpid(), '
-                'sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), '
-                '[line for line in open("/proc/self/status") if line.startswith("SigIgn")])')
-        # A Python that is asked ignores two signals itself.
-        ignored = read('/proc/self/status').partition('SigIgn:\t')[2].split()[0]
+                'sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))')
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         try:
-            outcome = self.run(construct, Command([sys.executable, '-c', code]),
-                               log=str(tmp_path / 'log'))
+            self.run(construct, Command([sys.executable, '-c', code]), log=str(tmp_path / 'log'))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        assert outcome.status == 'success', outcome
-        assert read(tmp_path / 'log') == "True [] ['SigIgn:\\t%s\\n']\n" % ignored
+        self.run(construct, Command('grep SigIgn /proc/self/status'), log=str(tmp_path / 'log'))
+        first, second = read(tmp_path / 'log').splitlines()
+        assert first == 'True []'
+        ignored = int(second.split()[1], 16)
+        ours = int(read('/proc/self/status').partition('SigIgn:')[2].split()[0], 16)
+        of_python = sum(1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ))
+        assert ignored & 0x7fffffff == ours & 0x7fffffff & ~of_python    # 32, 33: of the C library
 
     def test_it_inherits_no_descriptor(self, construct, tmp_path):
         with open(str(tmp_path / 'store'), 'w') as mine:
@@ -426,7 +424,6 @@ class TestProgram(RunningContract):
         construct.settle(job)
 
     def test_what_it_leaves_running_does_not_hide_its_end(self, construct, tmp_path):
-        outcome = self.shell(construct, 'sleep 60 & echo $! > "$0.pid"; exit 4', tmp_path)
         outcome = self.run(construct, sh('sleep 60 & echo $! > "$0"; exit 4',
                                          str(tmp_path / 'pid')))
         pid = int(read(tmp_path / 'pid'))
@@ -546,7 +543,7 @@ class TestProgram(RunningContract):
         assert outcome.status == 'failure'
         assert 'the process that watched over programs died' in outcome.error
         assert not is_running(pid)
-        assert [one for one in session_of(tender) if is_running(one)] == []
+        assert session_of(tender) == []
         assert 'SIGKILL' in caplog.text
         assert self.run(construct, contracts.nothing).status == 'success'
         assert construct._tender.pid != tender
@@ -554,6 +551,7 @@ class TestProgram(RunningContract):
     def test_what_was_not_released_when_the_tender_died_runs_again(self, construct, tmp_path):
         job = self.job(contracts.touch, str(tmp_path / 'ran'))
         construct.prepare(job)
+        wait_until(lambda: construct.port.turn(construct) or construct._tender.works, 'its word')
         os.kill(construct._tender.pid, signal.SIGKILL)
         wait_until(lambda: construct.port.turn(construct) or construct._tender is None, 'it')
         construct.release(job)
@@ -566,11 +564,15 @@ class TestProgram(RunningContract):
         monkeypatch.setattr(sequent._Tender, 'PATIENCE', 0.05)
         self.run(construct, contracts.nothing)
         os.kill(construct._tender.pid, signal.SIGSTOP)
+        pid = construct._tender.pid
         jobs = [self.job(Command(['true', 'x' * 100000]), sequence=str(n)) for n in range(10)]
         self.start(construct, *jobs)
+        outcomes = [construct.port.outcome(construct, job) for job in jobs]
         for job in jobs:
-            assert construct.port.outcome(construct, job).status == 'failure'
             construct.settle(job)
+        assert outcomes[0].lost and 'died' in outcomes[0].error
+        assert outcomes[-1].status == 'success'
+        assert construct._tender.pid != pid
 
     @pytest.mark.parametrize('path', [None, '', '/no/python', '/etc/passwd'])
     def test_a_python_that_cannot_be_found_is_refused_by_name(self, construct, monkeypatch, path):
@@ -586,7 +588,19 @@ class TestProgram(RunningContract):
         self.start(construct, job)
         outcome = construct.port.outcome(construct, job)
         construct.settle(job)
-        assert outcome.status == 'failure'
+        assert outcome.error == (
+            "the process that starts programs, of '/bin/false', exited with code 1")
+        assert not outcome.lost
+
+    def test_a_path_is_that_from_the_folder_of_the_program(self, construct, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for folder, code in (('.', 1), ('there', 7)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / 'p').write_text('#!/bin/sh\nexit %d\n' % code)
+            (tmp_path / folder / 'p').chmod(0o700)
+        for program in ('./p', 'p'):
+            command = Command(program, cwd='there', ok=[7], env={'PATH': ':/bin'})
+            assert self.run(construct, command).status == 'success'
 
     def test_a_function_is_refused(self, construct):
         with pytest.raises(ConstructError, match="step 'load': ProgramConstruct runs programs"):
@@ -594,12 +608,14 @@ class TestProgram(RunningContract):
 
 
 def test_what_the_tender_runs_names_only_what_it_is_given():
-    known = {one.__name__ for one in sequent._TENDER_FUNCTIONS}
-    known |= {'os', 'sys', 'time', '_Tended', '_Tending'} | set(dir(builtins))
+    sent = {one.__name__ for one in sequent._TENDER_FUNCTIONS} | {'_Tended', '_Tending'}
+    known = sent | {'os', 'sys', 'time'} | set(dir(builtins))
     with open(sequent.__file__, encoding='utf-8') as file:
         tree = ast.parse(file.read())
-    sent = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-            and node.name in known - {'os', 'sys', 'time'}]
+    top = tree.body + [node for one in tree.body if isinstance(one, ast.If)
+                       for node in one.body + one.orelse]
+    sent = [node for node in top
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in sent]
     wrong = []
     for node in sent:
         inside = list(ast.walk(node))
@@ -612,7 +628,7 @@ def test_what_the_tender_runs_names_only_what_it_is_given():
                 bound |= {(alias.asname or alias.name).split('.')[0] for alias in one.names}
         wrong += ['%s: %s' % (node.name, one.id) for one in inside
                   if isinstance(one, ast.Name) and one.id not in known | bound]
-    assert len(sent) >= len(sequent._TENDER_FUNCTIONS) and wrong == []
+    assert len(sent) > len(sequent._TENDER_FUNCTIONS) and wrong == []
 
 
 def test_a_start_is_not_the_supervisors_fork(tmp_path):
@@ -728,6 +744,15 @@ def test_a_loop_of_programs_leaves_no_zombie_and_no_descriptor(tmp_path):
     assert flow() is True
     flow.close()
     assert descriptors() - before == set()
+
+
+def test_a_python_that_does_not_work_fails_the_flow(monkeypatch):
+    monkeypatch.setattr(sys, 'executable', '/bin/false')
+    flow = a_flow(':memory:', 'process', config={'stop_on_exception': False})
+    for name in 'abc':
+        flow.add_step(name, command='true')
+    assert flow() is False
+    assert statuses(flow) == {name: 'failure' for name in 'abc'}
 
 
 def test_an_eventor_runs_programs():
@@ -869,6 +894,8 @@ def test_an_adopted_program_can_be_ended(programs, journal):
     programs.write(WORK + '''
 flow = make()
 flow.add_step('a', func=work('a'))
+if MODE == 'recover':
+    flow.add_step('b', func=work('b'))
 leave(flow)
 ''')
     supervisor = programs.start()
@@ -876,10 +903,9 @@ leave(flow)
     supervisor.kill()
     supervisor.wait()
     recovery = programs.start('recover')
-    recovery.wait_for('it is adopted')
-    wait_until(lambda: b'recover' in pathlib.Path(programs.store_path).read_bytes(), 'the run')
+    journal.wait_for('b')
     recovery.kill(signal.SIGTERM)
-    assert recovery.wait() in (143, -15)
+    assert recovery.wait() == 143
     wait_gone(journal.pid('a'))
 
 
@@ -938,9 +964,9 @@ leave(flow)
     recovery = programs.start('recover')
     recovery.wait_for('it is adopted')
     journal.open('a')
-    assert recovery.wait() == 1
-    assert 'without leaving an outcome' in recovery.errors()
-    assert journal.words() == ['a', 'done-a']
+    recovery.wait()
+    # If it ends before it is watched, nobody knows how it ended: it runs again, but not beside.
+    assert journal.words() in (['a', 'done-a'], ['a', 'done-a'] * 2)
 
 
 def test_a_tender_ends_with_its_last_program(programs, journal):
@@ -969,7 +995,7 @@ leave(flow)
     supervisor = programs.start()
     journal.wait_for('a')
     supervisor.kill(signal.SIGTERM)
-    assert supervisor.wait() in (143, -15)
+    assert supervisor.wait() == 143
     assert not is_running(journal.pid('a'))
     assert programs.last('a') == 'active'
 

@@ -792,7 +792,7 @@ def test_a_reused_pid_is_not_mistaken_for_the_process_that_had_it():
 
 def test_without_proc_a_process_is_known_by_its_pid(monkeypatch):
     monkeypatch.setattr(sequent, '_system', [('h', None, None)])
-    monkeypatch.setattr(sequent, '_proc_stat', lambda pid: (None, None))
+    monkeypatch.setattr(sequent, '_proc_stat', lambda pid: (None, None, None))
     process = child('input()', '')
     identity = sequent.process_identity(process.pid)
     assert sequent.process_alive(identity) is True
