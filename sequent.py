@@ -1149,7 +1149,14 @@ class _Compiler:
 
     def feed_atom(self, atom, container, gate, plan_step, outer):
         target = self.compiled[atom.step]
-        if atom.status in self.handles:
+        if atom.status in (FAILURE, COMPLETE) and plan_step in self.implied and (
+                Atom(atom.step, SUCCESS) in self.implied[plan_step].operands[1:]):
+            # It runs only after a success, whose result it asks for: no failure is handled by it.
+            if atom.status == FAILURE:
+                raise FlowError('step %r requires the failure of step %r and asks for a result '
+                                'that there is only after its success'
+                                % (plan_step.path, target.path))
+        elif atom.status in self.handles:
             target.handled = True
         levels = self.levels(target, container, plan_step)
         if plan_step is None or target.last >= plan_step.index:
@@ -2045,12 +2052,20 @@ class Engine:
         """End what has nothing to wait for, now that nothing goes on in an iteration."""
         if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
             return
+        if self.halted and (scope.inner or any(self._awaited(scope))):
+            return    # what is not over in it goes on in a later run
         if not (scope.inner or scope.step.awaits):
             self._end_iterations((scope,))
             return
         innermost = []  # type: typing.List[Scope]
         self._collect_innermost(scope, innermost)
-        ends = [one for one in innermost if one.stopped or not any(self._awaited(one))]
+        ends = []
+        for one in innermost:
+            waits = any(self._awaited(one))
+            if waits:
+                self._cut(one)    # if it is stopped: what it waits for may still be raised
+            if one.stopped or not waits:
+                ends.append(one)
         self._end_iterations(ends)
         if len(ends) < len(innermost):
             self._quiet.append(scope)
@@ -2062,7 +2077,8 @@ class Engine:
             if not (scope.ended or scope.busy):
                 self._collect_innermost(scope, innermost)
         self._quiet = []
-        self._end_iterations([one for one in innermost if not self._waits(one)])
+        if not self.halted:
+            self._end_iterations([one for one in innermost if not self._waits(one)])
 
     def _end_iterations(self, scopes):
         """End iterations; their containers go on, or are over, all of them together."""
@@ -6448,7 +6464,10 @@ def retry_delay(config, attempt, name):
     if isinstance(delay, (list, tuple)):
         delay = delay[min(attempt, len(delay)) - 1]
     else:
-        delay *= min(config['retry_backoff'] ** min(attempt - 1, 1000), 1e9)
+        try:
+            delay *= min(config['retry_backoff'] ** (attempt - 1), 1e9)
+        except OverflowError:
+            delay *= 1e9
     chance = zlib.crc32(('%s %d' % (name, attempt)).encode('utf-8')) / 0xffffffff
     return delay * (1 + config['retry_jitter'] * (2 * chance - 1))
 
@@ -6849,8 +6868,10 @@ class _History:
             if rows[path].kind == 'iteration':
                 floor = rows[path].recovery
                 over = rows[path].status == 'over'
+        inside = path + '_'    # others have tasks at this sequence, too
         found = {name: self._outcome(record) for name, record in rows.items()
-                 if record.kind != 'iteration' and record.recovery >= floor}
+                 if record.kind != 'iteration' and record.recovery >= floor
+                 and (not path or name == path or name.startswith(inside))}
         for (name, at), record in self.living.items():
             if at == sequence:
                 found[name] = Earlier(ACTIVE, record.kind, record.recovery, record.attempt,
@@ -7280,7 +7301,8 @@ class Driver:
         except KeyboardInterrupt:
             return None
         except Exception as error:
-            logger.error('%s: its loop failed', _describe(task), exc_info=True)
+            logger.error('%s: its loop failed', _describe(task),
+                         exc_info=not isinstance(error, SequentError))
             return LoopFailed(task, 'its loop failed: %s' % describe_error(error))
         if over:
             self._note_end_of_loop(task, sequence, past)
@@ -7297,7 +7319,8 @@ class Driver:
             logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
                         'anew', _describe(task), sequence)
             earlier = None
-        if blob is not None and earlier is None and task.step.kind == 'container':
+        if (blob is not None and (earlier is None or past.item is None)
+                and task.step.kind == 'container'):
             self._rows.append(TaskRecord(task.step.path, sequence, self.run_record.recovery, 1,
                                          'iteration', '', item=blob))
         return Opened(task, False, item, blob, earlier, past.floor)

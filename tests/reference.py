@@ -46,7 +46,8 @@ g.  (4.3) When nothing runs, nothing is delayed and all that is ready waits for 
 h.  (3.4) What became ready in the moment of a stop, and was not stored yet, was never ready. A
     container that is stopped from further out, in which nothing failed unhandled, succeeds if the
     stop kept nothing in it from starting: nothing was dropped, no requirement came to hold
-    afterwards, and its loop is known to have no more items. Otherwise it is not complete: when
+    afterwards, none waited for something outside of it that was not over, and its loop is known
+    to have no more items. Otherwise it is not complete: when
     nothing in it runs any more it gives back its resources, raises nothing and stays active, to
     be gone through again by a recovery.
 i.  (1.4) When a loop raises, there are no more items; iterations in flight go on, and the
@@ -544,6 +545,7 @@ class Reference:
         """Tell whether a stop kept something in an iteration from starting: see h."""
         return iteration.stopped and not iteration.halted and (
             any(task.status in ('ready', 'active') for task in self._tasks_in(iteration))
+            or bool(self._awaited(iteration))
             or any(self._holds(node, kind, iteration.sequence)
                    for node, kind in self._unstarted(iteration)))
 

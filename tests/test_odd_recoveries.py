@@ -2,13 +2,15 @@
 
 import os
 import signal
+import time
 
 import pytest
 
 pytest.register_assert_rewrite('runtools')
 
 import sequent  # noqa: E402
-from runtools import is_running, journal, programs  # noqa: E402,F401
+from runtools import (  # noqa: E402,F401
+    a_flow, a_private_temporary_folder, fail, is_running, journal, programs, store)
 from sequent import MemoryStore, Sequent  # noqa: E402
 
 class Steps:
@@ -206,3 +208,88 @@ def test_a_stop_ends_an_orphan_whose_task_has_not_been_reached(mode, programs, j
     recovery.kill(signal.SIGTERM)
     assert recovery.wait() == 143
     assert not is_running(pid)
+
+
+# What a stop leaves behind
+
+def stopped_then_whole(store, make, stop):
+    """Run a flow that is stopped in the middle, then recover it; return what ran in both."""
+    ran = []
+    first = make('restart', ran, True)
+    stop(first)
+    assert make('recover', ran, False)() is True
+    return ran
+
+
+def test_a_container_that_waited_for_what_ran_at_the_stop_is_gone_through_again(store):
+    # semantics 3.4, 7.2
+    def make(mode, ran, fails):
+        flow = a_flow(store, mode=mode)
+        c = flow.add_step('c')
+        x = c.add_step('x', func=lambda: ran.append('x'), delay=0.05)
+        c.add_step('d').add_step('t', func=lambda: ran.append('t'), require=x)
+        flow.add_step('b', func=fail if fails else len, args=('',), delay=0.01)
+        flow.add_step('z', func=lambda: ran.append('z'), require=c)
+        return flow
+    ran = stopped_then_whole(store, make, lambda flow: flow())
+    assert ran == ['x', 't', 'z']
+
+
+def test_a_container_with_a_loop_that_a_signal_cut_short_is_not_over(store):
+    # semantics 8.3, 7.1
+    def make(mode, ran, fails):
+        def work(item):
+            ran.append(item)
+            if fails:
+                os.kill(os.getpid(), signal.SIGTERM)
+                while not flow._driver.port.stopping:
+                    time.sleep(0.001)
+            return item
+        flow = a_flow(store, 'thread', mode)
+        c = flow.add_step('c')
+        d = c.add_step('d', loop=[1, 2, 3])
+        x = d.add_step('x', func=work, args=(d.item,))
+        c.add_step('y', func=lambda: ran.append('y'), require=d)
+        flow.add_step('z', func=lambda found: ran.append(found), args=(x.result,), require=c)
+        return flow
+
+    def stop(flow):
+        with pytest.raises(SystemExit):
+            flow()
+    ran = stopped_then_whole(store, make, stop)
+    assert ran == [1, 2, 3, 'y', [[1, 2, 3]]]
+
+
+def test_loops_at_the_same_sequences_do_not_hide_each_others_items(store):
+    # semantics 7.4
+    def run(mode, items, bad):
+        ran = []
+
+        def work(item):
+            ran.append(item)
+            if item == bad:
+                raise ValueError(item)
+            return item
+        flow = a_flow(store, mode=mode)
+        c = flow.add_step('c', loop=items)
+        c.add_step('x', func=len, args=('',))
+        p = flow.add_step('p', loop=items, require=c)
+        w = p.add_step('w', func=work, args=(p.item,))
+        flow.add_step('sum', func=list, args=(w.result,))
+        return flow(), ran, [task.result for task in flow.tasks() if task.path == 'sum']
+    assert run('restart', 'abcd', 'a')[0] is False
+    assert run('recover', 'abcd', 'd')[:2] == (False, ['a', 'b', 'c', 'd'])
+    assert run('recover', 'aXcd', None) == (True, ['X', 'd'], [['a', 'X', 'c', 'd']])
+
+
+def test_a_step_that_asks_for_a_result_handles_no_failure(store):
+    # semantics 3.2
+    flow = a_flow(store)
+    a = flow.add_step('a', func=fail, args=('x',))
+    flow.add_step('e', func=print, args=(a.result,), require=((a, 'complete'),))
+    assert flow() is False
+    other = a_flow(store)
+    a = other.add_step('a', func=fail, args=('x',))
+    other.add_step('e', func=print, args=(a.result,), require=((a, 'failure'),))
+    with pytest.raises(sequent.FlowError, match="'e' requires the failure of step 'a'"):
+        other()
