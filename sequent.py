@@ -3886,7 +3886,7 @@ class _Parameters:
         found = set(self.sent_secrets)
         for one in self.declared.values():
             for text in (one.text, one.value) if one.secret else ():
-                if text and isinstance(text, str):
+                if isinstance(text, str) and len(text) > 2:    # shorter ones are everywhere
                     found.update((text, _encodable(text), repr(text)[1:-1]))
         self.secrets = sorted(found, key=len, reverse=True)
         if found:
@@ -3897,8 +3897,8 @@ class _Parameters:
 
     def recorded(self):
         """Return what a run keeps of them."""
-        return {one.name: {'secret': True} if one.secret else one.text
-                for one in self.declared.values()}
+        return {one.name: {'secret': True, 'given': one.source != 'default'} if one.secret
+                else one.text for one in self.declared.values()}
 
 
 _parameters = _Parameters()
@@ -4223,6 +4223,9 @@ def write_aside(path, content):
     try:
         _write(fd, content)
         os.fsync(fd)
+    except OSError:
+        os.unlink(aside)
+        raise
     finally:
         os.close(fd)
     os.rename(aside, path)
@@ -4317,7 +4320,8 @@ class Command:
             placeholders; or a str, which is split into such a list by ``shlex``.
         cwd: the folder to run in; None: that of the task.
         env: {name: value} to add to the environment of the task; the value None removes a name.
-        shell: ``command`` is a str for ``/bin/sh -c``; values in it are quoted by ``shlex.quote``.
+        shell: ``command`` is a str for ``/bin/sh -c``; values in it are quoted by ``shlex.quote``,
+            so that names must not stand inside quotes.
         ok: the exit codes that are no failure: ints; ``range(0, 4)`` gives a highest one.
         stdin: path of a file that the program reads; None: an empty one (/dev/null).
 
@@ -4509,7 +4513,34 @@ def _checked_script(command):
                             % (command,))
     if not command.strip():
         raise FlowError('Command: the command is empty')
+    for name in _names_in_quotes(command):
+        raise FlowError('Command: %s stands inside quotes in %r; leave them out, as its value is '
+                        'quoted anyway' % (name, command))
     return _checked_text(command, '')
+
+
+def _names_in_quotes(script):
+    """Yield the names that stand inside quotes, where a quoted value would leave them."""
+    quotes, at = [''], 0    # the open ones; '' is what stands in parentheses
+    while at < len(script):
+        char, quote = script[at], quotes[-1]
+        match = _BRACES.match(script, at)
+        if match is not None and match.group(1) and quote:
+            yield match.group(0)
+        if match is not None:
+            at = match.end()
+            continue
+        if char == '\\' and quote != "'":
+            at += 1
+        elif char == quote or char == ')' and not quote and len(quotes) > 1:
+            quotes.pop()
+        elif char in '"\'' and not quote:
+            quotes.append(char)
+        elif char == '(' and (not quote or quote == '"' and script[at - 1] == '$'):
+            quotes.append('')
+        elif char == '#' and not quote and (not at or script[at - 1] in ' \t\n;('):
+            at = (script + '\n').index('\n', at)
+        at += 1
 
 
 def _checked_parts(command):
@@ -8867,6 +8898,10 @@ class _Flow(abc.ABC):
             one = _parameters.declared.get(name)
             if one is None:
                 logger.info('parameter %r, recorded with the run, is not declared now', name)
+            elif isinstance(text, dict) and text.get('given') and one.source == 'default':
+                raise ParameterError(
+                    'run %r of flow %r was given a value for the secret parameter %r, which is not '
+                    'recorded: %s' % (last.run_id, self.name, name, one.how()))
             elif one.secret or isinstance(text, dict) or one.equals(text):
                 continue
             elif name in _parameters.forced:

@@ -368,6 +368,20 @@ def test_what_the_type_makes_of_a_secret_is_masked_if_it_is_text(store):
     assert flow.tasks()[0].error == 'ValueError: *** is wrong'
 
 
+def test_a_secret_that_was_given_is_asked_for_again_although_it_has_a_default(store, monkeypatch):
+    def make(mode):
+        seq.parameter('password', default='', secret=True)
+        flow = seq.Sequent('etl', store=store, run_mode=mode,
+                               config={'task_construct': 'inline'})
+        flow.add_step('a', func=int, args=('x',))
+        return flow
+    monkeypatch.setenv('SEQUENT_PARAM_PASSWORD', 'Sesame!')
+    assert make('restart')() is False
+    monkeypatch.delenv('SEQUENT_PARAM_PASSWORD')
+    with pytest.raises(seq.ParameterError, match='SEQUENT_PARAM_PASSWORD'):
+        make('recover')()
+
+
 def test_an_empty_secret_masks_nothing(store):
     seq.parameter('password', default='', secret=True)
     flow = a_flow(store)

@@ -810,6 +810,20 @@ def test_names_stand_for_parameters_items_and_results(construct, store, tmp_path
     assert found.path == 'found'
 
 
+@pytest.mark.parametrize('script', [
+    'echo "{day}"', "echo '{day}'", 'echo "a\\"{day}"', 'echo $(ls "{day}")', "awk '{n}' f"])
+def test_a_name_inside_quotes_of_a_shell_is_refused(script):
+    with pytest.raises(FlowError, match='stands inside quotes'):
+        Command(script, shell=True)
+
+
+@pytest.mark.parametrize('script', [
+    'echo {day} "x" {day}', 'echo "$(date -d {day})"', "# don't\necho {day}",
+    "echo it\\'s {day}", "awk '{print $1}' {day}", 'echo "{{day}}"', "(cd 'x' && ls {day})"])
+def test_a_name_outside_of_quotes_is_taken(script):
+    assert Command(script, shell=True).names() == ({('day', '')} if '{{' not in script else set())
+
+
 @pytest.mark.parametrize('construct', ['process', 'inline'])
 def test_placeholders_stand_in_a_list_and_the_own_item_has_the_steps_name(
         construct, store, tmp_path):
