@@ -4339,7 +4339,9 @@ class Command:
         self.ok = _checked_codes(ok)
         self.stdin = None if stdin is None else _checked_text(
             stdin, 'stdin must be the path of a file or None')
-        self._filled = False
+        # What mentions nothing needs no filling.
+        self._filled = not self.placeholders() and not any(
+            brace in text for text in self._texts() for brace in '{}')
 
     def _content(self):
         return self.parts, self.cwd, self.env, self.shell, set(self.ok), self.stdin, self._filled
@@ -5738,6 +5740,7 @@ class _Tender:
     def __init__(self, told):
         self.lost = False
         self.works = False  # it has ever said anything
+        self.environment = {}  # type: typing.Dict[bytes, bytes]  # that it knows of
         self.folder = _current_folder()
         self._told = told
         self._inbox = bytearray()
@@ -5797,6 +5800,8 @@ class _Tender:
                 content = b''
             self._inbox += content
             self.lost = not content
+            if len(content) < 1 << 16:
+                break
         for message in _unframed(self._inbox):
             self.works = True
             self._told(*message)
@@ -5936,11 +5941,15 @@ class ProgramConstruct(_ChildConstruct):
         """Return what the tender has to know to run a job, as a dict."""
         command, config = job.func.filled(_refuse_name, _refuse_name), job.config
         environment = _environment_in_bytes()
-        for changes in (job.env, config.get('env') or {}, command.env):
-            _change_variables(environment, {_in_bytes(name): _in_bytes(value)
-                                            for name, value in changes.items()})
+        if environment != self._tender.environment:
+            self._tender.environment = environment
+            self._tender.send('inherit', environment)
+        variables = dict(job.env)
+        variables.update(config.get('env') or {})
+        variables.update(command.env)
         return {
-            'argv': [_in_bytes(part) for part in command.argv()], 'env': environment,
+            'argv': [_in_bytes(part) for part in command.argv()],
+            'env': {_in_bytes(name): _in_bytes(value) for name, value in variables.items()},
             'cwd': _in_bytes(self._folder(command.cwd or config.get('cwd'))),
             'stdin': _in_bytes(command.stdin),
             'log': None if config.get('capture') == 'none' else _in_bytes(job.log),
@@ -6066,6 +6075,7 @@ class _Tending:
         gc.disable()           # nothing here makes circles
         self.line = line       # None once the supervisor is gone
         self.identity = ''     # of this process
+        self.environment = {}  # of the supervisor
         self.inbox, self.outbox = bytearray(), bytearray()
         self.programs = {}     # number -> _Tended, until it is settled or left, and reaped
         self.running = {}      # those that run
@@ -6175,8 +6185,13 @@ class _Tending:
         self.identity = identity
         self.say('here', 0, os.getpid())
 
+    def inherit(self, environment):
+        self.environment = environment
+
     def prepare(self, number, call):
         program = self.programs[number] = _Tended(call)
+        changes, call['env'] = call['env'], dict(self.environment)
+        _change_variables(call['env'], changes)
         # Now, and not in begin(): making a file takes its time, but there is some just now.
         program.refusal = _open_log_of(program)
         if any(b'\0' in one for one in call['argv'] + list(call['env'].values())):
@@ -6350,8 +6365,9 @@ def _execute(found, argv, env, streams, defaults):
 
 
 _TENDER_FUNCTIONS = (
-    _spawn, _proc_stat, _write, _make_folder, _open_log, write_aside, _leave_outcome, _framed,
-    _unframed, _manner, _end_of_program, _last_lines, _escaped, _no_folder, _no_stdin,
+    _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, write_aside,
+    _leave_outcome, _framed, _unframed, _manner, _end_of_program, _last_lines, _escaped,
+    _no_folder, _no_stdin,
     _candidates, _no_program, _program_outcome, _open_log_of, _enter, _find, _execute)
 
 
