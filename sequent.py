@@ -2343,6 +2343,22 @@ def _proc_stat(pid):
         return None, None, None
 
 
+def _members(field, number):
+    """Yield the pids of what runs in a process group (field 2) or session (3); zombies do not."""
+    try:
+        pids = [name for name in os.listdir('/proc') if name.isdigit()]
+    except OSError:
+        return
+    for pid in pids:
+        try:
+            with open('/proc/%s/stat' % pid, 'rb') as file:
+                fields = file.read().rpartition(b')')[2].split()
+        except OSError:
+            continue    # it has just ended
+        if int(fields[field]) == number and fields[0] not in (b'Z', b'X'):
+            yield int(pid)
+
+
 def process_identity(pid=None, keeper=None):
     """Return what tells a process from all others, also from a later one with its pid.
 
@@ -2390,6 +2406,8 @@ def process_alive(identity):
         return False
     if known.get('ns') != namespace:
         return None
+    if 'program' in known and any(_members(3, known['pid'])):
+        return True    # of a session whose leader is dead nobody else has the number
     state, start, parent = _proc_stat(known['pid'])
     if state is None:
         return _takes_signals(known['pid'])
@@ -4278,8 +4296,9 @@ def find_process(identity, outcome):
     """Return the identity of the process that runs a task, or None if there is none.
 
     A program is committed before it has a process: under the identity of its tender, with
-    ``program``, a number. When the supervisor is gone, the tender says in a file beside that for
-    the outcome which process it is.
+    ``program``, a number; that is alive as long as anything is that the tender has started. When
+    the supervisor is gone, the tender says in a file beside that for the outcome which process
+    it is.
 
     Args:
         identity: as it was committed with the task.
@@ -4288,17 +4307,21 @@ def find_process(identity, outcome):
     Raises:
         StoreError: the file cannot be read, or somebody else could have written it.
     """
-    if outcome is None or 'program' not in _read_identity(identity):
+    if (outcome is None or 'program' not in _read_identity(identity)
+            or process_alive(identity) is None):
         return identity
     deadline = time.monotonic() + 10.0
     while True:
-        alive = process_alive(identity)
+        pid = _read_identity(identity)['pid']
+        awake = _proc_stat(pid)[0] not in (None, 'Z', 'X')
         said = _read_own(outcome + '.process')
         if said is not None:
             said = said.decode('utf-8', 'replace')
             return said if _read_identity(said) else None
-        if not alive or os.path.exists(outcome) or time.monotonic() > deadline:
-            return identity if alive and not os.path.exists(outcome) else None
+        if os.path.exists(outcome):
+            return None
+        if not awake or time.monotonic() > deadline:
+            return identity    # it has died without a word
         time.sleep(0.005)    # the supervisor has died this moment
 
 
@@ -5706,22 +5729,6 @@ class _Program(_Child):
         if self.report is None:
             return None
         return Outcome(**_program_outcome(*self.report, self.ok, self.keep))  # type: ignore
-
-
-def _members(field, number):
-    """Yield the pids of what runs in a process group (field 2) or session (3); zombies do not."""
-    try:
-        pids = [name for name in os.listdir('/proc') if name.isdigit()]
-    except OSError:
-        return
-    for pid in pids:
-        try:
-            with open('/proc/%s/stat' % pid, 'rb') as file:
-                fields = file.read().rpartition(b')')[2].split()
-        except OSError:
-            continue    # it has just ended
-        if int(fields[field]) == number and fields[0] not in (b'Z', b'X'):
-            yield int(pid)
 
 
 def _runs(field, number):

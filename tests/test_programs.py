@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import contextlib
 import json
 import multiprocessing
 import os
@@ -942,6 +943,13 @@ def work(name, *code, **given):
 '''
 
 
+def stored_process(programs):
+    """Return what is stored of the process of step a."""
+    with contextlib.closing(sequent.SqliteStore(programs.store_path)) as store:
+        store.open(create=False)
+        return json.loads([task.process for task in store.tasks(store.latest('etl'))][0] or '{}')
+
+
 @pytest.mark.parametrize('when', ['at once', 'once its pid is stored'])
 @pytest.mark.parametrize('code', ['0', '3'])
 def test_a_program_that_ends_without_supervisor_is_not_run_again(programs, journal, code, when):
@@ -955,7 +963,7 @@ leave(flow)
     supervisor = programs.start()
     journal.wait_for('a')
     if when != 'at once':
-        wait_until(lambda: b'keeper' in pathlib.Path(programs.store_path).read_bytes(), 'its pid')
+        wait_until(lambda: 'keeper' in stored_process(programs), 'its pid')
     supervisor.kill()
     supervisor.wait()
     journal.open('a')
@@ -979,7 +987,7 @@ leave(flow)
     supervisor = programs.start()
     journal.wait_for('a')
     if when != 'at once':
-        wait_until(lambda: b'keeper' in pathlib.Path(programs.store_path).read_bytes(), 'its pid')
+        wait_until(lambda: 'keeper' in stored_process(programs), 'its pid')
     supervisor.kill()
     supervisor.wait()
     recovery = programs.start('recover')
@@ -1074,7 +1082,7 @@ leave(flow)
 ''')
     supervisor = programs.start()
     journal.wait_for('a')
-    wait_until(lambda: b'keeper' in pathlib.Path(programs.store_path).read_bytes(), 'its pid')
+    wait_until(lambda: 'keeper' in stored_process(programs), 'its pid')
     tender = os.getsid(journal.pid('a'))
     supervisor.kill()
     supervisor.wait()
@@ -1084,6 +1092,28 @@ leave(flow)
     journal.open('a')
     recovery.wait()
     # If it ends before it is watched, nobody knows how it ended: it runs again, but not beside.
+    assert journal.words() in (['a', 'done-a'], ['a', 'done-a'] * 2)
+
+
+def test_no_second_copy_runs_beside_the_first_whoever_is_killed(programs, journal):
+    # semantics 7.6: nobody is left who could say which process it is
+    programs.write(WORK + '''
+seq._DriverPort.moved = lambda *args: None
+flow = make()
+flow.add_step('a', func=work('a'))
+leave(flow)
+''')
+    supervisor = programs.start()
+    journal.wait_for('a')
+    tender = os.getsid(journal.pid('a'))
+    supervisor.kill(signal.SIGSTOP)
+    os.kill(tender, signal.SIGKILL)
+    supervisor.kill()
+    supervisor.wait()
+    recovery = programs.start('recover')
+    recovery.wait_for('it is adopted')
+    journal.open('a')
+    recovery.wait()
     assert journal.words() in (['a', 'done-a'], ['a', 'done-a'] * 2)
 
 
