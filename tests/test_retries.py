@@ -643,7 +643,7 @@ def test_continue_of_a_closed_flow_goes_on_with_the_attempt_that_was_waited_for(
     assert attempts(again, 'a') == [(0, 1, 'failure'), (0, 2, 'failure'), (0, 3, 'success')]
 
 
-#: A flow that is killed by b while a waits for its second attempt.
+#: A flow that is killed while a waits for its second attempt: see `kill_waiting`.
 KILLED_WAITING = '''
     DELAY = float(os.environ.get('DELAY', 1000))
     def work():
@@ -652,8 +652,6 @@ KILLED_WAITING = '''
             raise ValueError('attempt %d' % seq.current().attempt)
     flow = make(os.environ['CONSTRUCT'])
     a = flow.add_step('a', func=work, config={'retries': 2, 'retry_delay': DELAY})
-    flow.add_step('b', func=lambda: kill_me() if MODE == 'restart' else None, delay=0.1,
-                  require=((a, 'active'),), config={'task_construct': 'inline'})
     if os.environ.get('CYCLES'):
         assert flow.run(max_loops=int(os.environ['CYCLES'])) is True
         journal.note('%d due in %.0f' % flow.count_todos())
@@ -662,10 +660,18 @@ KILLED_WAITING = '''
     '''
 
 
+def kill_waiting(programs, construct, delay):
+    programs.write(KILLED_WAITING)
+    supervisor = programs.start(environment={'CONSTRUCT': construct, 'DELAY': str(delay)})
+    wait_until(lambda: 'ready' in [one[3] for one in programs.tasks().get('a', ())
+                                   if one[2] == 2], 'a to wait for its second attempt')
+    supervisor.kill()
+    assert supervisor.wait() == -9
+
+
 @pytest.mark.parametrize('mode', ['continue', 'recover'])
 def test_the_due_time_of_an_attempt_survives_kill_9(mode, construct, programs, journal):
-    programs.write(KILLED_WAITING)
-    assert programs.run(environment={'CONSTRUCT': construct}) == -9
+    kill_waiting(programs, construct, 1000)
     [due] = [one for one in records_in(programs, 'a') if one.status == 'ready']
     assert due.attempt == 2
 
@@ -695,11 +701,9 @@ def records_in(programs, path):
 def test_after_kill_9_attempts_are_counted_on_in_continue_and_afresh_in_recover(
         mode, words, stored, construct, programs, journal):
     # semantics 7.5, 8.4
-    programs.write(KILLED_WAITING)
-    environment = {'CONSTRUCT': construct, 'DELAY': '0.15'}
-    assert programs.run(environment=environment) == -9
+    kill_waiting(programs, construct, 1)
 
-    assert programs.run(mode, environment=environment) == 1
+    assert programs.run(mode, environment={'CONSTRUCT': construct, 'DELAY': '0.1'}) == 1
 
     assert journal.words() == words
     assert [one[1:3] for one in programs.tasks()['a']] == stored
