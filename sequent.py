@@ -8923,8 +8923,8 @@ class _Flow(abc.ABC):
                 logger.info('parameter %r, recorded with the run, is not declared now', name)
             elif isinstance(text, dict) and text.get('given') and one.source == 'default':
                 raise ParameterError(
-                    'run %r of flow %r was given a value for the secret parameter %r, which is not '
-                    'recorded: %s' % (last.run_id, self.name, name, one.how()))
+                    'run %r of flow %r was given a value for the secret parameter %r, which is '
+                    'not recorded: %s' % (last.run_id, self.name, name, one.how()))
             elif one.secret or isinstance(text, dict) or one.equals(text):
                 continue
             elif name in _parameters.forced:
