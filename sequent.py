@@ -4338,6 +4338,9 @@ class Command:
     a parameter, ``{s0.item}`` for the loop item of step ``s0``, ``{s1.result}`` for the result of
     ``s1``, and ``{{`` and ``}}`` for braces; what looks otherwise stays as it is.
 
+    With the construct 'process' a program outlives a supervisor that is killed, and its outcome is
+    found in the recovery; with others, which call the command like any function, it does not.
+
     Args:
         command: a list of the program and its arguments, which are str, paths, numbers or
             placeholders; or a str, which is split into such a list by ``shlex``.
