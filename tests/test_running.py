@@ -16,7 +16,7 @@ pytest.register_assert_rewrite('runtools')
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401
     Calls, Line, a_flow, a_private_temporary_folder, construct, fail, is_running, journal,
-    programs, results, statuses, store, the_task, wait_gone)
+    programs, results, statuses, store, the_task, wait_gone, wait_until)
 from sequent import Eventor, MemoryStore, ThreadConstruct  # noqa: E402
 from sequent.executor import ExecutorConstruct  # noqa: E402
 
@@ -452,7 +452,7 @@ def test_a_signal_while_only_a_delay_is_waited_for(programs, journal):
         flow()
         ''')
     supervisor = programs.start()
-    journal.wait_for('a')
+    wait_until(lambda: 'b' in programs.tasks(), 'b to be delayed')
     supervisor.kill(signal.SIGTERM)
     assert supervisor.wait() == 143
     assert programs.tasks() == {'a': [('1', 0, 1, 'success')], 'b': [('1', 0, 1, 'ready')]}

@@ -584,7 +584,8 @@ def test_a_committed_task_survives_kill_9(path):
     """, path)
     told = list(itertools.islice(writer.stdout, 25))
     writer.kill()
-    told += writer.communicate()[0].splitlines(True)
+    told += writer.stdout.readlines()
+    writer.communicate()
     known = max(int(line) for line in told if line.endswith('\n'))
 
     with opened(path) as store:
