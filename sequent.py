@@ -4419,7 +4419,6 @@ class Command:
             lookup: ``lookup(identifier, attribute)`` returns the value of a name.
             replace: ``replace(placeholder)`` returns that of an object among the arguments.
         """
-        import copy
         if self._filled:
             return self
         new = copy.copy(self)
@@ -7471,8 +7470,7 @@ class Driver:
             return False
 
     def _make_job(self, task):
-        plan_step, items, run = task.step, task.scope.items, self.run_record
-        step = plan_step.step
+        step, items, run = task.step.step, task.scope.items, self.run_record
         name, sequence, value, attempt = self._names
         if step.path not in self._step_env:
             self._step_env[step.path] = dict(
@@ -9477,11 +9475,11 @@ class _LoadError(SequentError):
     """A module cannot be loaded, or holds no flow; the message says all there is to say."""
 
 
-#: What a verb may raise, and the program's exit code for it. First match wins.
 class _OutputError(SequentError):
     """What was asked for cannot be printed."""
 
 
+#: What a verb may raise, and the program's exit code for it. First match wins.
 _EXIT_CODES = (
     (AlreadyRunningError, _EXIT_RUNNING),
     ((_UsageError, RecoveryError, ParameterError), _EXIT_USAGE),
