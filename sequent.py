@@ -791,8 +791,9 @@ class PlanStep:
         # whether a recovery must go through it though it succeeded: something in it is rerun
         # then, keeps resources, or may have waited in vain for something outside
         'replayed',
-        # who is to be told of its statuses: gates beside it; gates in containers beside it
-        'on', 'inner',
+        # who is to be told of its statuses: gates beside it; gates in containers beside it;
+        # whether there are such
+        'on', 'inner', 'told',
         # atoms about steps further out: (levels up, step, bit)
         'outer',
         # containers only: (levels, step, status, gate) read when an iteration starts; children
@@ -824,6 +825,7 @@ class PlanStep:
         self.replayed = False
         self.on = {}
         self.inner = {}
+        self.told = False
         self.outer = ()
         self.children = None
         self.loops = False
@@ -1158,6 +1160,7 @@ class _Compiler:
                                 % (plan_step.path, target.path))
         elif atom.status in self.handles:
             target.handled = True
+        target.told = True
         levels = self.levels(target, container, plan_step)
         if plan_step is None or target.last >= plan_step.index:
             self.ordered = False
@@ -1434,16 +1437,17 @@ class ContainerTask(Task):
 class Scope:
     """One iteration of a container."""
 
-    __slots__ = ('task', 'step', 'parent', 'sequence', 'items', 'item', 'blob', 'counts', 'raised',
+    __slots__ = ('task', 'step', 'parent', 'sequence', 'place', 'items', 'item', 'blob', 'counts', 'raised',
                  'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier', 'floor',
                  'alone', 'retrying', 'failed', 'results')
 
-    def __init__(self, task, sequence, items, earlier):
+    def __init__(self, task, sequence, place, items, earlier):
         step = task.step
         self.task = task
         self.step = step
         self.parent = task.scope
         self.sequence = sequence
+        self.place = place    # the same as numbers; () where sequences are names
         self.items = items
         self.item = self.blob = None
         self.counts = list(step.missing)
@@ -1459,6 +1463,12 @@ class Scope:
         # the driver's: outcomes of earlier recoveries do not count in it; {leaf: its result}
         self.floor = 0
         self.results = None
+
+
+def _tie(task):
+    """What comes first of two tasks that are otherwise level."""
+    scope = task.scope
+    return task.step.rank, scope.place if scope is not None else ()
 
 
 class Engine:
@@ -1546,12 +1556,12 @@ class Engine:
         self.root.status = ACTIVE
         if not self.plan.dynamic:
             self.root.exhausted = True
-            self._open_scope(self.root, '1', (), event.earlier)
+            self._open_scope(self.root, 1, (), event.earlier)
 
     def _trigger(self, event):
         scope = self.roots.get(event.sequence)
         if scope is None:
-            scope = Scope(self.root, event.sequence, (), event.earlier)
+            scope = Scope(self.root, event.sequence, (), (), event.earlier)
             self.roots[event.sequence] = scope
             self.root.live[scope] = None
         self.over = False
@@ -1676,7 +1686,10 @@ class Engine:
                     self._agenda.append((scope, step.leads[gate]))
 
     def _raise(self, scope, step, status):
-        """Make a status of a step at a scope's sequence known, once, to all who mention it."""
+        """Make a status of a step at a scope's sequence known, once, to all who mention it.
+
+        Not called for what nobody mentions (``step.told``).
+        """
         mark = _MARKS[status]
         if mark:
             if scope.raised[step.slot] & mark:
@@ -1750,14 +1763,15 @@ class Engine:
             self._fresh.append(task)
             return
         task.status = READY
-        self._raise(task.scope, step, READY)
+        if step.told:
+            self._raise(task.scope, step, READY)
         self._activate(task)
 
     def _put_in_order(self):
         """Tasks that became ready together start in the order in which steps were added."""
         fresh, self._fresh = self._fresh, []
         if len(fresh) > 1:
-            fresh.sort(key=self._tie)
+            fresh.sort(key=_tie)
         for task in fresh:
             scope, step = task.scope, task.step
             if scope.stopped:
@@ -1766,7 +1780,8 @@ class Engine:
             task.order = self._order
             task.status = READY
             self._actions.append(('record', task))
-            self._raise(scope, step, READY)
+            if step.told:
+                self._raise(scope, step, READY)
             if step.needs:
                 for number, _ in step.needs:
                     self._queues[number].append(task)
@@ -1774,15 +1789,9 @@ class Engine:
             else:
                 (self._serial if step.serial else self._plain).append(task)
 
-    def _tie(self, task):
-        """What comes first of two tasks that are otherwise level."""
-        if self.plan.dynamic:
-            return task.step.rank
-        return task.step.rank, [int(one) for one in task.sequence.split('.') if one]
-
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
-        if not (self._serial or self._plain or self._granted):
+        if not (self._plain or self._granted or self._serial and not self._serial_runs):
             return False
         task = self._pop_startable()
         if task is None:
@@ -1820,11 +1829,13 @@ class Engine:
 
     def _first_queue(self):
         """Return the queue whose first task may start and is first in ready order, or None."""
+        if self.running >= self.max_concurrent > 0:
+            return None
         first = None
         for queue in (self._plain, self._serial):
             while queue and queue[0].scope.stopped:
                 queue.popleft()
-            if queue and self._has_slot(queue[0].step) and (
+            if queue and not (queue is self._serial and self._serial_runs) and (
                     first is None or queue[0].order < first[0].order):
                 first = queue
         return first
@@ -1846,7 +1857,8 @@ class Engine:
         task.error = None
         if scope.retrying:
             scope.retrying.pop(task, None)
-        self._raise(scope, step, ACTIVE)
+        if step.told:
+            self._raise(scope, step, ACTIVE)
         if step.children is not None:
             self._actions.append(('record', task))
             scope.inner[step.slot] = task
@@ -1874,8 +1886,8 @@ class Engine:
     def _conclude(self, task, status):
         """Raise the final status of a task, and see to a failure."""
         step, scope = task.step, task.scope
-        self._raise(scope, step, status)
-        if step.on or step.inner:
+        if step.told:
+            self._raise(scope, step, status)
             self._raise(scope, step, COMPLETE)
         if status == FAILURE and not step.handled:
             self._fail(task)
@@ -1989,7 +2001,7 @@ class Engine:
                 step.limit < 1 and self.ready < self.backlog):
             if not step.loops and task.scope.earlier is None:
                 task.exhausted = True
-                self._open_scope(task, task.sequence + '.1', task.scope.items, None)
+                self._open_scope(task, 1, task.scope.items, None)
             else:
                 task.opening = True
                 self._opening += 1
@@ -2004,11 +2016,13 @@ class Engine:
             items += (event.item,)
         else:
             task.exhausted = True
-        sequence = '%s.%d' % (task.sequence, task.opened)
-        self._open_scope(task, sequence, items, event.earlier, event)
+        self._open_scope(task, task.opened, items, event.earlier, event)
 
-    def _open_scope(self, task, sequence, items, earlier, event=None):
-        scope = Scope(task, sequence, items, earlier)
+    def _open_scope(self, task, number, items, earlier, event=None):
+        sequence, place = '%d' % number, (number,)
+        if task.scope is not None:
+            sequence, place = '%s.%d' % (task.sequence, number), task.scope.place + place
+        scope = Scope(task, sequence, place, items, earlier)
         if event is not None:
             scope.item, scope.blob, scope.floor = event.item, event.blob, event.floor
         task.live[scope] = None
@@ -2023,7 +2037,7 @@ class Engine:
 
     def _end_containers(self):
         """End the containers that are over, in the order in which steps were added."""
-        over, self._over = sorted(self._over, key=self._tie), []
+        over, self._over = sorted(self._over, key=_tie), []
         for task in over:
             if task.scope is None:
                 self._finish()
@@ -2267,15 +2281,18 @@ class Engine:
         if step.needs or step.gives:
             self._take(task)
             self._release(task)
-        for status in (READY, ACTIVE):
-            self._raise(scope, step, status)
+        self._raise_start(scope, step)
         self._conclude(task, SUCCESS)
         if earlier.events or step.wanted or step.gathers:
             self._actions.append(('skip', task, earlier))
 
+    def _raise_start(self, scope, step):
+        if step.told:
+            self._raise(scope, step, READY)
+            self._raise(scope, step, ACTIVE)
+
     def _stay_failed(self, task, earlier):
-        for status in (READY, ACTIVE):
-            self._raise(task.scope, task.step, status)
+        self._raise_start(task.scope, task.step)
         task.error = earlier.error
         if task.step.needs or task.step.gives:
             self._take(task)
@@ -2289,7 +2306,8 @@ class Engine:
         task.recovery, task.attempt = earlier.recovery, earlier.attempt
         task.adopted = True
         self._enter(task.scope)
-        self._raise(task.scope, task.step, READY)
+        if task.step.told:
+            self._raise(task.scope, task.step, READY)
         self._take(task)
         self._activate(task)
 
