@@ -41,6 +41,7 @@ import heapq
 import importlib
 import itertools
 import logging
+import operator
 import os
 import pickle
 import re
@@ -172,15 +173,18 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
         ours = {}  # type: typing.Dict[str, tuple]
 
         def put(name, text):
-            key, line, last = ours.get(name) or (environ.encodekey(name), None, None)
-            value = text.encode('ascii') if _is_ascii(text) else encode(text)
-            if b'\0' in value:
+            known = ours.get(name)
+            if known is None:
+                key = environ.encodekey(name)
+                known = key, key + b'=', b'', None
+            key, start, last, line = known
+            if '\0' in text:
                 raise ValueError('embedded null byte')
-            whole = b'%s=%s' % (key, value)
+            value = text.encode() if _is_ascii(text) else encode(text)
+            whole = start + value
             # Unless somebody else has removed or replaced it, it still is in our memory; of a
             # value of one byte there is only one object, so that one cannot tell.
-            if (last is None or len(last) < 2 or content.get(key) is not last
-                    or len(whole) >= len(line)):
+            if len(last) < 2 or content.get(key) is not last or len(whole) >= len(line):
                 line = ctypes.create_string_buffer(whole, len(whole) + 64)
                 if putenv(line):
                     raise OSError('no memory left for the environment')
@@ -188,7 +192,7 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
             else:
                 line.value = whole
             content[key] = value
-            ours[name] = key, line, value
+            ours[name] = key, start, value, line
         return put
 else:
     def _environment_setter():
@@ -677,18 +681,20 @@ def filled(value, find, made=None):
 
     ``made`` is what was made of lists and dicts so far, by their ids: they may contain themselves.
     """
-    made = {} if made is None else made
     if isinstance(value, Placeholder):
         return find(value)
     if not isinstance(value, _CONTAINERS):
         return value
+    made = {} if made is None else made
+    if type(value) is tuple:
+        return tuple([find(one) if isinstance(one, Placeholder) else filled(one, find, made)
+                      for one in value])
     if id(value) in made:
         return made[id(value)]
-    if type(value) is not tuple and not placeholders_in(value):
+    if not placeholders_in(value):
         return value
     if isinstance(value, tuple):
-        content = [find(one) if isinstance(one, Placeholder) else filled(one, find, made)
-                   for one in value]
+        content = [filled(one, find, made) for one in value]
         return type(value)(*content) if hasattr(value, '_fields') else tuple(content)
     double = made[id(value)] = copy.copy(value)
     if isinstance(value, dict):
@@ -1664,7 +1670,8 @@ class Engine:
                 self._settle_quiet()
             elif self._fresh:
                 self._put_in_order()
-            elif self.halted or not (self._start_next() or self.ready and self._fail_deadlocked()):
+            elif self.halted or not (self._start_next() or self.ready and not self.running
+                                     and self._fail_deadlocked()):
                 break
         if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
                                       or self._opening):
@@ -1791,10 +1798,14 @@ class Engine:
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
-        if not (self._plain or self._granted or self._serial and not self._serial_runs):
-            return False
-        task = self._pop_startable()
-        if task is None:
+        queue = self._first_queue()
+        if self._granted:
+            task = self._pop_granted(queue)
+            if task is None:
+                return False
+        elif queue:
+            task = queue.popleft()
+        else:
             return False
         if task.step.needs:
             self._take(task)
@@ -1804,11 +1815,9 @@ class Engine:
         self._activate(task)
         return True
 
-    def _pop_startable(self):
-        """Return the next ready task that may start now, in ready order, or None."""
-        queue = self._first_queue()
-        if not self._granted:
-            return queue.popleft() if queue else None
+    def _pop_granted(self, queue):
+        """Return the next ready task that may start now, in ready order, or None: one whose
+        resources are free, or the first of a queue (or None)."""
         kept, found = [], None
         while self._granted and found is None:
             if queue and queue[0].order < self._granted[0][0]:
@@ -1831,14 +1840,16 @@ class Engine:
         """Return the queue whose first task may start and is first in ready order, or None."""
         if self.running >= self.max_concurrent > 0:
             return None
-        first = None
-        for queue in (self._plain, self._serial):
-            while queue and queue[0].scope.stopped:
-                queue.popleft()
-            if queue and not (queue is self._serial and self._serial_runs) and (
-                    first is None or queue[0].order < first[0].order):
-                first = queue
-        return first
+        plain, serial = self._plain, self._serial
+        while plain and plain[0].scope.stopped:
+            plain.popleft()
+        if self._serial_runs or not serial:
+            return plain or None
+        while serial and serial[0].scope.stopped:
+            serial.popleft()
+        if not plain or serial and serial[0].order < plain[0].order:
+            return serial or None
+        return plain
 
     def _has_slot(self, step):
         """Whether one more task of a step may run; what calls no function needs no slot."""
@@ -2019,9 +2030,9 @@ class Engine:
         self._open_scope(task, task.opened, items, event.earlier, event)
 
     def _open_scope(self, task, number, items, earlier, event=None):
-        sequence, place = '%d' % number, (number,)
-        if task.scope is not None:
-            sequence, place = '%s.%d' % (task.sequence, number), task.scope.place + place
+        sequence, place, outer = '%d' % number, (number,), task.scope
+        if outer is not None:
+            sequence, place = '%s.%s' % (outer.sequence, sequence), outer.place + place
         scope = Scope(task, sequence, place, items, earlier)
         if event is not None:
             scope.item, scope.blob, scope.floor = event.item, event.blob, event.floor
@@ -2223,7 +2234,7 @@ class Engine:
 
     def _fail_deadlocked(self):
         """When all that is left waits for resources that nobody will give back, fail the first."""
-        if self.running or self.delayed or not self.ready:
+        if self.delayed:
             return False
         task = min((one for queue in self._queues for one in queue
                     if one.status == READY and not one.scope.stopped),
@@ -2854,20 +2865,20 @@ class MemoryStore(Store):
 
     def outcomes(self, run, sequence, upto):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
-        found = ((path, _latest(records, upto))
-                 for path, records in kept.places.get(sequence, {}).items())
+        found = ((path, _latest(attempts, upto))
+                 for path, attempts in kept.places.get(sequence, {}).items())
         return {path: record for path, record in found if record}
 
     def tasks(self, run, upto=None, status=None):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
         for path, sequence in kept.order():
-            record = _latest(kept.places.get(sequence, {}).get(path, {}), upto)
+            record = _latest(kept.attempts_at(path, sequence), upto)
             if record and record.kind != 'iteration' and status in (None, record.status):
                 yield record
 
     def attempts(self, run):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
-        return iter(list(kept.records.values()))
+        return iter(kept.records())
 
     def counts(self, run):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
@@ -2883,46 +2894,64 @@ class _Kept:
     """The TaskRecords of one run in a MemoryStore."""
 
     def __init__(self):
-        self.records = collections.OrderedDict()  # (path, sequence, recovery, attempt): record
-        self.places = {}  # sequence: {path: {(recovery, attempt): record}}
+        # {sequence: {path: [(number, record)]}}, a record for each attempt; numbers count the records
+        # in the order in which they were first stored.
+        self.places = {}
         self.paths = collections.OrderedDict()  # keys: in the order in which they were stored
         self.folded = collections.Counter()  # (path, kind, status): how many were dropped
+        self._numbers = itertools.count()
 
     def add(self, record):
-        self.records[record[:4]] = record
-        self.places.setdefault(record.sequence, {}).setdefault(record.path, {})[
-            record[2:4]] = record
-        self.paths[record.path] = None
+        path = record.path
+        paths = self.places.get(record.sequence)
+        if paths is None:
+            paths = self.places[record.sequence] = {}
+        attempts = paths.get(path)
+        if attempts is None:
+            self.paths[path] = None
+            attempts = paths[path] = []
+        for place, (number, known) in enumerate(attempts):
+            if known[2:4] == record[2:4]:
+                attempts[place] = number, record
+                return
+        attempts.append((next(self._numbers), record))
 
     def fold(self, record):
         """Drop all records of one task, but count its latest."""
         paths = self.places.get(record.sequence)
         if paths is not None and record.path in paths:
-            for recovery, attempt in paths.pop(record.path):
-                del self.records[record.path, record.sequence, recovery, attempt]
+            del paths[record.path]
             if not paths:
                 del self.places[record.sequence]
         else:
             self.paths[record.path] = None
         self.folded[record.path, record.kind, record.status] += 1
 
+    def attempts_at(self, path, sequence):
+        return self.places.get(sequence, {}).get(path, ())
+
+    def records(self):
+        """Return all records, in the order in which they were first stored."""
+        numbered = [one for paths in self.places.values() for attempts in paths.values()
+                    for one in attempts]
+        return [record for _, record in sorted(numbered)]
+
     def order(self):
         """Return (path, sequence) of all tasks, in the order of their first records."""
-        return list(collections.OrderedDict.fromkeys(key[:2] for key in self.records))
+        return list(collections.OrderedDict.fromkeys(record[:2] for record in self.records()))
 
 
 _NOTHING_KEPT = _Kept()
 
 
 def _in_later_iteration(sequence):
-    return '.' in sequence and (
-        '11' in sequence or sequence.count('1') + sequence.count('.') != len(sequence))
+    return '.' in sequence and ('11' in sequence or bool(sequence.strip('1.')))
 
 
-def _latest(records, upto):
-    """Return the latest of ``{(recovery, attempt): record}``, or None."""
-    keys = records if upto is None else [key for key in records if key[0] <= upto]
-    return records[max(keys)] if keys else None
+def _latest(attempts, upto):
+    """Return the latest record of ``[(number, record)]``, or None."""
+    records = [record for _, record in attempts if upto is None or record.recovery <= upto]
+    return max(records, key=operator.itemgetter(2, 3)) if records else None
 
 
 def _never_begun(run, store):
@@ -3434,7 +3463,9 @@ class Job:
         flow, run_id: the run, by name.
         func, args, kwargs: what to call.
         items: the current loop items, outermost first.
-        env: every environment variable of the task, by its full name: {str: str}.
+        env: every environment variable of the task, by its full name: {str: str}. It is put
+            together of two: ``shared``, which is one object for all tasks of a run and not to be
+            changed, and ``own``, which goes before it.
         config: the resolved configuration of the step: {str: value}.
         log: path of the task's log file, or None; worked out when it is first asked for, from
             ``logdir``, if that is given.
@@ -3447,12 +3478,12 @@ class Job:
     """
 
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
-                 'kwargs', 'items', 'env', 'config', '_log', 'logdir', 'outcome', 'logger_name',
-                 'eventor', 'task', 'triggered', 'process', 'state')
+                 'kwargs', 'items', 'own', 'shared', 'config', '_log', 'logdir', 'outcome',
+                 'logger_name', 'eventor', 'task', 'triggered', 'process', 'state')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
-                 logger_name='', eventor=None, task=None, process=None):
+                 logger_name='', eventor=None, task=None, process=None, shared=None, logdir=None):
         self.name = name
         self.sequence = sequence
         self.recovery = recovery
@@ -3463,20 +3494,25 @@ class Job:
         self.args = args
         self.kwargs = {} if kwargs is None else kwargs
         self.items = items
-        self.env = {} if env is None else env
+        self.own = {} if env is None else env
+        self.shared = {} if shared is None else shared
         self.config = {} if config is None else config
         self._log = log
-        self.logdir = None
+        self.logdir = logdir
         self.outcome = outcome
         self.logger_name = logger_name
         self.eventor = eventor
         self.task = task
-        self.triggered = []  # type: list
+        self.triggered = ()  # type: tuple
         self.process = process
         self.state = None
 
     def __repr__(self):
         return '<Job %s %s>' % (self.name, self.sequence)
+
+    @property
+    def env(self):
+        return dict(self.shared, **self.own)
 
     @property
     def log(self):
@@ -3686,9 +3722,13 @@ def run_job(job, **more):
         job: the `Job`; `current` tells of it meanwhile.
         more: further keyword arguments for the function.
     """
+    return _call_function(job, os.getpid(), more)
+
+
+def _call_function(job, process, more):
+    """The same in a process whose pid is known."""
     before = getattr(_running, 'job', None)
     _running.job = job
-    process = os.getpid()
     try:
         result, error = job.func(*job.args, **job.kwargs, **more), None
     except BaseException as raised:
@@ -3704,8 +3744,11 @@ def run_job(job, **more):
     if error is not None:
         return _failure(error)
     if result is None or not job.config.get('keep_result', True):
-        return Outcome(SUCCESS)
+        return _SUCCEEDED
     return _keep_result(result)
+
+
+_SUCCEEDED = Outcome(SUCCESS)
 
 
 def _end_fork(error):
@@ -3765,8 +3808,6 @@ def describe_error(error):
 
 
 def _shown(show, value):
-    if type(value) is int:
-        return str(value)
     try:
         return _encodable(show(value))
     except Exception as error:
@@ -4829,13 +4870,15 @@ class InlineConstruct(TaskConstruct):
 
     def open(self, port):
         super().open(port)
+        self._process = os.getpid()
         self._set = {}     # what stands in the environment now: {name: value}
+        self._shared = None  # type: typing.Any
         self._put = _environment_setter()
         _task_log_handler.install()
 
     def release(self, job):
         try:
-            self._set_environment(job.env)
+            self._set_environment(job.own, job.shared)
         except ValueError as error:  # a NUL, or what the locale cannot encode
             outcome = Outcome(FAILURE, 'its environment cannot be set: %s' % describe_error(error))
         else:
@@ -4848,20 +4891,34 @@ class InlineConstruct(TaskConstruct):
         if job.eventor is not None and _takes_eventor(job.func):
             more = {'eventor': job.eventor}
         if not (job.config.get('cwd') or job.config.get('env')):
-            return run_job(job, **more)
+            return _call_function(job, self._process, more)
         place = _Place(job.config)
         try:
             refusal = place.enter()
-            return run_job(job, **more) if refusal is None else Outcome(FAILURE, refusal)
+            if refusal is not None:
+                return Outcome(FAILURE, refusal)
+            return _call_function(job, self._process, more)
         finally:
             place.leave()
 
     def close(self):
-        self._set_environment({})
+        self._set_environment({}, {})
         _task_log_handler.remove()
 
-    def _set_environment(self, wanted):
+    def _set_environment(self, own, shared):
         """Change only what differs: each change costs a microsecond."""
+        now = self._set
+        if shared is not self._shared:
+            self._set_variables(shared)
+            self._shared = shared
+        self._set_variables(own)
+        if len(now) == len(own) + len(shared):
+            return
+        for name in [name for name in now if name not in own and name not in shared]:
+            del now[name]
+            _borrowed.give_back(name)
+
+    def _set_variables(self, wanted):
         now = self._set
         for name, value in wanted.items():
             if now.get(name) != value:
@@ -4870,11 +4927,6 @@ class InlineConstruct(TaskConstruct):
                     now[name] = None    # to be given back, even if it cannot be set
                 self._put(name, value)
                 now[name] = value
-        if now.keys() == wanted.keys():
-            return
-        for name in [name for name in now if name not in wanted]:
-            del now[name]
-            _borrowed.give_back(name)
 
 
 class _BorrowedVariables:
@@ -6693,7 +6745,10 @@ class _Results:
     def fill(self, task):
         """Return what a task calls: function, args and kwargs, without placeholders."""
         step = task.step.step
-        find = functools.partial(self.value, task)
+
+        def find(placeholder):
+            return self.value(task, placeholder)
+
         func, kwargs = step.func, step.kwargs
         if isinstance(func, Command):
             func = func.filled(functools.partial(self._look_up, step.names, find), find)
@@ -6776,8 +6831,10 @@ class _Loops:
             entry = self.iterators[task] = [self._begin(task), 0]
         iterator, taken = entry
         entry[1] = task.opened + 1
-        try:    # the items that were recorded are passed over
-            return next(itertools.islice(iterator, task.opened - taken, None)), False
+        try:
+            for _ in range(task.opened - taken):
+                next(iterator)    # the items that were recorded are passed over
+            return next(iterator), False
         except StopIteration:
             return None, True
 
@@ -7189,11 +7246,14 @@ class Driver:
         self._pace = 1e-3                      # seconds that an inline task takes
         self._moved_at = None                  # since when there are such
         self._window = None                    # since when inline work is not committed
+        self._called = 0.0                     # when the last of it was done
+        # How long it may wait. Where a commit costs nothing, that is only to make them few.
+        self._group = min(settings['group_commit'], 1e-3 if store.volatile else 86400)
         self._failures = []
         self._trace = ''                       # traceback of the failure being handed in
         # By path, of what is retried.
         self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
-        self._step_env = {}                    # {path: what does not change from task to task}
+        self._step_texts = {}                  # {step: its path as it stands in the environment}
         prefix = settings['envvar_prefix']
         self._names = [prefix + name for name in (
             'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
@@ -7290,20 +7350,21 @@ class Driver:
         while self.arrived:
             job, outcome = self.arrived.popleft()
             self._finish_job(job, outcome)
-        self.alarms.ring(self._jobs)
-        while True:
+        if self._jobs:
+            self.alarms.ring(self._jobs)
+        while self.engine.delayed:
             due = self.engine.next_due()
             if due is None or due > self.clock():
                 break
             self._between_cycles = False
             self._feed(Tick())
 
-    def _feed(self, event):
+    def _feed(self, event, now=None):
         """Hand an input to the engine, and the answers to what it asks for; note the actions."""
         opens = self._opens
         while event is not None:
             dirty = self._dirty    # a loop that calls flow.tasks() has it committed
-            for action in self.engine.handle(event, self.clock()):
+            for action in self.engine.handle(event, self.clock() if now is None else now):
                 kind, task = action[0], action[1]
                 if kind == 'record':
                     dirty[task] = None
@@ -7316,6 +7377,7 @@ class Driver:
                 else:
                     self._note(action)
             event = self._open_iteration(opens.popleft()) if opens else None
+            now = None    # the loop may have taken its time
 
     def _note(self, action):
         kind, task = action[0], action[1]
@@ -7364,11 +7426,11 @@ class Driver:
 
     def _open_iteration(self, task):
         """Return the answer to the engine's ``open``; None if a signal came first."""
+        past, step = _NO_PAST, task.step
         sequence = '%s.%d' % (task.sequence, task.opened + 1)
-        past = _NO_PAST
         if self.history is not None and task.scope.earlier is not None:
-            past = self.history.earlier(sequence, task.step.path, task.scope.floor)
-        if not task.step.loops:
+            past = self.history.earlier(sequence, step.path, task.scope.floor)
+        if not step.loops:
             return Opened(task, False, None, None, past.earlier, past.floor)
         try:
             item, blob, over = self._next_item(task, past)
@@ -7394,8 +7456,8 @@ class Driver:
                         'anew', _describe(task), sequence)
             earlier = None
         if (blob is not None and (earlier is None or past.item is None)
-                and task.step.kind == 'container'):
-            self._rows.append(TaskRecord(task.step.path, sequence, self.run_record.recovery, 1,
+                and step.kind == 'container'):
+            self._rows.append(TaskRecord(step.path, sequence, self.run_record.recovery, 1,
                                          'iteration', '', item=blob))
         return Opened(task, False, item, blob, earlier, past.floor)
 
@@ -7490,20 +7552,17 @@ class Driver:
     def _make_job(self, task):
         step, items, run = task.step.step, task.scope.items, self.run_record
         name, sequence, value, attempt = self._names
-        if step.path not in self._step_env:
-            self._step_env[step.path] = dict(
-                self._constant_env, **{name: _environment_text(step.path), attempt: '1'})
-        env = self._step_env[step.path].copy()
-        env[sequence] = task.sequence
-        if task.attempt > 1:
-            env[attempt] = str(task.attempt)
+        if step not in self._step_texts:
+            self._step_texts[step] = _environment_text(step.path)
+        env = {name: self._step_texts[step], sequence: task.sequence, attempt: str(task.attempt)}
         if items:
-            env[value] = _environment_text(_shown(str, items[-1]))
+            item = items[-1]
+            env[value] = str(item) if type(item) is int else _environment_text(_shown(str, item))
         job = task.job = Job(
             step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
             step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
-            self.flow if self.plan.dynamic else None, task)
-        job.logdir = self.logdir or None
+            self.flow if self.plan.dynamic else None, task, None, self._constant_env,
+            self.logdir or None)
         if step.construct.can_adopt:
             job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
@@ -7603,6 +7662,7 @@ class Driver:
         if self._tells:
             self._log_start(job)
         began = time.monotonic()
+        job.task.started = self.clock.offset + began
         if self._window is None:
             self._window = began
         self._jobs[job] = construct
@@ -7616,15 +7676,15 @@ class Driver:
                 self.arrived.append((job, Outcome(ACTIVE, 'interrupted', interrupted=True)))
         finally:
             self._calling = False
-        took = time.monotonic() - began
+        self._called = ended = time.monotonic()
+        took = ended - began
         self._pace = 0.8 * self._pace + 0.2 * took
         if job.config['warn_after'] is not None and took >= job.config['warn_after']:
             self._warn(job)    # while it ran, nobody was there to do so
 
     def _in_window(self):
         """Whether what changed may wait for the next commit (semantics 6.2)."""
-        return (self._window is not None
-                and time.monotonic() - self._window < self.settings['group_commit'])
+        return self._window is not None and self._called - self._window < self._group
 
     def _add_ahead(self, jobs):
         """Commit as active, ahead of their start, the inline tasks that are next anyway."""
@@ -7706,7 +7766,8 @@ class Driver:
         if outcome.warning and task.step.wanted:
             outcome = Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
                 ', its repr is kept instead', ''))
-        task.ended = outcome.ended
+        now = self.clock()
+        task.ended = now if outcome.ended is None else outcome.ended
         task.result = outcome.result
         if outcome.warning or outcome.result is not None and len(outcome.result) > LARGE_RESULT:
             task.result = self.results.stored(task, outcome)
@@ -7722,7 +7783,7 @@ class Driver:
                 self._trigger(event, sequence)
         self._trace = outcome.trace
         task.job = None    # a circle would keep both until the garbage collector comes by
-        self._feed(Done(task, outcome.status, outcome.error, again))
+        self._feed(Done(task, outcome.status, outcome.error, again), now)
         if self._tells and task.status == SUCCESS:
             logger.info('%s ended with success', _describe(task))
 
@@ -9408,7 +9469,7 @@ class Eventor(_Flow):
         if job is None:
             raise FlowError('trigger_event(%r) while the flow runs is for inline steps: give the '
                             "step config={'task_construct': 'inline'}" % (event,))
-        job.triggered.append(raised)
+        job.triggered += (raised,)
 
     def _has_triggers(self):
         return self._driver is not None and bool(self._driver.triggers)
