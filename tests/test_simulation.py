@@ -147,20 +147,20 @@ class Engine:
         dirty, tried, dropped, submitted, opens, events = {}, [], [], [], [], [event]
         while events:
             actions = self.engine.handle(events.pop(0), self.now)
-            for i, action in enumerate(actions):
-                if action[0] == 'record':
-                    dirty[action[1]] = None
-                elif action[0] == 'attempt':
+            for i, (kind, what) in enumerate(actions):
+                if kind in ('record', 'submit'):
+                    dirty[what] = None
+                if kind == 'submit':
+                    submitted.append(what)
+                elif kind == 'attempt':
                     self.check_attempt(actions[i:])
-                    tried.append(action[1:])
-                elif action[0] == 'dropped':
-                    dropped.append(action[1])
-                elif action[0] == 'submit':
-                    submitted.append(action[1])
-                elif action[0] == 'open':
-                    opens.append(action[1])
-                elif action[0] == 'finish':
-                    self.result = action[1]
+                    tried.append(what)
+                elif kind == 'dropped':
+                    dropped.append(what)
+                elif kind == 'open':
+                    opens.append(what)
+                elif kind == 'finish':
+                    self.result = what
             if opens and not events:
                 events.append(self.open(opens.pop(0)))
         self.commit(tried, dirty)
@@ -174,10 +174,10 @@ class Engine:
 
     def check_attempt(self, actions):
         """An attempt failed: the next one is stored as ready, with its due time."""
-        _, task, recovery, attempt, error = actions[0]
+        task, recovery, attempt, error = actions[0][1]
         assert (recovery, error) == (self.recovery, 'broken')
         assert task.attempt == attempt + 1
-        assert ('record', task) in [action[:2] for action in actions[1:]]
+        assert ('record', task) in actions[1:]
 
     def check_held(self, task):
         """What waits for its next attempt holds nothing."""
