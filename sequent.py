@@ -137,6 +137,23 @@ else:
     def _freeze_garbage():
         """Nothing: gc.freeze() came with 3.7."""
 
+if hasattr(os, 'register_at_fork'):  # since 3.7, where there is fork
+    _process_mark = None  # type: typing.Any
+
+    def _this_process():
+        """Return what is another object in a process forked from this one; os.getpid() takes four
+        times as long. A fork that C code makes without telling Python is not seen."""
+        if _process_mark is None:
+            os.register_at_fork(after_in_child=_renew_process_mark)
+            _renew_process_mark()
+        return _process_mark
+
+    def _renew_process_mark():
+        global _process_mark
+        _process_mark = object()
+else:
+    _this_process = os.getpid
+
 # What multiprocessing keeps open here for a process is its own, so each arm knows its names.
 if sys.version_info >= (3, 7):
     def _pipes_of(process):
@@ -1733,7 +1750,10 @@ class Engine:
         scope.raised[step.slot] |= _STARTED
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)
-        self._enter(scope)
+        if scope.busy:
+            scope.busy += 1
+        else:
+            self._enter(scope)
         earlier = scope.earlier.get(step.path) if scope.earlier else None
         if earlier is not None and earlier.kind == step.kind:
             if self._replay(task, earlier):
@@ -3724,13 +3744,9 @@ def run_job(job, **more):
         job: the `Job`; `current` tells of it meanwhile.
         more: further keyword arguments for the function.
     """
-    return _call_function(job, os.getpid(), more)
-
-
-def _call_function(job, process, more):
-    """The same in a process whose pid is known."""
     before = getattr(_running, 'job', None)
     _running.job = job
+    process = _this_process()
     try:
         if more:
             result, error = job.func(*job.args, **job.kwargs, **more), None
@@ -3740,7 +3756,7 @@ def _call_function(job, process, more):
         result, error = None, raised
     finally:
         _running.job = before
-    if os.getpid() != process:
+    if _this_process() != process:
         _end_fork(error)
     if error is None:
         if result is None or not job.config.get('keep_result', True):
@@ -4875,14 +4891,13 @@ class InlineConstruct(TaskConstruct):
 
     def open(self, port):
         super().open(port)
-        self._process = os.getpid()
         self._set = {}     # what stands in the environment now: {name: value}
         self._shared = None  # type: typing.Any
         self._put = _environment_setter()
         _task_log_handler.install()
 
     def release(self, job):
-        more, config = None, job.config
+        more, config = {}, job.config
         try:
             self._set_environment(job.own, job.shared)
         except ValueError as error:  # a NUL, or what the locale cannot encode
@@ -4893,7 +4908,7 @@ class InlineConstruct(TaskConstruct):
             if config.get('cwd') or config.get('env'):
                 outcome = self._call_elsewhere(job, more)
             else:
-                outcome = _call_function(job, self._process, more)
+                outcome = run_job(job, **more)
         _task_log_handler.finish(job)
         self.port.done(job, outcome)
 
@@ -4904,7 +4919,7 @@ class InlineConstruct(TaskConstruct):
             refusal = place.enter()
             if refusal is not None:
                 return Outcome(FAILURE, refusal)
-            return _call_function(job, self._process, more)
+            return run_job(job, **more)
         finally:
             place.leave()
 
