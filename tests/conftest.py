@@ -17,14 +17,18 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
 #: SEQUENT_SAMPLE=n one in n of their tests runs, others on another version of Python.
 LONG = ('command_line', 'constructs', 'data_loops', 'examples', 'executor', 'odd_recoveries',
         'parameters', 'programs', 'recovery', 'results', 'retries', 'running', 'runs', 'timeouts')
-SAMPLE = int(os.environ.get('SEQUENT_SAMPLE') or 1)
+#: Files that cause faults of all kinds, many times over: the same with SEQUENT_FAULT_SAMPLE=n.
+FAULTS = ('damage', 'deaths', 'disk', 'kills', 'power', 'security', 'signals', 'wall_clock')
+SAMPLES = {name: int(os.environ.get(variable) or 1)
+           for names, variable in ((LONG, 'SEQUENT_SAMPLE'), (FAULTS, 'SEQUENT_FAULT_SAMPLE'))
+           for name in names}
 
 
 def pytest_collection_modifyitems(config, items):
     release = '%d.%d ' % sys.version_info[:2]
     left_out = [item for item in items
-                if item.module.__name__[len('test_'):] in LONG
-                and zlib.crc32((release + item.nodeid).encode('utf-8')) % SAMPLE]
+                if zlib.crc32((release + item.nodeid).encode('utf-8'))
+                % SAMPLES.get(item.module.__name__[len('test_'):], 1)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
