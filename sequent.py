@@ -1311,8 +1311,8 @@ def _raise_circle(waiting, possible, thing):
 #                        LoopFailed before anything else is handed in
 #     ('attempt', (task, recovery, attempt, error))   that attempt failed; it is tried again
 #     ('dropped', task)  a stop came while it waited for its next attempt: it counts as failed
-#     ('skip', (task, earlier))   it is not run again: trigger the events that it had raised by hand,
-#                        keep its result, if that is asked for
+#     ('skip', (task, earlier))   it is not run again: trigger the events that it had raised by
+#                        hand, keep its result, if that is asked for
 #     ('gather', scope)  an iteration is over in which results are that are asked for further out
 #     ('closed', task)   the container is over
 #     ('finish', ok)     nothing is left to do
@@ -2916,8 +2916,8 @@ class _Kept:
     """The TaskRecords of one run in a MemoryStore."""
 
     def __init__(self):
-        # {sequence: {path: [(number, record)]}}, a record for each attempt; numbers count the records
-        # in the order in which they were first stored.
+        # {sequence: {path: [(number, record)]}}, a record for each attempt; numbers are in the
+        # order in which records were first stored.
         self.places = {}
         self.paths = collections.OrderedDict()  # keys: in the order in which they were stored
         self.folded = collections.Counter()  # (path, kind, status): how many were dropped

@@ -155,9 +155,9 @@ def main(argv=None):
     parser.add_argument('--scale', type=float, default=1.0, help='times the number of tasks')
     parser.add_argument('--json', action='store_true', help='print JSON, a line each')
     options = parser.parse_args(argv)
-    unknown = sorted(set(options.names) - set(BENCHMARKS))
-    if unknown:
-        parser.error('no benchmark %r; there are: %s' % (unknown[0], ', '.join(sorted(BENCHMARKS))))
+    for name in options.names:
+        if name not in BENCHMARKS:
+            parser.error('no benchmark %r; there are: %s' % (name, ', '.join(sorted(BENCHMARKS))))
     reached = True
     for name in options.names or sorted(BENCHMARKS):
         found = BENCHMARKS[name].run(options.runs, options.scale)
