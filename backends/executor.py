@@ -34,6 +34,7 @@ import concurrent.futures.process
 import functools
 import importlib
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
@@ -235,12 +236,24 @@ def _end_with(supervisor):
     pool's pipes keeps them open.
     """
     global _watching
-    if os.getppid() == supervisor and _watching != os.getpid():
+    lives = _parent_lives(supervisor)
+    if lives is not None and _watching != os.getpid():
         _watching = os.getpid()
-        threading.Thread(target=_watch, args=(supervisor,), daemon=True).start()
+        threading.Thread(target=_watch, args=(lives,), daemon=True).start()
 
 
-def _watch(supervisor):
-    while os.getppid() == supervisor:
+def _parent_lives(supervisor):
+    """Return what tells whether the supervisor, whose child this process is, lives; else None."""
+    if os.getppid() == supervisor:
+        return lambda: os.getppid() == supervisor
+    if hasattr(multiprocessing, 'parent_process'):  # since 3.8; it was made by a fork server
+        parent = multiprocessing.parent_process()
+        if parent is not None and parent.pid == supervisor:
+            return parent.is_alive
+    return None
+
+
+def _watch(lives):
+    while lives():
         time.sleep(LOOK_EVERY)
     os._exit(1)
