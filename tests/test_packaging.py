@@ -134,10 +134,12 @@ def test_the_wheel_holds_sequent_and_its_backends_and_nothing_else_importable(wh
 
 def test_the_installed_wheel_runs_a_flow_and_finds_its_backends(wheel, tmp_path):
     venv = tmp_path / 'venv'
-    subprocess.run([sys.executable, '-m', 'venv', str(venv)], check=True, timeout=300)
+    # Without a pip of its own, which not every Python has at hand.
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(venv)], check=True,
+                   timeout=300)
     python = str(venv / 'bin' / 'python')
-    subprocess.run([python, '-m', 'pip', 'install', '-q', '--no-index', '--no-deps', wheel],
-                   check=True, timeout=300)
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-index', '--no-deps',
+                    '--ignore-installed', '--prefix', str(venv), wheel], check=True, timeout=300)
     (tmp_path / 'flow.py').write_text(textwrap.dedent(FLOW.format('sequent')))
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
 
