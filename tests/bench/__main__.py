@@ -8,10 +8,12 @@ much more a task. Printed are medians over the runs, in which flow and bound tak
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import gc
 import json
 import logging
+import multiprocessing
 import os
 import sqlite3
 import statistics
@@ -105,28 +107,56 @@ def running(flow):
     return run
 
 
-def commit_rows(folder, works):
-    """Do each work, and commit one row after it with SQLite's default durability."""
+def chain(flow, n, **given):
+    """Add n steps, each of which requires the one before."""
+    step = ()
+    for number in range(n):
+        step = flow.add_step('s%d' % number, require=step, **given)
+    return running(flow)
+
+
+def fan(flow, n):
+    """Add n steps that require nothing, and one that requires them all."""
+    steps = [flow.add_step('s%d' % number, func=no_op) for number in range(n)]
+    flow.add_step('end', func=no_op, require=tuple(steps))
+    return running(flow)
+
+
+def commit_rows(folder, works, rows=1, synchronous='FULL'):
+    """Do each work, and commit so many rows after so many works, with SQLite's journal."""
     with contextlib.closing(sqlite3.connect(os.path.join(folder, 'bound.db'))) as database:
         database.isolation_level = None
-        database.execute('PRAGMA synchronous = FULL')
+        database.execute('PRAGMA synchronous = %s' % synchronous)
         database.execute('CREATE TABLE done (id INTEGER PRIMARY KEY, path TEXT, status TEXT)')
+        waiting = []
         for number, work in enumerate(works):
             work()
-            database.execute('BEGIN IMMEDIATE')
-            database.execute("INSERT INTO done VALUES (?, ?, 'success')", (number, 's%d' % number))
-            database.execute('COMMIT')
+            waiting.append((number, 's%d' % number))
+            if len(waiting) == rows:
+                database.execute('BEGIN IMMEDIATE')
+                database.executemany("INSERT INTO done VALUES (?, ?, 'success')", waiting)
+                database.execute('COMMIT')
+                waiting = []
+
+
+def fork_and_join():
+    process = multiprocessing.get_context('fork').Process(target=no_op)
+    process.start()
+    process.join()
 
 
 @Benchmark('a chain of {n} programs, sqlite', "subprocess.run(['true']) and a commit each",
            500, times=1.3)
 def programs(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'))
-    step = ()
-    for number in range(n):
-        step = flow.add_step('s%d' % number, command=['true'], require=step)
-    return running(flow), lambda: commit_rows(
+    return chain(flow, n, command=['true']), lambda: commit_rows(
         folder, [lambda: subprocess.run(['true'], check=True)] * n)
+
+
+@Benchmark('a chain of {n} processes, sqlite', 'fork, join and a commit each', 1000, times=1.25)
+def processes(n, folder):
+    flow = new_flow(os.path.join(folder, 'flow.db'))
+    return chain(flow, n, func=no_op), lambda: commit_rows(folder, [fork_and_join] * n)
 
 
 @Benchmark('a parallel map over {n} items, inline, memory', 'the calls', 10000, over=15)
@@ -141,9 +171,38 @@ def parallel_map(n, folder):
            10000, over=12)
 def independent(n, folder):
     flow = new_flow(':memory:', task_construct='inline')
-    steps = [flow.add_step('s%d' % number, func=no_op) for number in range(n)]
-    flow.add_step('end', func=no_op, require=tuple(steps))
-    return running(flow), lambda: [no_op() for _ in range(n + 1)]
+    return fan(flow, n), lambda: [no_op() for _ in range(n + 1)]
+
+
+@Benchmark('a chain of {n} inline steps, sqlite', 'a row and a commit each', 2000, times=1.5)
+def inline_chain(n, folder):
+    flow = new_flow(os.path.join(folder, 'flow.db'), task_construct='inline')
+    return chain(flow, n, func=no_op), lambda: commit_rows(folder, [no_op] * n)
+
+
+@Benchmark('a chain of {n} inline steps, sqlite, synchronous off', 'a row and a commit each', 10000,
+           times=1.5)
+def inline_chain_off(n, folder):
+    flow = new_flow(os.path.join(folder, 'flow.db'), task_construct='inline', synchronous='off')
+    return chain(flow, n, func=no_op), lambda: commit_rows(folder, [no_op] * n,
+                                                           synchronous='OFF')
+
+
+@Benchmark('{n} independent inline steps, sqlite', 'their rows, a commit for each 100', 10000,
+           times=3)
+def grouped(n, folder):
+    flow = new_flow(os.path.join(folder, 'flow.db'), task_construct='inline')
+    return fan(flow, n), lambda: commit_rows(folder, [no_op] * n, rows=100)
+
+
+@Benchmark('{n} independent threads, memory', 'ThreadPoolExecutor(2).map', 10000, over=20)
+def threads(n, folder):
+    flow = new_flow(':memory:', task_construct='thread', max_concurrent=2)
+
+    def bound():
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            list(pool.map(no_op, range(n)))
+    return fan(flow, n), bound
 
 
 def main(argv=None):
