@@ -180,8 +180,8 @@ def inline_chain(n, folder):
     return chain(flow, n, func=no_op), lambda: commit_rows(folder, [no_op] * n)
 
 
-@Benchmark('a chain of {n} inline steps, sqlite, synchronous off', 'a row and a commit each', 10000,
-           times=1.5)
+@Benchmark('a chain of {n} inline steps, sqlite, synchronous off', 'a row and a commit each',
+           10000, times=1.5)
 def inline_chain_off(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'), task_construct='inline', synchronous='off')
     return chain(flow, n, func=no_op), lambda: commit_rows(folder, [no_op] * n,
