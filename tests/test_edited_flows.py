@@ -45,7 +45,7 @@ class Edited:
         self.calls = Stoppable()
 
     def make(self, edit=None, mode='restart'):
-        flow = a_flow(self.store, mode=mode)
+        flow = a_flow(self.store, mode=mode, config={'synchronous': 'off'})
         add = {
             'a': lambda: flow.add_step('a', func=self.calls),
             'each': lambda: flow.add_step('each', loop=['x', 'y', 'z'],
