@@ -7123,16 +7123,18 @@ class _History:
 
     def _changed_details(self):
         """Say which requirements, functions and loops have changed: what is done stays done."""
-        before = self._runs().get(self.base_run(), {}).get('details', {})
-        found = []
+        noted = self._runs().get(self.base_run(), {})
+        before, found = noted.get('details'), []
+        if before is None:    # a store of old
+            return []
+        both = [path for path in sorted(self.signatures) if path in noted['signatures']]
         for key, text in (('requires', 'require something else'),
                           ('calls', 'call something else'), ('loop', 'have another loop')):
-            steps = ['%s (%s; it was %s)' % (path, one[key] or 'nothing', before[path][key]
-                                             or 'nothing')
-                     if key != 'loop' else path
-                     for path, one in sorted(self.details.items()) if path in before
-                     and None not in (one[key], before[path].get(key))
-                     and one[key] != before[path][key]]
+            changes = [(path, before.get(path, {}).get(key, ''),
+                        self.details.get(path, {}).get(key, '')) for path in both]
+            steps = [path if key == 'loop' else
+                     '%s (%s; it was %s)' % (path, now or 'nothing', old or 'nothing')
+                     for path, old, now in changes if None not in (old, now) and old != now]
             if steps:
                 found.append('steps that %s since the run that is gone on with: %s'
                              % (text, ', '.join(steps)))
@@ -7179,18 +7181,18 @@ def step_details(plan):
     """Return {path: details} of what an edit may change and a recovery does not look at.
 
     They are stored with each run, to be compared and shown (`_History.differences`): what a step
-    ``requires`` and ``calls``, as text, and its ``loop``; None stands for what cannot be compared.
+    ``requires`` and ``calls``, as text, and its ``loop``. What is not there is left out; None
+    stands for what cannot be compared.
     """
     details = {}  # type: typing.Dict[str, dict]
     for one in plan.steps:
         step = one.step
         if one.parent is None or one.path in details:    # the body of a loop is its container
             continue
-        details[one.path] = {
-            'requires': _bounded(_requirement_text(step.require)),
-            'calls': _called_text(step.func),
-            'loop': _loop_mark(step.loop)}
-    return details
+        found = {'requires': _bounded(_requirement_text(step.require)),
+                 'calls': _called_text(step.func), 'loop': _loop_mark(step.loop)}
+        details[one.path] = {key: value for key, value in found.items() if value != ''}
+    return {path: found for path, found in details.items() if found}
 
 
 def _requirement_text(expression, nested=False):

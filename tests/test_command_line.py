@@ -1435,7 +1435,8 @@ def test_help_starts_with_examples(shop, arguments):
     for word in (
             'run', 'recover', 'continue', 'list', 'status', 'history', '--store', '--run-id',
             '--recovery-run', '--construct', '--max-concurrent', '--flow', '--log-level', '-q',
-            '-v', '--json', '--all', '-n', '--dry-run', '--assume-dead', '--version', '-h', '129', '130', '143', '75'):
+            '-v', '--json', '--all', '-n', '--dry-run', '--assume-dead', '--version',
+            '-h', '129', '130', '143', '75'):
         assert re.search(r'(^|[\s\[,])%s\b' % re.escape(word), done.stdout), word
 
 

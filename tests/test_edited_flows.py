@@ -239,7 +239,7 @@ def test_a_store_without_details_says_nothing_of_requirements_and_loops(
     kept = flow.open_store()
     run = kept.latest('etl')
     steps = json.loads(run.steps)
-    assert set(steps.pop('details')) == set(steps['signatures'])
+    assert steps.pop('details')['b'] == {'requires': 'each', 'calls': 'Stoppable'}
     kept.begin(run._replace(steps=json.dumps(steps)))
     kept.finish(run)
     flow.close_store()
@@ -444,6 +444,25 @@ def test_a_new_run_beside_an_orphan_is_refused_by_a_dry_run(programs, journal): 
     assert refused.wait() == 1
     assert 'cannot start anew' in refused.errors()
     assert left(programs) == before
+
+
+def test_a_dry_run_leaves_a_run_recorded_as_active_that_is_none(tmp_path):
+    # semantics 6.5
+    path = str(tmp_path / 'etl.db')
+    flow = a_flow(path)
+    flow.add_step('a', func=fail)
+    assert flow() is False
+    kept = flow.open_store()
+    process = dict(json.loads(sequent.process_identity()), start=1)
+    kept.begin(kept.latest('etl')._replace(status='active', process=json.dumps(process)))
+    flow.close_store()
+    again = a_flow(path)
+    again.add_step('a', func=fail)
+    before = everything_in(tmp_path)
+
+    assert would_run(again) == [('a', '1')]
+
+    assert everything_in(tmp_path) == before
 
 
 def test_loops_that_are_found_by_running_are_not_called(store):  # noqa: F811
