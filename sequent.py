@@ -422,7 +422,8 @@ class RunRecord(typing.NamedTuple):
     ``status`` is ``active`` (at work, or dead), ``stopped`` (ended by a signal, ``max_loops`` or
     an error; `RunMode.continue_` goes on with it), ``success`` or ``failure`` (over).
     Times are seconds since the epoch. ``process`` identifies the supervisor (JSON), ``steps``
-    is a JSON object: ``signatures`` of every step by its path, to tell what was edited since;
+    is a JSON object: ``signatures`` of every step by its path, to tell what was edited since,
+    and ``details`` of them (see `step_details`), to say what; stores of old have none of these;
     ``base``, the recovery whose end it began with; ``triggers`` given from outside (Eventor);
     ``parameters``, {name: text or null, for a secret one {"secret": true}}.
     """
@@ -6927,23 +6928,47 @@ class _History:
         run: the `RunRecord` of this supervisor.
         base: the recovery whose end is the state that this recovery began with.
         signatures: {path: signature} of this flow's steps.
+        details: what `step_details` returns of them.
         assume_dead: take processes that cannot be looked at for dead.
     """
 
-    def __init__(self, store, run, base, signatures, assume_dead):
+    def __init__(self, store, run, base, signatures, details, assume_dead):
         self.store = store
         self.run = run
         self.base = base
         self.signatures = signatures
+        self.details = details
         self.assume_dead = assume_dead
         self.living = {}          # (path, sequence) -> TaskRecord of an orphan that still runs
         self.failed = {}          # (path, sequence) -> Outcome of an orphan that has failed
+        self.left = {}            # (path, sequence) -> TaskRecord of what an orphan has left and
+                                  # nobody commits: see `look`
         self.retry_delay = None   # the driver's: see `Driver.retry_delay_of`
         self.recorded = {}        # recovery -> {path: signature}
 
     def collect(self):
         """Commit the outcomes that orphans left; note the orphans that still run."""
-        settled = []
+        settled = [self._settled(*one) for one in self._find_orphans()]
+        self.store.commit(self.run, settled)
+        self._remove_outcomes()
+        for record in settled:
+            logger.info('step %s at %s ended with %s while no supervisor was there',
+                        record.path, record.sequence, record.status)
+        for record in self.living.values():
+            logger.info('step %s at %s still runs as process %s since %s: it is adopted',
+                        record.path, record.sequence, json_object(record.process).get('pid'),
+                        local_time(record.started))
+
+    def look(self):
+        """As `collect`, for who changes nothing: what orphans left stays, and counts."""
+        for record, outcome in self._find_orphans():
+            self.left[record.path, record.sequence] = record._replace(
+                status=outcome.status, ended=outcome.ended, error=outcome.error)
+
+    def _find_orphans(self):
+        """Note the orphans that still run and that have failed; return (record, outcome) pairs of
+        those that left an outcome."""
+        found = []
         for record in self.store.tasks(self.run, status=ACTIVE):
             if not record.process:
                 continue
@@ -6954,18 +6979,14 @@ class _History:
             alive = process_alive(record.process) if record.process else False
             outcome = read_outcome(path) if path else None
             if outcome is not None:
-                settled.append(self._settled(record, outcome))
+                found.append((record, outcome))
+                if outcome.status == FAILURE:
+                    self.failed[record.path, record.sequence] = outcome
             elif alive or alive is None and not self.assume_dead:
                 self._keep_living(record, alive)
-        self.store.commit(self.run, settled)
-        self._remove_outcomes()
-        for record in settled:
-            logger.info('step %s at %s ended with %s while no supervisor was there',
-                        record.path, record.sequence, record.status)
+        return found
 
     def _settled(self, record, outcome):
-        if outcome.status == FAILURE:
-            self.failed[record.path, record.sequence] = outcome
         place = (self.run.flow, self.run.run_id) + record[:4]
         return record._replace(status=outcome.status, ended=outcome.ended, error=outcome.error,
                                result=store_result(self.store, place, outcome))
@@ -6991,12 +7012,10 @@ class _History:
         if alive is None:
             raise AlreadyRunningError(
                 'step %r at %s was started as process %s on host %r, which cannot be looked at '
-                'from here; go on there, or, if you know that it is dead, with '
-                "config={'assume_dead': True}"
+                'from here; go on there, or, if you know that it is dead, with --assume-dead '
+                "(config={'assume_dead': True})"
                 % (record.path, record.sequence, identity.get('pid'), identity.get('host')))
         self.living[record.path, record.sequence] = record
-        logger.info('step %s at %s still runs as process %s since %s: it is adopted',
-                    record.path, record.sequence, identity.get('pid'), local_time(record.started))
 
     def earlier(self, sequence, path='', floor=0):
         """Return what is recorded at a sequence.
@@ -7035,6 +7054,10 @@ class _History:
             own_rows = {path: record for path, record in rows.items() if record.recovery == own}
             rows = self.store.outcomes(self.run, sequence, self.base)
             rows.update(own_rows)
+        for path, record in rows.items() if self.left else ():
+            left = self.left.get((path, sequence))
+            if left is not None and left[:4] == record[:4]:
+                rows[path] = left
         return rows
 
     def _outcome(self, record):
@@ -7071,19 +7094,51 @@ class _History:
         """Return the [event, sequence] pairs that the run was told to raise from outside."""
         return self._runs().get(self.base_run(), {}).get('triggers', [])
 
+    def is_new(self, path):
+        """Whether it is known that a step was not there in the run that is gone on with."""
+        before = self._recorded(self.base_run())
+        return bool(before) and path not in before
+
     def log_differences(self):
-        """Name the steps that are gone, new or of another kind since what is built on."""
+        """Name what was edited since the run that is gone on with."""
+        for text in self.differences():
+            logger.warning('%s', text)
+
+    def differences(self):
+        """Return a sentence for each kind of edit since the run that is gone on with.
+
+        Steps that are gone, new or of another kind; those whose requirement, function or loop
+        has changed, as far as that was recorded.
+        """
         before, now = self._recorded(self.base_run()), self.signatures
         if not before:
-            return
-        gone = sorted(set(before) - set(now))
-        new = sorted(set(now) - set(before))
-        other = sorted(path for path in now if path in before
-                       and bool(now[path]) != bool(before[path]))
-        for text, paths in (('gone', gone), ('new', new), ('of another kind now', other)):
-            if paths:
-                logger.warning('steps that are %s since the run that is gone on with: %s',
-                               text, ', '.join(paths))
+            return []
+        gone = [path for path in before if path not in now]
+        new = [path for path in now if path not in before]
+        other = [path for path in now if path in before and bool(now[path]) != bool(before[path])]
+        return ['steps that are %s since the run that is gone on with: %s'
+                % (text, ', '.join(sorted(paths)))
+                for text, paths in (('gone', gone), ('new', new), ('of another kind now', other))
+                if paths] + self._changed_details()
+
+    def _changed_details(self):
+        """Say which requirements, functions and loops have changed: what is done stays done."""
+        noted = self._runs().get(self.base_run(), {})
+        before, found = noted.get('details'), []
+        if before is None:    # a store of old
+            return []
+        both = [path for path in sorted(self.signatures) if path in noted['signatures']]
+        for key, text in (('requires', 'require something else'),
+                          ('calls', 'call something else'), ('loop', 'have another loop')):
+            changes = [(path, before.get(path, {}).get(key, ''),
+                        self.details.get(path, {}).get(key, '')) for path in both]
+            steps = [path if key == 'loop' else
+                     '%s (%s; it was %s)' % (path, now or 'nothing', old or 'nothing')
+                     for path, old, now in changes if None not in (old, now) and old != now]
+            if steps:
+                found.append('steps that %s since the run that is gone on with: %s'
+                             % (text, ', '.join(steps)))
+        return found
 
 
 def json_object(text):
@@ -7122,19 +7177,78 @@ def step_signatures(plan):
     return signatures
 
 
+def step_details(plan):
+    """Return {path: details} of what an edit may change and a recovery does not look at.
+
+    They are stored with each run, to be compared and shown (`_History.differences`): what a step
+    ``requires`` and ``calls``, as text, and its ``loop``. What is not there is left out; None
+    stands for what cannot be compared.
+    """
+    details = {}  # type: typing.Dict[str, dict]
+    for one in plan.steps:
+        step = one.step
+        if one.parent is None or one.path in details:    # the body of a loop is its container
+            continue
+        found = {'requires': _bounded(_requirement_text(step.require)),
+                 'calls': _called_text(step.func), 'loop': _loop_mark(step.loop)}
+        details[one.path] = {key: value for key, value in found.items() if value != ''}
+    return {path: found for path, found in details.items() if found}
+
+
+def _requirement_text(expression, nested=False):
+    """Return a requirement as text, the same for all that mean the same by their looks."""
+    if isinstance(expression, Event):
+        return expression.name or _requirement_text(expression.require, nested)
+    if isinstance(expression, Atom):
+        step, status = expression
+        if step.kind == 'timer':
+            return '%s after %g s' % (_requirement_text(step.require), step.delay)
+        return step.path if status == SUCCESS else '(%s, %s)' % (step.path, status)
+    texts = sorted(set(_requirement_text(one, len(expression.operands) > 1)
+                       for one in expression.operands) - {''})
+    text = (' and ' if isinstance(expression, All) else ' or ').join(texts)
+    return '(%s)' % text if nested and len(texts) > 1 else text
+
+
+def _called_text(function):
+    """Return the name of what a step calls; of a program only a mark, as it may name a secret."""
+    if function is None:
+        return ''
+    if isinstance(function, Command):
+        return 'program ' + _digest(str(function))
+    name = getattr(function, '__qualname__', None)
+    return name + '()' if isinstance(name, str) else type(function).__name__
+
+
+def _bounded(text):
+    """Return a text, or of a long one its beginning and a mark of the whole."""
+    return text if len(text) <= 200 else '%s... %s' % (text[:150], _digest(text))
+
+
+def _digest(text):
+    import hashlib
+    return hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]
+
+
 def _loop_signature(loop):
+    """Return a text that changes with a loop; what cannot be compared is never the same."""
+    mark = _loop_mark(loop)
+    return 'never the same %s' % os.urandom(8).hex() if mark is None else mark
+
+
+def _loop_mark(loop):
     import hashlib
     if loop is None:
         return ''
     if found_by_running(loop):
         return 'callable' if callable(loop) else repr(loop)
     if iter(loop) is loop:
-        return 'iterator %s' % os.urandom(8).hex()
+        return None
     try:
         return hashlib.sha1(pickle.dumps(loop, 4)).hexdigest()
     except Exception as error:
         logger.debug('a loop cannot be pickled: %s', error)
-        return 'not picklable %s' % os.urandom(8).hex()
+        return None
 
 
 class _DriverPort(Port):
@@ -7468,8 +7582,7 @@ class Driver:
                                      'same items; recover it' % sequence)
             if refusal is not None:
                 return refusal
-            logger.info('%s: the loop item of iteration %s is not the one recorded; it runs '
-                        'anew', _describe(task), sequence)
+            self._run_anew(task, sequence)
             earlier = None
         if (blob is not None and (earlier is None or past.item is None)
                 and step.kind == 'container'):
@@ -7477,6 +7590,11 @@ class Driver:
                                          self.run_record.recovery, 1, 'iteration', '',
                                          item=blob))
         return Opened._make((task, False, item, blob, earlier, past.floor))
+
+    def _run_anew(self, task, sequence):
+        """What is recorded at an iteration belongs to another loop item."""
+        logger.info('%s: the loop item of iteration %s is not the one recorded; it runs anew',
+                    _describe(task), sequence)
 
     @staticmethod
     def _next_sequence(task):
@@ -8092,6 +8210,260 @@ class Driver:
         for path, sequence, how, error in self._failures:
             logger.info('%s: %s at %s: %s', (how + ' failure').lstrip(), path, sequence, error)
 
+# Dry runs ---------------------------------------------------------------------------
+
+
+class Foreseen(typing.NamedTuple):
+    """What a run would do about a task, or, of ``loops``, about the further items of a loop.
+
+    ``action`` is ``runs`` (of containers ``enters``), ``skipped``, ``adopted``, ``fails``,
+    ``failed`` (and stays so), ``waits`` (for what does not come to be) or ``loops``; ``why`` says
+    why in words. ``step`` is None for one that is gone from the flow.
+    """
+
+    path: str
+    sequence: str
+    kind: str
+    action: str
+    why: str
+    step: typing.Optional[Step]
+
+
+class _TellingEngine(Engine):
+    """An engine that tells of more than is to be done: ('starts', task), ('passed' or 'stays',
+    (task, earlier)), ('unmet', (scope, step)) for what is not started when its iteration ends."""
+
+    def _activate(self, task):
+        self._actions.append(('starts', task))
+        Engine._activate(self, task)
+
+    def _skip(self, task, earlier):
+        self._actions.append(('passed', (task, earlier)))
+        Engine._skip(self, task, earlier)
+
+    def _stay_failed(self, task, earlier):
+        self._actions.append(('stays', (task, earlier)))
+        Engine._stay_failed(self, task, earlier)
+
+    def _end_iteration(self, scope):
+        self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
+                             if not scope.raised[step.slot] & _STARTED)
+        Engine._end_iteration(self, scope)
+
+
+class _PretendedClock(_RunClock):
+    """Seconds since the epoch that pass when they are told to."""
+
+    def __init__(self):
+        _RunClock.__init__(self)
+        self.now = _RunClock.__call__(self)
+
+    def __call__(self):
+        return self.now
+
+
+class DryRun(Driver):
+    """Goes through a plan as a run would, taking for granted that what it would run succeeds.
+
+    Delays pass at once. Nothing is started, called, stored, locked or made; of loops only those
+    are gone over whose items are there, as no function of the user's may be called.
+
+    Args:
+        plan, store, run, settings, history, flow: see `Driver`; the store is only read.
+    """
+
+    #: After so many iterations of which nothing is recorded the rest of a loop is left out;
+    #: after ten times as many in all, that of all loops.
+    limit = 1000
+
+    def __init__(self, plan, store, run, settings, history, flow):
+        Driver.__init__(self, plan, store, run, settings, history, flow, None)
+        self.engine = _TellingEngine(plan, settings['max_concurrent'], run.recovery, run.mode)
+        self.clock = self.pretended = _PretendedClock()
+        self._found = []
+        self._opened = collections.Counter()    # iterations of which nothing is recorded
+        self._others = set()                    # (path, sequence) of those with another item
+        self._tellers = {
+            'starts': self._tell_start, 'unmet': self._tell_unmet, 'passed': self._tell_passed,
+            'stays': self._tell_failed}  # type: typing.Dict[str, typing.Any]
+
+    def foresee(self):
+        """Yield a `Foreseen` for each task, in the order in which they come up."""
+        self._begin()
+        while True:
+            starting, self._starting = self._starting, []
+            for task in starting:
+                self._feed(Done(task, SUCCESS))
+            if not starting and not self._go_on():
+                break
+            yield from self._take()
+        self._tell_orphans()
+        yield from self._take()
+
+    def _take(self):
+        found, self._found = self._found, []
+        self._rows, self._dirty = [], {}    # nobody stores them
+        return found
+
+    def _go_on(self):
+        """Hand in what comes next when nothing runs; return whether there was anything."""
+        due = self.engine.next_due()
+        if self.triggers:
+            self._trigger(*self.triggers.popleft())
+        elif due is not None:
+            self.pretended.now = max(self.pretended.now, due)
+            self._feed(Tick())
+        return bool(self.triggers or due is not None or self._found or self._starting)
+
+    def _watch_orphans(self):
+        self._orphans = {key: (None, record) for key, record in self.history.living.items()}
+
+    def _note(self, kind, what):
+        if kind in self._tellers:
+            self._tellers[kind](*what if isinstance(what, tuple) else (what,))
+        elif kind == 'closed':
+            self.loops.close(what)
+            self._opened.pop(what, None)
+        elif kind == 'skip':
+            self._skip(*what)
+
+    def _skip(self, task, earlier):
+        for event, sequence in earlier.events or ():
+            self.flow.count_sequence(event, sequence)
+            self.triggers.append((event, sequence))
+
+    # What there is to tell.
+
+    def _tell(self, task, action, why, sequence=None):
+        step = task.step
+        if step.kind != 'timer':
+            self._found.append(Foreseen(step.path, sequence or task.sequence, step.kind, action,
+                                        why, step.step if step.requires() else None))
+
+    def _tell_start(self, task):
+        if task.adopted:
+            record = self._orphans.pop((task.step.path, task.sequence))[1]
+            del self.history.living[task.step.path, task.sequence]
+            self._tell(task, 'adopted', _process_text(record))
+            return
+        self._tell(task, 'runs' if task.step.children is None else 'enters', self._reason(task))
+
+    def _reason(self, task):
+        """Say why a task starts."""
+        earlier = (task.scope.earlier or {}).get(task.step.path)
+        if self.history is None:
+            why = 'new run'
+        elif earlier is None:
+            why = self._reason_of_none(task)
+        elif earlier.kind != task.step.kind:
+            why = 'it is of another kind now'
+        else:
+            why = _reason_of(earlier, task.step)
+        if task.step.delay and not (earlier is not None and earlier.due):
+            why += ', after %g s' % task.step.delay
+        elif task.due is not None:
+            why += ', not before %s' % local_time(task.due)
+        return why
+
+    def _reason_of_none(self, task):
+        scope = task.scope
+        while scope is not None:
+            if (scope.step.path, scope.sequence) in self._others:
+                return 'its loop item is another one'
+            scope = scope.parent
+        return 'it is new' if self.history.is_new(task.step.path) else 'it was not started'
+
+    def _tell_passed(self, task, earlier):
+        why = '%s in recovery %d' % (_ENDS[earlier.status], earlier.recovery)
+        self._tell(task, 'skipped', why if earlier.status == SUCCESS else
+                   why + ', and its recovery mapping says skip')
+
+    def _tell_failed(self, task, earlier):
+        self._tell(task, 'failed', 'it failed in recovery %d, which a run that is continued '
+                   'leaves so%s' % (earlier.recovery, _error_text(earlier.error)))
+
+    def _tell_unmet(self, scope, step):
+        if step.kind != 'timer':
+            self._found.append(Foreseen(
+                step.path, scope.sequence, step.kind, 'waits',
+                'nothing starts there after a failure' if scope.stopped else
+                'it is not reached if all goes well', step.step))
+
+    def _log_failure(self, task):
+        self._tell(task, 'fails', ' '.join((task.error or '').split()))
+
+    def _tell_orphans(self):
+        """Tell of processes that still run for what the flow does not come to any more."""
+        for (path, sequence), (_, record) in self._orphans.items():
+            self._found.append(Foreseen(path, sequence, record.kind, 'adopted', _process_text(
+                record) + '; the flow does not come to it', None))
+
+    # Loops.
+
+    def _run_anew(self, task, sequence):
+        self._others.add((task.step.path, sequence))
+        Driver._run_anew(self, task, sequence)
+
+    def _next_item(self, task, past):
+        loop = task.step.step.loop
+        recorded = past.earlier is not None or past.item is not None or past.over
+        unknown = _unknown_items(loop)
+        if unknown and recorded:
+            return None, past.item, past.over
+        self._opened[task] += not recorded
+        self._opened[None] += not recorded
+        if not recorded and (self._opened[task] > self.limit or self._opened[task] > 1
+                             and self._opened[None] > 10 * self.limit):
+            unknown = 'and so on: further iterations are not gone over in a dry run'
+        if not unknown:
+            return Driver._next_item(self, task, past)
+        inside = [one.step.name for one in task.step.children]
+        self._tell(task, 'loops', unknown + (
+            '; in it: ' + ', '.join(inside) if task.step.kind == 'container' else ''),
+            self._next_sequence(task))
+        return None, None, True
+
+
+_ENDS = {SUCCESS: 'it succeeded', FAILURE: 'it failed', ACTIVE: 'it was interrupted',
+         READY: 'it was not started'}
+
+
+def _reason_of(earlier, step):
+    """Say why a task runs of which something is recorded."""
+    why = _ENDS[earlier.status]
+    if step.children is not None and earlier.status == ACTIVE:
+        why = 'it was not over'
+    if earlier.status == READY:
+        return why if earlier.attempt == 1 else 'it waited for its next attempt'
+    if earlier.status == SUCCESS:
+        return why + (', but something in it was edited' if earlier.changed else
+                      ', but is to run again' if step.children is None else
+                      ', but something in it is to be gone through again')
+    return '%s in recovery %d%s' % (why, earlier.recovery, _error_text(earlier.error))
+
+
+def _error_text(error):
+    return ': ' + ' '.join(error.split()) if error else ''
+
+
+def _process_text(record):
+    return 'still runs as process %s since %s' % (
+        json_object(record.process).get('pid'), local_time(record.started))
+
+
+def _unknown_items(loop):
+    """Say why the items of a loop are not known before it runs, or return None if they are."""
+    if isinstance(loop, ResultOf):
+        return 'its items are known only once %s has run' % loop.step.path
+    if isinstance(loop, Placeholder):
+        return 'its items are known only once it runs'
+    if callable(loop):
+        return 'its items are known only once it runs, as a dry run calls no function'
+    if iter(loop) is loop:
+        return 'its items are known only once it runs, as an iterator is gone over but once'
+    return None
+
+
 # 9 Facades #######################################################################
 
 # Configuration: one table; a value comes from the first of these that has it: command line, the
@@ -8486,6 +8858,8 @@ class _Flow(abc.ABC):
         self._outcome = None       # the result, once the run is over
         self._began = False        # there is a run in the store
         self._base = -1            # the recovery whose end this one began with
+        self._signatures = {}  # type: typing.Dict[str, str]
+        self._details = {}  # type: typing.Dict[str, dict]
         self._pending = []  # type: typing.List[list]
         self._closed = False
         self._running = False
@@ -8995,14 +9369,8 @@ class _Flow(abc.ABC):
                 return
         else:
             self._refuse_orphans(store)
-        self._signatures = {} if store.volatile else step_signatures(plan)
-        history = None
-        if last is not None:
-            if self.run_mode == RunMode.continue_:
-                self._base = json_object(last.steps).get('base', last.recovery - 1)
-            else:
-                self._base = last.recovery if self.recovery_run is None else self.recovery_run
-            history = _History(store, run, self._base, self._signatures, settings['assume_dead'])
+        history = self._make_history(store, run, last)
+        if history is not None:
             history.collect()
             history.log_differences()
             self._restore_triggers(history)
@@ -9015,10 +9383,63 @@ class _Flow(abc.ABC):
                               settings['logdir'] or store.logs)
         self._add_triggers()
 
+    def _make_history(self, store, run, last):
+        """Note what the flow consists of; return the `_History` to go on with, or None."""
+        if not store.volatile:
+            self._signatures, self._details = step_signatures(self._plan), step_details(self._plan)
+        if last is None:
+            return None
+        if self.run_mode == RunMode.continue_:
+            self._base = json_object(last.steps).get('base', last.recovery - 1)
+        else:
+            self._base = last.recovery if self.recovery_run is None else self.recovery_run
+        return _History(store, run, self._base, self._signatures, self._details,
+                        self.settings()['assume_dead'])
+
+    @contextlib.contextmanager
+    def dry_run(self):
+        """Give the `DryRun` of what ``run()`` would do now, or None if there is nothing to do.
+
+        Nothing is changed, made or locked.
+
+        Raises:
+            As ``run()``, where that would refuse to start.
+        """
+        self.compile()
+        store = self.open_store(create=False)
+        try:
+            run, last = self._new_record(store)
+            self._refuse_supervisor(store, run)
+            if last is None:
+                self._refuse_orphans(store, settle=False)
+            else:
+                self._check_parameters(last)
+            if last is not None and self._is_over(store, last):
+                yield None
+                return
+            history = self._make_history(store, run, last)
+            if history is not None:
+                history.look()
+                history.log_differences()
+                self._restore_triggers(history)
+            driver = DryRun(self._plan, store, run, self.settings(), history, self)
+            driver.triggers.extend(tuple(one) for one in self._pending)
+            yield driver
+        finally:
+            self.close_store()
+
+    def _refuse_supervisor(self, store, run):
+        """Refuse, by what is recorded, what the locks of a run would refuse."""
+        exclusive = self.settings()['exclusive']
+        if any(one.status == ACTIVE and (exclusive or one.run_id == run.run_id)
+               and process_alive(one.process) for one in store.runs(self.name)):
+            raise _already_running(store, self.name, run.run_id, not exclusive)
+
     def _run_record(self, run):
         """Return a `RunRecord` with what the flow consists of now."""
         import json
-        steps = {'signatures': self._signatures, 'base': self._base, 'triggers': self._pending}
+        steps = {'signatures': self._signatures, 'details': self._details, 'base': self._base,
+                 'triggers': self._pending}
         if _parameters.declared:
             steps['parameters'] = _parameters.recorded()
         return run._replace(steps=json.dumps(steps))
@@ -9063,8 +9484,11 @@ class _Flow(abc.ABC):
                         if (one.run_id, one.recovery) == (last.run_id, self.recovery_run))
         return last.status == SUCCESS
 
-    def _refuse_orphans(self, store):
-        """A new run must not start beside what an earlier one left running (semantics 6.5)."""
+    def _refuse_orphans(self, store, settle=True):
+        """A new run must not start beside what an earlier one left running (semantics 6.5).
+
+        ``settle``: record of runs that have nothing running that they have stopped.
+        """
         for old in list(store.runs(self.name)):
             if old.status != ACTIVE or old.run_id == self.run_id:
                 continue
@@ -9080,7 +9504,8 @@ class _Flow(abc.ABC):
                         'process %s since %s; wait for it, end it, or recover that run' % (
                             self.name, record.path, record.sequence, old.run_id,
                             json_object(record.process).get('pid'), local_time(record.started)))
-            store.finish(old._replace(status='stopped'))
+            if settle:
+                store.finish(old._replace(status='stopped'))
 
     def _add_triggers(self):
         """Hand triggers given before the run to the driver, where there are such."""
@@ -9556,6 +9981,7 @@ examples:
   {prog} nightly               run the flow of the module nightly
   {prog} jobs/nightly.py       the same with a file
   {prog} nightly recover       run again only what is not done
+  {prog} nightly recover -n    show what that would run, and why
   {prog} nightly list          show the plan
   {prog} nightly status        show what happened in the latest run
   {prog} nightly status --all --run-id 2024-12-31
@@ -9678,8 +10104,12 @@ def _make_parser():
                        help='log warnings and errors only')
     level.add_argument('-v', dest='log_level', action='store_const', const=logging.DEBUG,
                        help='log everything')
+    add('-n', '--dry-run', action='store_true', help='run, recover, continue: show what would '
+        'run and why, if all goes well, and change nothing')
+    add('--assume-dead', action='store_true', help='recover, continue: take processes for dead '
+        'that were started on another host and cannot be looked at')
     add('--json', action='store_true', help='print JSON; after a run, how it ended')
-    add('--all', action='store_true', help='status: show every task')
+    add('--all', action='store_true', help='status, --dry-run: show every task')
     add('--version', action='store_true', help='show the version')
     add('-h', '--help', action='store_true', help='show this text')
     return parser
@@ -9740,14 +10170,18 @@ def _objection_to(options, words, parser):
         return 'unknown verb %r%s' % (verb, _choices(verb, _VERBS))
     if words[2:]:
         return 'unexpected argument %r after the verb' % words[2]
-    if options.all and verb != 'status':
-        return '--all goes with status, not with %s' % verb
+    if options.dry_run and verb not in _RUN_MODES:
+        return '--dry-run goes with run, recover and continue, not with %s' % verb
+    if options.all and verb != 'status' and not options.dry_run:
+        return '--all goes with status and --dry-run, not with %s' % verb
     wrong = [one for one in options.set
              if '=' not in one or not one.partition('=')[0].isidentifier()]
     if wrong:
         return '--set takes NAME=VALUE, with an identifier as name, not %r' % wrong[0]
     if options.force_set and verb not in ('recover', 'continue'):
         return '--force-set goes with recover and continue, not with %s' % verb
+    if options.assume_dead and verb not in ('recover', 'continue'):
+        return '--assume-dead goes with recover and continue, not with %s' % verb
     if options.recovery_run is not None and verb not in ('recover', 'status'):
         return '--recovery-run goes with recover and status, not with %s' % verb
     return None
@@ -10402,6 +10836,8 @@ def _override(flow, options):
         config['task_construct'] = options.construct
     if options.max_concurrent is not None:
         config['max_concurrent'] = options.max_concurrent
+    if options.assume_dead:
+        config['assume_dead'] = True
     mode = _RUN_MODES.get(options.verb)
     flow.override(options.store, mode, options.run_id if mode else None, options.recovery_run,
                   options.log_level, config)
@@ -10409,6 +10845,8 @@ def _override(flow, options):
 
 def _run(flow, options):
     try:
+        if options.dry_run:
+            return _dry_run(flow, options)
         ok = flow.run()
     except RecoveryError as error:
         raise RecoveryError('%s%s' % (error, _near_run(flow, options.run_id))) from None
@@ -10635,6 +11073,106 @@ def _history(flow, options):
                 (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(run),
                  local_time(run.started), _span(run.started, run.ended)) for run in runs])
     return _EXIT_SUCCESS
+
+
+# --dry-run ------------------------------------------------------------------------
+
+
+def _dry_run(flow, options):
+    """Show what a run would do, if all goes well; return its exit code, or 0 if that is open."""
+    with flow.dry_run() as dry, _output(options.stdout) as say:
+        if dry is None:
+            return _say_over(say, flow, options)
+        run, history = dry.run_record, dry.history
+        head = _dry_fields(run, history.differences() if history is not None else [])
+        if head['mode'] == 'restart':
+            head['run_id'] = options.run_id    # that of a new run is another one each time
+        foreseen = dry.foresee()
+        if options.json:
+            say(_json(_dry_json(head, foreseen, options.all)))
+            return _EXIT_SUCCESS
+        say('flow %s, %s: a dry run, nothing is changed' % (run.flow, (
+            'new run' if run.mode == 'restart' else
+            '%s run %s, recovery %d' % (run.mode, run.run_id, run.recovery))))
+        _say_table(say, ('path', 'sequence', 'action', 'requires', 'why'), (
+            map(_dry_row, foreseen) if options.all else
+            (row for fold in _dry_folded(foreseen) for row in fold.rows())))
+    return _EXIT_SUCCESS
+
+
+def _say_over(say, flow, options):
+    """Say that there is nothing to recover or continue; return the run's exit code."""
+    with _opened_store(flow) as store:
+        run = store.latest(flow.name, flow.run_id)
+    if options.json:
+        say(_json(dict(_dry_fields(run, []), counts=[], tasks=[])))
+    else:
+        say('run %s of flow %s is over (%s): nothing to do' % (run.run_id, run.flow, run.status))
+    return _EXIT_SUCCESS if run.status == SUCCESS else _EXIT_FAILURE
+
+
+def _dry_fields(run, differences):
+    return {'flow': run.flow, 'run_id': run.run_id, 'recovery': run.recovery, 'mode': run.mode,
+            'over': run.status != ACTIVE, 'differences': differences}
+
+
+def _dry_json(head, foreseen, everything):
+    counts = []
+    if not everything:
+        folds = _dry_folded(foreseen)
+        counts = [{'path': fold.first.path, 'kind': fold.first.kind, 'action': action, 'n': n}
+                  for fold in folds for action, n in fold.counts.items()]
+        foreseen = [one for fold in folds for one in fold.listed()]
+    return dict(head, counts=counts, tasks=[
+        {'path': one.path, 'sequence': one.sequence, 'kind': one.kind, 'action': one.action,
+         'requires': _required(one.step) or None, 'why': one.why} for one in foreseen])
+
+
+def _required(step):
+    return _expression_text(step.require) if step is not None else ''
+
+
+def _dry_row(one):
+    return one.path, one.sequence, one.action, _cut(_required(one.step), 30), one.why
+
+
+class _DryFold:
+    """What is foreseen of one step: counted if it is much, what is not plain kept."""
+
+    #: What a step has many tasks of, if all goes as it should.
+    PLAIN = ('skipped', 'new run', 'it is new', 'it was not started')
+
+    def __init__(self, first):
+        self.first = first
+        self.counts = collections.OrderedDict()
+        self.kept = []
+
+    def add(self, one):
+        self.counts[one.action] = self.counts.get(one.action, 0) + 1
+        if not (one.action in self.PLAIN or one.why in self.PLAIN or one.action == 'waits'):
+            self.kept.append(one)
+
+    def listed(self):
+        return self.kept if sum(self.counts.values()) > 1 else [self.first]
+
+    def rows(self):
+        """Return the rows of the step."""
+        total = sum(self.counts.values())
+        counts = [] if total == 1 else [(self.first.path, '%d tasks' % total, ', '.join(
+            '%d %s' % (n, action) for action, n in self.counts.items()),
+            _dry_row(self.first)[3], '')]
+        return counts + [_dry_row(one) for one in self.listed()]
+
+
+def _dry_folded(foreseen):
+    """Return a `_DryFold` for each step, in the order in which they come up."""
+    folds = collections.OrderedDict()
+    for one in foreseen:
+        key = one.path, one.kind, one.action == 'loops'
+        if key not in folds:
+            folds[key] = _DryFold(one)
+        folds[key].add(one)
+    return list(folds.values())
 
 
 # list -----------------------------------------------------------------------------

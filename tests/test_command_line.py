@@ -369,6 +369,185 @@ def test_continue_of_a_run_that_is_over_has_nothing_to_do(night):
     assert 'it is' not in done.stderr
 
 
+# --dry-run ########################################################################
+
+
+def everything_in(folder):
+    """Return {path: mode, inode, time and bytes} of all that is there, but for byte code."""
+    return {str(path): (path.lstat().st_mode, path.lstat().st_ino, path.lstat().st_mtime_ns,
+                        path.read_bytes() if path.is_file() else None)
+            for path in folder.rglob('*') if '__pycache__' not in str(path)}
+
+
+def foreseen(shop, *arguments):
+    """Return the rows of a dry run, which has changed nothing, and how it ended."""
+    before = everything_in(shop.folder), shop.folder.stat().st_mtime_ns
+    done = shop('night', *arguments, PYTHONDONTWRITEBYTECODE='1')
+    assert (everything_in(shop.folder), shop.folder.stat().st_mtime_ns) == before
+    assert done.returncode == 0, done.stderr
+    assert 'it is' not in done.stderr
+    return [tuple(row[name] for name in ('path', 'sequence', 'action', 'requires', 'why'))
+            for row in table(done)]
+
+
+@pytest.mark.parametrize('option', ['-n', '--dry-run'])
+def test_a_dry_run_shows_what_a_new_run_would_do(night, option):
+    rows = foreseen(night, option)
+
+    assert rows == [('a', '1', 'runs', '', 'new run'), ('b', '1', 'runs', 'a', 'new run'),
+                    ('c', '1', 'runs', 'b', 'new run')]
+    assert night.names() == ['night.py']
+
+
+def test_a_dry_run_of_a_recovery_shows_what_would_run_and_why(night):
+    night('night')
+
+    rows = foreseen(night, 'recover', '-n')
+
+    assert rows == [
+        ('a', '1', 'skipped', '', 'it succeeded in recovery 0'),
+        ('b', '1', 'runs', 'a', 'it failed in recovery 0: ConnectionError: the line is down'),
+        ('c', '1', 'runs', 'b', 'it was not started')]
+    assert re.findall('^it is .*', mended(night)('night', 'recover').stderr, re.M) == ['it is c']
+
+
+def test_a_dry_run_says_first_what_was_edited(night):
+    night('night')
+    night.write('night.py', NIGHT.replace("'c'", "'cc'").replace('require=a)', 'require=())'))
+
+    rows = foreseen(night, 'recover', '-n')
+    done = night('night', 'recover', '-n', '--json')
+    as_json = json.loads(done.stdout)
+
+    assert rows[-1] == ('cc', '1', 'runs', 'b', 'it is new')
+    assert len(as_json['differences']) == 3
+    for sentence, pattern in zip(as_json['differences'], (
+            'gone since .*: c$', 'new since .*: cc$', r'require .*: b \(nothing; it was a\)$')):
+        assert re.search(pattern, sentence)
+        assert sentence in done.stderr
+
+
+def test_a_dry_run_folds_what_is_plain_and_lists_the_rest_unless_told_to_list_all(shop):
+    shop.write('night.py', textwrap.dedent(LOOPS)
+               + 'flow.add_step("more", func=print, loop=range(5))\n')
+
+    folded = [row[:3] for row in foreseen(shop, '-n')]
+    every = [row[:3] for row in foreseen(shop, '-n', '--all')]
+
+    assert ('each_work', '5 tasks', '5 runs') in folded
+    assert ('more', '5 tasks', '5 runs') in folded
+    assert ('each_sorry', '5 tasks', '5 waits') in folded
+    assert [row for row in every if row[0] == 'each_work'] == [
+        ('each_work', '1.%d' % n, 'runs') for n in range(1, 6)]
+
+
+def test_a_dry_run_lists_the_failed_iterations_in_full(shop):
+    shop.write('night.py', LOOPS.replace("step, seq.STEP_FAILURE", "step, seq.STEP_SUCCESS"))
+    shop('night')
+
+    rows = [row[:3] for row in foreseen(shop, 'recover', '-n')]
+
+    assert ('each_work', '1.2', 'runs') in rows
+    assert not any(row[:2] == ('each_work', '1.1') for row in rows)
+
+
+def test_a_dry_run_as_json_has_counts_and_the_tasks_that_the_table_lists(shop):
+    shop.write('night.py', LOOPS)
+
+    new = json.loads(shop('night', '-n', '--json').stdout)
+    every = json.loads(shop('night', '-n', '--json', '--all').stdout)
+
+    assert (new['flow'], new['run_id'], new['mode'], new['over']) == (
+        'night', None, 'restart', False)
+    assert {'path': 'each_work', 'kind': 'leaf', 'action': 'runs', 'n': 5} in new['counts']
+    assert every['counts'] == []
+    assert {'path': 'each_work', 'sequence': '1.2', 'kind': 'leaf', 'action': 'runs',
+            'requires': None, 'why': 'new run'} in every['tasks']
+    assert [one['requires'] for one in every['tasks'] if one['path'] == 'each_sorry'] == [
+        '(each_work, failure)'] * 5
+
+
+@pytest.mark.parametrize('verb', ['recover', 'continue'])
+def test_a_dry_run_with_nothing_to_recover_exits_2_and_makes_no_store(night, verb):
+    assert_refused(night('night', verb, '-n'), 2, 'nothing to recover')
+    assert night.names() == ['night.py']
+
+
+@pytest.mark.parametrize('line, verb, code', [(True, 'recover', 0), (False, 'continue', 1)])
+def test_a_dry_run_of_what_is_over_says_so_and_exits_as_the_verb_does(night, line, verb, code):
+    if line:
+        mended(night)
+    night('night')
+
+    dry, as_json = night('night', verb, '-n'), night('night', verb, '-n', '--json')
+
+    assert (dry.returncode, as_json.returncode) == (code, code)
+    assert 'is over (%s): nothing to do' % ('success' if line else 'failure') in dry.stdout
+    assert json.loads(as_json.stdout)['over'] is True
+
+
+def test_a_dry_run_of_an_invalid_flow_exits_3(shop):
+    shop.write('night.py', """
+        import sequent as seq
+        flow = seq.Sequent()
+        pool = seq.ResourcePool('tape', 1)
+        flow.add_step('a', func=print, acquires=[(pool, 2)])
+        """)
+
+    assert_refused(shop('night', '-n'), 3, "'tape'")
+    assert shop.names() == ['night.py']
+
+
+def test_a_dry_run_with_a_used_run_id_exits_3(night):
+    night('night', '--run-id', 'monday')
+
+    assert_refused(night('night', '-n', '--run-id', 'monday'), 3, "already has a run 'monday'")
+
+
+def test_a_dry_run_of_a_damaged_store_exits_4_and_leaves_it(night):
+    night.write('night.run.db', 'this is no database ' * 100)
+    before = everything_in(night.folder)
+
+    assert_refused(night('night', 'recover', '-n'), 4)
+
+    assert everything_in(night.folder) == before
+
+
+def test_a_flow_that_is_run_at_module_level_is_not_run_by_a_dry_run(night):
+    night.write('night.py', textwrap.dedent(NIGHT) + 'flow()\n')
+
+    assert [row[0] for row in foreseen(night, '-n')] == ['a', 'b', 'c']
+    assert night.names() == ['night.py']
+
+
+def as_on_another_host(shop):
+    """Make of a failed run one whose step b is recorded as running on another host."""
+    import sequent
+    store = sequent.SqliteStore(str(shop.folder / 'night.run.db'))
+    store.open()
+    run = store.latest('night')
+    [task] = [one for one in store.tasks(run) if one.path == 'b']
+    process = json.dumps(dict(json.loads(run.process), host='elsewhere', boot='other'))
+    store.commit(run, [task._replace(status='active', error=None, ended=None, process=process)])
+    store.begin(run._replace(status='active', ended=None, process=process))
+    store.close()
+
+
+def test_assume_dead_takes_processes_on_other_hosts_for_dead(night):
+    # semantics 7.6
+    night('night')
+    as_on_another_host(night)
+    mended(night)
+
+    assert_refused(night('night', 'recover'), 75, "step 'b' at 1", "'elsewhere'", '--assume-dead')
+    assert_refused(night('night', 'recover', '-n'), 75, '--assume-dead')
+    assert ('b', '1', 'runs') in [row[:3] for row in foreseen(night, 'recover', '-n',
+                                                              '--assume-dead')]
+    done = night('night', 'recover', '--assume-dead')
+    assert done.returncode == 0, done.stderr
+    assert re.findall('^it is .*', done.stderr, re.M) == ['it is c']
+
+
 # list #############################################################################
 
 
@@ -1256,7 +1435,8 @@ def test_help_starts_with_examples(shop, arguments):
     for word in (
             'run', 'recover', 'continue', 'list', 'status', 'history', '--store', '--run-id',
             '--recovery-run', '--construct', '--max-concurrent', '--flow', '--log-level', '-q',
-            '-v', '--json', '--all', '--version', '-h', '129', '130', '143', '75'):
+            '-v', '--json', '--all', '-n', '--dry-run', '--assume-dead', '--version',
+            '-h', '129', '130', '143', '75'):
         assert re.search(r'(^|[\s\[,])%s\b' % re.escape(word), done.stdout), word
 
 
@@ -1268,6 +1448,8 @@ def test_help_starts_with_examples(shop, arguments):
     (['night', '--stroe', 'x'], ["unknown option '--stroe'; did you mean '--store'?"]),
     (['night', '--sto', 'x'], ["unknown option '--sto'; did you mean '--store'?"]),
     (['night', '--all'], ['--all goes with status']),
+    (['night', 'status', '-n'], ['--dry-run goes with run, recover and continue, not with']),
+    (['night', '--assume-dead'], ['--assume-dead goes with recover and continue']),
     (['night', 'run', '--recovery-run', '1'], ['--recovery-run goes with recover']),
     (['night', '--store'], ['--store']),
 ])
@@ -1310,8 +1492,8 @@ def test_a_second_supervisor_exits_75_and_names_the_first(shop):
     shop.write('waiting.py', WAITING)
     program = shop.start('waiting')
 
-    for verb in ('run', 'recover', 'continue'):
-        assert_refused(shop('waiting', verb), 75, 'pid %d' % program.pid)
+    for words in (['run'], ['recover'], ['continue'], ['run', '-n'], ['recover', '-n']):
+        assert_refused(shop('waiting', *words), 75, 'pid %d' % program.pid)
 
     shop.write('go', '')
     assert program.wait(60) == 0
@@ -1376,7 +1558,8 @@ def test_a_new_run_beside_a_living_orphan_exits_75(shop):
     program.communicate()
     orphan = (shop.folder / 'waits').read_text()
 
-    assert_refused(shop('waiting'), 75, "'middle'", orphan)
+    for words in ([], ['--dry-run']):
+        assert_refused(shop('waiting', *words), 75, "'middle'", orphan)
 
 
 # Eventor ##########################################################################
