@@ -3771,6 +3771,9 @@ def run_job(job, **more):
 
 
 _SUCCEEDED = Outcome(SUCCESS)
+# What the user's objects may raise when they are shown or pickled: sys.exit() there must end
+# neither the thread that runs the task nor the supervisor.
+_ANY_FAILURE = (Exception, SystemExit)
 
 
 def _end_fork(error):
@@ -3790,7 +3793,7 @@ def _end_fork(error):
 def _keep_result(result):
     try:
         return Outcome(SUCCESS, result=pickle.dumps(result, protocol=4))
-    except Exception as error:
+    except _ANY_FAILURE as error:
         shown = _shown(repr, result)
         return Outcome(SUCCESS, result=pickle.dumps(shown, protocol=4), warning=(
             'its result cannot be pickled (%s), its repr is kept instead' % describe_error(error)))
@@ -3811,7 +3814,7 @@ def _failure(error, sentence=None):
     frames = error.__traceback__ and error.__traceback__.tb_next  # without the library's own
     try:
         trace = ''.join(traceback.format_exception(type(error), error, frames))
-    except Exception as another:
+    except _ANY_FAILURE as another:
         trace = '(its traceback cannot be shown: %s)\n' % type(another).__name__
     return Outcome(FAILURE, sentence or describe_error(error), _encodable(trace),
                    kinds=tuple(map(class_name, type(error).__mro__)))
@@ -3832,7 +3835,7 @@ def describe_error(error):
 def _shown(show, value):
     try:
         return _encodable(show(value))
-    except Exception as error:
+    except _ANY_FAILURE as error:
         return '<%s that cannot be shown: %s>' % (type(value).__name__, type(error).__name__)
 
 

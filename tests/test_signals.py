@@ -1,0 +1,253 @@
+"""Signals to the supervisor, wherever it is (semantics 8.3), and readers that go away."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from runtools import (  # noqa: F401
+    DEADLINE, a_private_temporary_folder, is_running, journal, programs, wait_gone, wait_until)
+
+CODES = {'SIGINT': 130, 'SIGTERM': 143, 'SIGHUP': 129}
+every_signal = pytest.mark.parametrize('name', sorted(CODES))
+
+
+# Inside a commit #################################################################
+
+IN_COMMIT = '''
+    AT, NUMBERS = int(os.environ.get('AT') or 0), (os.environ.get('NUMBERS') or '').split()
+    count = [0]
+    plain = seq._commit
+
+    def commit(db, rows):
+        """Send the signals when the first of the rows is written, the others not."""
+        rows = list(rows)
+        count[0] += 1
+        for place, row in enumerate(rows):
+            plain(db, [row])
+            if count[0] == AT and not place:
+                journal.note('in a commit')
+                for number in NUMBERS:
+                    os.kill(os.getpid(), getattr(signal, number))
+
+    seq._commit = commit
+    flow = make(os.environ['CONSTRUCT'],
+                config={'max_concurrent': 4, 'shutdown_grace': 0.2})
+    def one(name):
+        journal.note(name)
+        return name
+    steps = [flow.add_step(name, func=one, args=(name,)) for name in 'abc']
+    flow.add_step('d', func=one, args=('d',), require=tuple(steps))
+    try:
+        leave(flow)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    '''
+
+
+def check_integrity(path):
+    db = sqlite3.connect(path)
+    try:
+        assert db.execute('pragma integrity_check').fetchall() == [('ok',)]
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize('construct', ['process', 'inline'])
+@pytest.mark.parametrize('at', [1, 2, 3])
+@pytest.mark.parametrize('numbers, code', [
+    ('SIGINT', 130), ('SIGTERM', 143), ('SIGHUP', 129), ('SIGINT SIGINT', 130)])
+def test_a_signal_inside_a_commit_leaves_nothing_half_done(
+        numbers, code, at, construct, programs, journal):
+    # semantics 8.3, 6.2
+    programs.write(IN_COMMIT)
+    first = programs.run(environment={'AT': str(at), 'NUMBERS': numbers, 'CONSTRUCT': construct})
+    if journal.count('in a commit'):
+        assert first == code
+    else:
+        assert first == 0    # it had committed less often
+    check_integrity(programs.store_path)
+    before = journal.words()
+    done = [path for path, tasks in programs.tasks().items() if tasks[-1][3] == 'success']
+
+    assert programs.run('recover', environment={'CONSTRUCT': construct}) == 0
+
+    assert {path: tasks[-1][3] for path, tasks in programs.tasks().items()
+            if path in 'abcd'} == dict.fromkeys('abcd', 'success')
+    again = journal.words()[len(before):]
+    assert not set(again) & set(done)
+    assert sorted(set(before + again) - {'in a commit'}) == list('abcd')
+    check_integrity(programs.store_path)
+
+
+@pytest.mark.parametrize('at', [1, 2])
+def test_the_tests_of_commits_do_hit_them(at, programs, journal):
+    programs.write(IN_COMMIT)
+    programs.run(environment={'AT': str(at), 'NUMBERS': 'SIGTERM', 'CONSTRUCT': 'process'})
+    assert journal.count('in a commit') == 1
+
+
+# Idle ############################################################################
+
+
+@pytest.mark.parametrize('numbers', [['SIGINT'], ['SIGHUP'], ['SIGINT', 'SIGINT'],
+                                     ['SIGTERM', 'SIGHUP']])
+def test_a_signal_ends_a_run_that_waits_for_a_delay(numbers, programs):
+    # semantics 8.3, 4.4: the first of several counts
+    programs.write('''
+        flow = make('inline')
+        flow.add_step('a', func=print, delay=1000)
+        try:
+            flow()
+        except KeyboardInterrupt:
+            sys.exit(130)
+        ''')
+    supervisor = programs.start()
+    wait_until(lambda: 'a' in programs.tasks(), 'a to be delayed')
+    for number in numbers:
+        supervisor.kill(getattr(signal, number))
+    assert supervisor.wait() in [CODES[number] for number in numbers]
+    assert programs.tasks() == {'a': [('1', 0, 1, 'ready')]}
+
+
+# Trees of processes ##############################################################
+
+TREE = '''
+    SOURCE = """if 1:
+        import os, signal, sys
+        sys.path.insert(0, %r)
+        import runtools
+        journal = runtools.Journal(%r)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        if sys.argv[1:] == ['apart']:
+            os.setsid()
+        journal.sign('grandchild')
+        journal.note('grandchild')
+        journal.pass_gate('never')
+        """ % (os.path.dirname(sys.modules['runtools'].__file__), FOLDER)
+    with open(os.path.join(FOLDER, 'grandchild.py'), 'w') as stream:
+        stream.write(SOURCE)
+    ARGV = [sys.executable, os.path.join(FOLDER, 'grandchild.py'), os.environ['WHERE']]
+    def one():
+        subprocess.Popen(ARGV)
+        journal.sign('a')
+        journal.pass_gate('never')
+    flow = make(config={'shutdown_grace': 0.2})
+    flow.add_step('a', func=one if os.environ['WHAT'] == 'function' else seq.Command(
+        ['sh', '-c', '"$@" & echo; wait', 'sh'] + ARGV))
+    try:
+        leave(flow)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    '''
+
+
+@pytest.mark.parametrize('what', ['function', 'program'])
+@every_signal
+def test_a_stop_ends_grandchildren_that_ignore_every_signal(name, what, programs, journal):
+    # semantics 8.3: the whole process group
+    programs.write(TREE)
+    supervisor = programs.start(environment={'WHERE': 'here', 'WHAT': what})
+    grandchild = journal.pid('grandchild')
+    supervisor.kill(getattr(signal, name))
+    assert supervisor.wait() == CODES[name]
+    wait_gone(grandchild)
+
+
+@pytest.mark.parametrize('what', ['function', 'program'])
+def test_a_grandchild_in_a_session_of_its_own_is_left_alone_and_keeps_nobody(
+        what, programs, journal):
+    # It has left the task's group as daemons do: a stop ends the group, and waits for no other.
+    programs.write(TREE)
+    supervisor = programs.start(environment={'WHERE': 'apart', 'WHAT': what})
+    grandchild = journal.pid('grandchild')
+    supervisor.kill(signal.SIGTERM)
+    assert supervisor.wait() == 143
+    assert is_running(grandchild)
+    assert programs.last('a') == 'active'
+
+
+# Stopped and continued ###########################################################
+
+
+def test_what_ends_while_the_supervisor_is_stopped_is_neither_lost_nor_run_twice(
+        programs, journal):
+    programs.write('''
+        def one(name):
+            journal.note(name + ' started')
+            journal.pass_gate('go')
+            journal.note(name + ' ended')
+            os._exit(3) if name == 'dies' else None
+        flow = make(config={'max_concurrent': 0, 'stop_on_exception': False})
+        steps = [flow.add_step(name, func=one, args=(name,)) for name in ('a', 'b', 'dies')]
+        steps.append(flow.add_step('p', func=seq.Command(
+            ['sh', '-c', 'echo p started >> journal; until [ -e gate-go ]; do sleep 0.02; done;'
+                         'echo p ended >> journal'])))
+        flow.add_step('c', func=journal.note, args=('c',),
+                      require=tuple((step, 'complete') for step in steps))
+        leave(flow)
+        ''')
+    supervisor = programs.start()
+    names = ['a', 'b', 'dies', 'p']
+    for name in names:
+        journal.wait_for(name + ' started')
+    supervisor.kill(signal.SIGSTOP)
+    journal.open('go')
+    for name in names:
+        journal.wait_for(name + ' ended')
+    assert journal.count('c') == 0
+    supervisor.kill(signal.SIGCONT)
+    assert supervisor.wait() == 0, supervisor.errors()
+    assert all(journal.count(name + ' ' + word) == 1
+               for name in names for word in ('started', 'ended'))
+    assert journal.count('c') == 1
+    assert {path: tasks[-1][3] for path, tasks in programs.tasks().items()} == {
+        'a': 'success', 'b': 'success', 'dies': 'failure', 'p': 'success', 'c': 'success'}
+
+
+# Readers that go away ############################################################
+
+TALKATIVE = '''
+    def one():
+        print('first', flush=True)
+        journal.pass_gate('go')
+        for number in range(20000):
+            print('line', number)
+    def other():
+        print('more')
+        sys.exit(os.environ.get('CODE') or None)
+    flow = make(mode='restart')
+    a = flow.add_step('a', func=one)
+    flow.add_step('b', func=other, require=(a,))
+    if __name__ == '__main__':
+        leave(flow)
+    '''
+
+
+@pytest.mark.parametrize('code, expected', [('', 0), ('bad day', 1)])
+@pytest.mark.parametrize('by', ['script', 'command'])
+def test_when_the_reader_of_the_output_goes_the_run_goes_on_and_its_code_is_true(
+        by, code, expected, programs, journal):
+    programs.write(TALKATIVE)
+    argv = [sys.executable, programs.path]
+    if by == 'command':
+        argv[1:1] = ['-m', 'sequent']
+    process = subprocess.Popen(
+        argv, cwd=programs.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=dict(os.environ, CODE=code))
+    journal.sign('supervisor', process.pid)
+    with process.stdout, process.stderr:
+        while b'first' not in process.stderr.readline():
+            assert process.poll() is None
+    journal.open('go')
+    assert process.wait(timeout=DEADLINE) == expected
+    assert {path: tasks[-1][3] for path, tasks in programs.tasks().items()} == {
+        'a': 'success', 'b': 'failure' if code else 'success'}
+    [log] = [os.path.join(folder, name) for folder, _, names in os.walk(programs.folder)
+             for name in names if name.startswith('a.1.')]
+    with open(log) as stream:
+        assert stream.read().endswith('line 19999\n')
