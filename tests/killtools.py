@@ -20,9 +20,12 @@ import collections
 import contextlib
 import ctypes
 import fcntl
+import functools
 import json
 import os
 import random
+import re
+import select
 import shutil
 import signal
 import sqlite3
@@ -31,9 +34,10 @@ import sys
 import time
 import traceback
 
+import runtools
+
 import sequent
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 NAME = 'kills'
 DEADLINE = 30.0
 DELAY = 0.03
@@ -248,6 +252,11 @@ def fork(folder, action):
     return None
 
 
+def exit_code(status):
+    """Return the exit code, or minus the signal, that `os.waitpid` tells."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
 def supervise(folder, shape, construct, mode, kill=None, synchronous='off'):
     """Run a flow; return 0 for its success. Leaves the number of commits in a file."""
     flow, store = a_flow(folder, shape, construct, mode, kill, synchronous)
@@ -353,7 +362,7 @@ class Trial:
             time.sleep(kill[1])
             os.kill(pid, signal.SIGKILL)    # it is ours, and not reaped yet: it is the right one
         status = wait_for(pid)
-        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        code = exit_code(status)
         self.look(kill, mode)
         if code == -signal.SIGKILL:
             self.kills += 1
@@ -408,6 +417,12 @@ class Trial:
         if self.done - done:
             self.wrong.append('committed successes are gone: %s' % sorted(self.done - done))
         self.done |= done
+
+    def failures(self):
+        """Return the errors of the tasks that have failed."""
+        return self.with_store(self.path, lambda store: [
+            one.error for one in store.tasks(store.latest(NAME), status='failure')
+            if one.kind == 'leaf'])
 
     def stored_run(self):
         return self.with_store(self.copy(), lambda store: store.latest(NAME))
@@ -489,17 +504,18 @@ def reference(folder, shape, construct, synchronous='off'):
 
 
 def try_matrix(folder, shape, construct, when, part, parts):
-    """Kill at each commit; then once more, followed by three kills of recoveries."""
+    """Kill at each commit; and, every other time, kill three recoveries after that."""
     commits, _, expected = reference(os.path.join(folder, 'reference-%d' % part), shape, construct)
     plans = []
     for n in range(1, commits + 1):
         dice = random.Random('%s %s %s %d' % (shape, construct, when, n))
         plans.append([[when, n]])
-        plans.append([[when, n]] + [[dice.choice(['before', 'torn', 'after']),
-                                     dice.randint(1, 4)] for _ in range(3)])
+        if (n + len(when)) % 2:
+            plans.append([[when, n]] + [[dice.choice(['before', 'torn', 'after']),
+                                         dice.randint(1, 4)] for _ in range(3)])
     return _tried(folder, shape, construct, [
         (number, plan, number) for number, plan in enumerate(plans)
-        if number // 2 % parts == part], expected)
+        if number % parts == part], expected)
 
 
 def try_moments(folder, seed, kills, part, parts):
@@ -538,7 +554,149 @@ def _tried(folder, shape, construct, plans, expected, synchronous='off'):
     return answer
 
 
-REQUESTS = {one.__name__: one for one in (try_matrix, try_moments)}
+def try_dose(folder, seed, iterations):
+    """Kill half of all tasks, not the supervisors, 10 to 50 ms after their start; recover."""
+    dice = random.Random(seed)
+    trial = Trial(os.path.join(folder, 'dose'), '', 'process')
+    answer = {'kills': 0, 'wrong': trial.wrong, 'trials': 1, 'runs': 0, 'successes': 0}
+    code = 1
+    while code == 1 and answer['runs'] < 60:
+        mode = 'recover' if answer['runs'] else 'restart'
+        answer['runs'] += 1
+        pid = fork(trial.folder, functools.partial(run_dose, trial.folder, mode, iterations))
+        code, kills = kill_half(trial, pid, dice)
+        answer['kills'] += kills
+        trial.look('tasks', mode)
+        unlike = [one for one in trial.failures() if 'SIGKILL' not in one]
+        if unlike:
+            trial.wrong.append('failures that are none of ours: %s' % unlike[:3])
+    trial.look_for_processes()
+    answer['successes'] = len(trial.done)
+    if code != 0:
+        trial.wrong.append('exit code %d: %s' % (code, trial.errors()))
+    return answer
+
+
+def run_dose(folder, mode, iterations):
+    """Run a flow of four process tasks in each iteration of a loop."""
+    flow = sequent.Sequent(
+        NAME, store=KillingStore(os.path.join(folder, 'kills.db')), run_mode=mode,
+        logging_level='CRITICAL', config=dict(
+            CONSTRUCTS['process'][0], max_concurrent=12, stop_on_exception=False, capture='file'))
+    rows = flow.add_step('rows', loop=range(iterations), config={'max_concurrent': 8})
+    make = Maker(folder, 'process')
+    make.seconds = 0.05
+    a = make.leaf(rows, 'a')
+    b, c = make.leaf(rows, 'b', require=a), make.leaf(rows, 'c', require=a)
+    make.leaf(rows, 'd', require=(b, c))
+    return 0 if flow() else 1
+
+
+def kill_half(trial, supervisor, dice):
+    """Until the supervisor ends, kill half of what starts; return its exit code and the kills."""
+    due, kills, read = [], 0, trial.read
+    deadline = time.monotonic() + 280
+    while time.monotonic() < deadline:
+        lines = trial.journal()
+        for words in map(str.split, lines[read:]):
+            if words[0] == 'start' and dice.random() < 0.5:
+                pid = int(words[2])
+                due.append((float(words[3]) + dice.uniform(0.01, 0.05), pid, runtools.birth(pid)))
+        read = len(lines)
+        for one in [one for one in due if one[0] <= time.monotonic()]:
+            due.remove(one)
+            if one[2] is not None and runtools.birth(one[1]) == one[2]:
+                os.kill(one[1], signal.SIGKILL)
+                kills += 1
+        ended, status = os.waitpid(supervisor, os.WNOHANG)
+        if ended:
+            return exit_code(status), kills
+        select.select([], [], [], 0.003)
+    raise _Late
+
+
+def try_race(folder, starters, exclusive, rounds):
+    """Let many supervisors start at one time, several times over; kill who has won.
+
+    The first round is for a run of its own each, the further ones for the run that was killed;
+    if runs are not exclusive, all are for a run that has failed.
+    """
+    trial = Trial(os.path.join(folder, 'race'), '', 'inline')
+    answer = {'kills': 0, 'wrong': trial.wrong, 'starters': 0}
+    if not exclusive:
+        wait_for(fork(trial.folder, lambda: run_race(trial.folder, 'restart', '', False, None)))
+    for number in range(rounds):
+        mode = 'recover' if number or not exclusive else 'restart'
+        gate, opener = os.pipe()
+        pids = [fork(trial.folder, functools.partial(
+            race, trial.folder, mode, 'r%d' % n if mode == 'restart' else '', exclusive, gate,
+            opener)) for n in range(starters)]
+        os.close(gate)
+        os.close(opener)
+        answer['starters'] += starters
+        winners = judge(trial, pids, 'round %d' % number)
+        for pid in winners:
+            os.kill(pid, signal.SIGKILL)
+            answer['kills'] += 1
+        wait_for()
+    return answer
+
+
+def race(folder, mode, run_id, exclusive, gate, opener):
+    """Wait for the start; then run a flow that never ends, or note why not."""
+    os.close(opener)
+    os.read(gate, 1)
+    try:
+        run_race(folder, mode, run_id, exclusive, signal.pause)
+    except sequent.AlreadyRunningError as error:
+        note(folder, 'refused', os.getpid(), str(error))
+        return 75
+    return 0
+
+
+def run_race(folder, mode, run_id, exclusive, function):
+    def one():
+        note(folder, 'start', '', os.getpid())
+        function()
+    flow = sequent.Sequent(
+        NAME, store=KillingStore(os.path.join(folder, 'kills.db')), run_mode=mode, run_id=run_id,
+        logging_level='CRITICAL', config={'task_construct': 'inline', 'exclusive': exclusive})
+    flow.add_step('a', func=one if function else fail)
+    return 0 if flow() else 1
+
+
+def fail():
+    raise ValueError('to be recovered')
+
+
+def judge(trial, pids, which):
+    """Wait until each has won or was refused; return who has won."""
+    ended = {}  # type: dict
+    deadline = time.monotonic() + DEADLINE
+    lines = []  # type: list
+    while time.monotonic() < deadline:
+        lines = [line.split(None, 2) for line in trial.journal()]
+        winners = [int(words[1]) for words in lines
+                   if words[0] == 'start' and int(words[1]) in pids]
+        if len(winners) + len(ended) >= len(pids):
+            break
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            ended[pid] = exit_code(status)
+        else:
+            select.select([], [], [], 0.005)
+    if len(winners) != 1 or set(ended.values()) != {75}:
+        trial.wrong.append('%s: %d have won, the others ended with %s: %s' % (
+            which, len(winners), sorted(set(ended.values())), trial.errors()))
+    expected = re.compile(r"run '.+' of flow 'kills' is already running: pid %s on host '%s', "
+                          r'started \d{4}-' % (winners and winners[0], re.escape(os.uname()[1])))
+    for words in lines:
+        if words[0] == 'refused' and int(words[1]) in pids and not expected.search(words[2]):
+            trial.wrong.append('%s: a refusal that does not tell by whom: %s' % (which, words[2]))
+    return [pid for pid in pids if pid not in ended]
+
+
+REQUESTS = {one.__name__: one for one in (try_matrix, try_moments, try_dose, try_race)}
 
 
 def serve():
@@ -569,15 +727,27 @@ class Forkers:
     def ask(self, what, **given):
         """Let each do its part; return the sum of their answers."""
         for part, one in enumerate(self.processes):
-            one.stdin.write(json.dumps(dict(
-                given, what=what, part=part, parts=len(self.processes))) + '\n')
-            one.stdin.flush()
-        answers = [json.loads(one.stdout.readline() or '{"error": "the forker has died"}')
-                   for one in self.processes]
-        for answer in answers:
-            if 'error' in answer:
-                raise AssertionError(answer['error'])
-        return {key: answers[0][key] + answers[1][key] for key in answers[0]}
+            self._send(one, dict(given, what=what, part=part, parts=len(self.processes)))
+        answers = [self._receive(one) for one in self.processes]
+        return {key: sum((one[key] for one in answers[1:]), answers[0][key])
+                for key in answers[0]}
+
+    def ask_one(self, what, **given):
+        """Let one of them do it all."""
+        self._send(self.processes[0], dict(given, what=what))
+        return self._receive(self.processes[0])
+
+    @staticmethod
+    def _send(process, request):
+        process.stdin.write(json.dumps(request) + '\n')
+        process.stdin.flush()
+
+    @staticmethod
+    def _receive(process):
+        answer = json.loads(process.stdout.readline() or '{"error": "the forker has died"}')
+        if 'error' in answer:
+            raise AssertionError(answer['error'])
+        return answer
 
     def close(self):
         for one in self.processes:
