@@ -42,14 +42,13 @@ NAME = 'kills'
 DEADLINE = 30.0
 DELAY = 0.03
 LIMIT = 2
-#: What makes tasks: how, and how long a task takes. Processes live on for a while without their
-#: supervisor, so that its successor finds some of them alive.
+#: What makes tasks: how, and how long a task takes.
 CONSTRUCTS = {
     'process': ({'task_construct': 'process', 'start_method': 'fork'}, 0.012),
     'thread': ({'task_construct': 'thread'}, 0.001),
     'inline': ({'task_construct': 'inline', 'group_commit': 0}, 0.0),
     'grouped': ({'task_construct': 'inline'}, 0.002),
-    'program': ({'task_construct': 'process'}, 0.01),
+    'program': ({'task_construct': 'process'}, 0.02),
 }
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -80,7 +79,22 @@ def locked(path):
         os.close(fd)
 
 
-def work(folder, seconds, fails=False, slots=0, arguments=()):
+def outlive(folder, supervisor):
+    """Go on, if the supervisor of this process is dead, until another has begun.
+
+    So that one finds us alive, and must not start a second copy.
+    """
+    if os.getpid() != supervisor and os.getppid() != supervisor:
+        runtools.wait_until(lambda: begun(folder) != supervisor, 'another supervisor')
+
+
+def begun(folder):
+    """Return the pid of the last supervisor that has begun."""
+    with open(os.path.join(folder, 'journal')) as stream:
+        return [int(line.split()[1]) for line in stream if line.startswith('begun ')][-1]
+
+
+def work(folder, seconds, fails=False, slots=0, arguments=(), supervisor=None):
     """Note that this task runs, and whether another copy does; return its name and place."""
     me = sequent.current()
     key = '%s.%s' % (me.name, me.sequence)
@@ -92,6 +106,7 @@ def work(folder, seconds, fails=False, slots=0, arguments=()):
             note(folder, 'over', key, os.getpid(), time.monotonic())
         note(folder, 'start', key, os.getpid(), time.monotonic())
         time.sleep(seconds)
+        outlive(folder, supervisor)
         note(folder, 'end', key, os.getpid(), time.monotonic())
     if fails:
         raise ValueError('as it must')
@@ -126,8 +141,8 @@ class Maker:
             func = sequent.Command(['/bin/sh', '-c', SCRIPT, 'sh', self.folder, self.seconds,
                                     int(fails)])
             return parent.add_step(name, func=func, **given)
-        return parent.add_step(name, func=work, args=(self.folder, self.seconds, fails, slots,
-                                                      list(arguments)), **given)
+        return parent.add_step(name, func=work, args=(
+            self.folder, self.seconds, fails, slots, list(arguments), os.getpid()), **given)
 
 
 def chain(flow, make):
@@ -181,6 +196,10 @@ class KillingStore(sequent.SqliteStore):
         super().__init__(path, synchronous)
         self.when, self.number = kill or ('never', 0)
         self.commits = 0
+
+    def begin(self, run):
+        note(os.path.dirname(self.path), 'begun', os.getpid(), '-', 0)
+        super().begin(run)
 
     def _at(self, when):
         if self.when == when and self.commits == self.number:
@@ -353,8 +372,6 @@ class Trial:
         """Run one supervisor to its end; return its exit code, minus a signal."""
         mode = 'restart' if self.stored_run() is None else self.random.choice(
             ['recover', 'recover', 'continue'])
-        if self.shape == 'handled_failure' and mode == 'continue' and kill is None:
-            mode = 'recover'
         inside = kill if kill and kill[0] != 'time' else None
         pid = fork(self.folder, lambda: supervise(
             self.folder, self.shape, self.construct, mode, inside, self.synchronous))
