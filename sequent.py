@@ -2782,7 +2782,8 @@ class _Claims:
             for offset, alone in ((_lock_offset('flow', flow), exclusive),
                                   (_lock_offset('run', flow, run_id), True)):
                 if not file.acquire(offset, alone):
-                    raise _already_running(self.store, flow, run_id, run_only=bool(taken))
+                    raise _already_running(self.store, flow, run_id, run_only=bool(taken),
+                                           patient=offset not in file.held)
                 taken.append(offset)
         except BaseException as exc:
             self._release(os.getpid(), file, taken)
@@ -2808,11 +2809,22 @@ class _Claims:
                 file.release(offset)
 
 
-def _already_running(store, flow, run_id, run_only):
-    """Return the AlreadyRunningError that names who stands in the way, as far as runs tell."""
-    holders = [run for run in store.runs(flow) if run.status == ACTIVE
-               and (run.run_id == run_id or not run_only)
-               and process_alive(run.process) is not False]
+def _holders(store, flow, run_id, run_only):
+    return [run for run in store.runs(flow) if run.status == ACTIVE
+            and (run.run_id == run_id or not run_only)
+            and process_alive(run.process) is not False]
+
+
+def _already_running(store, flow, run_id, run_only, patient):
+    """Return the AlreadyRunningError that names who stands in the way, as far as runs tell.
+
+    A supervisor has its lock before it records its run: if ``patient``, wait a moment for that.
+    """
+    holders, pause = _holders(store, flow, run_id, run_only), 0.02
+    while patient and not holders and pause < 1:
+        time.sleep(pause)
+        pause *= 2
+        holders = _holders(store, flow, run_id, run_only)
     if not holders:
         return AlreadyRunningError('flow %r is already being run, by a supervisor that has not '
                                    'begun its run yet; try again in a moment' % (flow,))
@@ -7008,7 +7020,7 @@ class _History:
         for name in os.listdir(folder) if os.path.isdir(folder) else ():
             path = os.path.join(folder, name)
             if not any(path.startswith(one) for one in living):
-                os.unlink(path)
+                _remove(path)    # unless it was renamed just now
 
     def _keep_living(self, record, alive):
         identity = json_object(record.process)

@@ -5,6 +5,7 @@ import sys
 import zlib
 
 import pytest
+import tally
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
@@ -59,3 +60,8 @@ def pytest_runtest_makereport(item, call):
 def pytest_make_collect_report(collector):
     outcome = yield
     _must_run(outcome.get_result())
+
+
+def pytest_terminal_summary(terminalreporter):
+    if tally.summary():
+        terminalreporter.write_line(tally.summary())

@@ -1,0 +1,136 @@
+"""Supervisors die at every moment: nothing that is committed is lost, nothing runs twice.
+
+Real SIGKILLs, real processes: see `killtools`. Most tests here try many kills; a failure names the
+plan of kills that found something, and leaves its folder.
+"""
+
+import json
+import os
+
+import killtools
+import pytest
+import runtools
+import tally
+
+import sequent
+
+#: Kills at random times; the seed makes the same choice of flows and times again.
+SOAK = int(os.environ.get('SEQUENT_SOAK') or 200)
+#: Tasks of the flow of which half are killed.
+DOSE = int(os.environ.get('SEQUENT_DOSE') or 1000)
+SEED = int(os.environ.get('SEQUENT_SOAK_SEED') or int.from_bytes(os.urandom(3), 'big'))
+
+pytestmark = pytest.mark.skipif(not os.path.exists('/proc/self/stat'),
+                                reason='not for systems without /proc and subreapers')
+
+
+@pytest.fixture(scope='module')
+def forkers(tmp_path_factory):
+    forkers = killtools.Forkers(tmp_path_factory.mktemp('forkers'))
+    yield forkers
+    forkers.close()
+
+
+def check(answer):
+    """Count what was tried; fail if anything is wrong."""
+    tally.count('kills', answer['kills'])
+    if answer['wrong']:
+        tally.lost('promises', len(answer['wrong']))
+    assert answer['wrong'] == []
+
+
+# Each commit
+
+@pytest.mark.parametrize('when', ['before', 'torn', 'after'])
+@pytest.mark.parametrize('shape, construct', [
+    (shape, construct) for shape in killtools.SHAPES
+    for construct in ['process', 'thread', 'inline', 'grouped']] + [
+        ('chain', 'program'), ('handled_failure', 'program')])
+def test_a_kill_at_any_commit_loses_nothing_and_runs_nothing_twice(
+        shape, construct, when, forkers, tmp_path):
+    # semantics 6.2, 6.3, 7.3, 7.6: and so for kills of the recovery, three deep
+    answer = forkers.ask('try_matrix', folder=str(tmp_path), shape=shape, construct=construct,
+                         when=when)
+    check(answer)
+    assert answer['kills'] >= answer['trials'] / 2
+
+
+# Any time
+
+@pytest.mark.parametrize('part', range(10))
+def test_a_kill_at_any_time_loses_nothing_and_runs_nothing_twice(part, forkers, tmp_path):
+    seed = SEED * 10 + part
+    print('SEQUENT_SOAK_SEED=%d' % SEED)
+    check(forkers.ask('try_moments', folder=str(tmp_path), seed=seed, kills=SOAK // 20))
+
+
+@pytest.mark.parametrize('ending', ['.json.process', '.json'])
+def test_a_recovery_bears_what_comes_and_goes_while_it_clears_away(ending, tmp_path, monkeypatch):
+    # What a dead supervisor has prepared and not committed may leave files at that moment.
+    path = str(tmp_path / 'etl.db')
+    flow = runtools.a_flow(path)
+    flow.add_step('a', func=killtools.fail)
+    assert flow() is False
+    folder = os.path.dirname(sequent.outcome_path(
+        path + '.outcomes', 'etl', flow.run_id, 'b', '1', 0, 1))
+    os.makedirs(folder, 0o700)
+    aside = os.path.join(folder, 'b.1.0.1%s.77' % ending)
+    open(aside, 'w').close()
+    listdir = os.listdir
+
+    def listdir_and_rename(looked_at):
+        names = listdir(looked_at)
+        if looked_at == folder and os.path.exists(aside):
+            os.rename(aside, aside[:-len('.77')])
+        return names
+
+    monkeypatch.setattr(os, 'listdir', listdir_and_rename)
+    again = runtools.a_flow(path, mode='recover')
+    again.add_step('a', func=int)
+    assert again() is True
+    assert not os.path.exists(aside)    # so it has been renamed under its hands
+
+
+# Tasks
+
+def test_recoveries_finish_a_flow_of_which_half_of_all_tasks_are_killed(forkers, tmp_path):
+    print('SEQUENT_SOAK_SEED=%d' % SEED)
+    answer = forkers.ask_one('try_dose', folder=str(tmp_path), seed=SEED, iterations=DOSE // 4)
+    check(answer)
+    assert answer['successes'] == DOSE // 4 * 4
+    assert answer['kills'] > DOSE / 4
+
+
+# Locks
+
+@pytest.mark.parametrize('exclusive', [True, False])
+def test_of_fifty_racing_starters_one_wins_and_a_kill_frees_its_lock_for_the_next_fifty(
+        exclusive, forkers, tmp_path):
+    # semantics 6.5: runs of their own, refused for the flow; then recoveries of one run
+    answer = forkers.ask_one('try_race', folder=str(tmp_path), starters=50, exclusive=exclusive,
+                             rounds=3)
+    tally.count('racing starters', answer['starters'])
+    check(answer)
+    assert answer['kills'] == 3
+
+
+@pytest.mark.parametrize('process', [
+    lambda: changed_identity(start=1),      # its pid was given to another process, to this one
+    lambda: changed_identity(),             # even if nothing can be told apart
+], ids=['reused pid', 'no difference to be seen'])
+@pytest.mark.parametrize('mode', ['recover', 'continue', 'restart'])
+def test_a_lock_is_held_by_a_process_and_not_by_what_a_run_has_recorded(mode, process, tmp_path):
+    # semantics 6.5: not fooled by pid reuse
+    path = str(tmp_path / 'etl.db')
+    store = sequent.SqliteStore(path)
+    store.open()
+    store.begin(sequent.RunRecord('etl', 'r1', started=1.7e9, process=process()))
+    store.close()
+    flow = runtools.a_flow(path, mode=mode)
+    flow.add_step('a', func=int)
+    assert flow() is True
+    assert flow.run_id == 'r1' or mode == 'restart'
+
+
+def changed_identity(**fields):
+    return json.dumps(dict(json.loads(sequent.process_identity(os.getppid())), **fields))
