@@ -41,6 +41,7 @@ import heapq
 import importlib
 import itertools
 import logging
+import math
 import operator
 import os
 import pickle
@@ -3004,6 +3005,7 @@ _APPLICATION = 0x53657175  # 'Sequ', in the header of every file of ours
 _FORMAT = 1  # PRAGMA user_version: rises with every change that an older version cannot read
 _BUSY = 60  # seconds to wait for a file that another process has locked
 _CHUNK = 200  # rows read at a time
+_CHECKED = 1 << 23  # bytes: a larger file is not checked as a whole, which takes over 0.2 s
 
 _TASK_COLUMNS = ', '.join(TaskRecord._fields)
 _RUN_COLUMNS = ', '.join(RunRecord._fields)
@@ -3078,6 +3080,7 @@ _ADVICE = (
     ('Read-only', 'give a store on a file system that can be written'),
     ('unable to open', 'make the file and its folder readable and writable for this user'),
     ('malformed', 'the file is damaged: put a backup in its place, or move it away to start anew'),
+    ('decode', 'the file is damaged: put a backup in its place, or move it away to start anew'),
     ('not a database', 'move that file away, or give another store'),
     ('no such table', 'the file is damaged: move it away to start anew'),
     ('', 'check the file, its disk and its file system'),
@@ -3110,6 +3113,7 @@ class SqliteStore(Store):
         self._pid = None  # of the process that opened it
         self._create = False
         self._db = None
+        self._file = None  # which file it is: it may be replaced while it is open
         self._keys = {}  # (flow, run_id): run
         self._claims = _Claims(self, lambda: _lock_file(self.path + '.lock'))
 
@@ -3145,11 +3149,12 @@ class SqliteStore(Store):
                 db = sqlite3.connect(_file_uri(self.path) + '?mode=rw', uri=True,
                                      timeout=_BUSY, isolation_level=None)
                 _opened[os.getpid(), self.path] += 1
+                self._file = _file_key(self.path)
             if self._check_format(db, create):
                 self._db, db = db, None
         except StoreError:
             raise
-        except (sqlite3.Error, OSError) as exc:
+        except (sqlite3.Error, OSError, UnicodeError) as exc:
             raise self._error('opened', exc) from exc
         finally:
             if db is not None:
@@ -3185,12 +3190,16 @@ class SqliteStore(Store):
     def _check_format(self, db, create):
         """Say whether the file holds our tables; if it may, make it hold them."""
         version = db.execute('PRAGMA user_version').fetchone()[0]
+        tables = db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
+        if version < 0 or version == 0 and tables:
+            raise self._damaged('it has tables, but no number of their format')
         if version > _FORMAT:
             raise StoreError('the store %r was written by a newer sequent (format %d, this one '
                              'knows up to %d); use that one, or give another store'
                              % (self.path, version, _FORMAT))
         if not create:
             return version > 0
+        self._look_for_damage(db)
         # A deleted journal may come back with a power cut, and undo the last commit with it; one
         # whose header is overwritten does not, in any version of SQLite. It is faster, too.
         db.execute('PRAGMA journal_mode = PERSIST')
@@ -3207,11 +3216,28 @@ class SqliteStore(Store):
             db.execute('COMMIT')
         return True
 
+    def _look_for_damage(self, db):
+        """Refuse a damaged file before anything is written; a large one takes too much time."""
+        if os.path.getsize(self.path) > _CHECKED:
+            return
+        found = db.execute('PRAGMA integrity_check(1)').fetchone()[0]
+        if found != 'ok':
+            raise self._damaged(' '.join(found.split()))
+        if db.execute('PRAGMA user_version').fetchone()[0]:
+            for row in db.execute('SELECT %s FROM runs' % _RUN_COLUMNS):
+                json_object(_run_record(row).steps)
+            for row in db.execute('SELECT %s FROM tasks' % _TASK_COLUMNS):
+                _task_record(row)
+
+    def _damaged(self, how):
+        return StoreError('the store %r is damaged: %s; it was not touched. Put a backup in its '
+                          'place, or move it away to start anew' % (self.path, how))
+
     def _disconnect(self):
         db, self._db = self._db, None
         self._keys.clear()
         if db is not None and self._pid == os.getpid():
-            if self._create:
+            if self._create and _file_key(self.path) == self._file:
                 self._drop_journal(db)
             self._hang_up(db)
 
@@ -3247,7 +3273,7 @@ class SqliteStore(Store):
             return []
         try:
             return db.execute(sql, parameters).fetchall()  # all, so that its read lock ends here
-        except _import_sqlite3().Error as exc:
+        except (_import_sqlite3().Error, UnicodeError) as exc:
             raise self._error('read', exc) from exc
 
     def _read_on(self, make, sql, *parameters):
@@ -3262,17 +3288,27 @@ class SqliteStore(Store):
     def _write(self, work, *arguments):
         """Return ``work(connection, *arguments)``, called within a transaction."""
         db = self._writable()
+        if _file_key(self.path) != self._file:
+            raise StoreError('the store %r has been deleted or replaced while it was in use; '
+                             'what is there now was not touched. Put the file back, or start '
+                             'anew' % (self.path,))
         try:
             db.execute('BEGIN IMMEDIATE')
             result = work(db, *arguments)
             db.execute('COMMIT')
             return result
         except BaseException as exc:
-            if db.in_transaction:
-                db.execute('ROLLBACK')
+            self._roll_back(db)
             if isinstance(exc, (_import_sqlite3().Error, UnicodeError)):
                 raise self._error('written', exc) from exc
             raise
+
+    def _roll_back(self, db):
+        try:
+            if db.in_transaction:
+                db.execute('ROLLBACK')
+        except _import_sqlite3().Error as exc:  # whoever opens the file next does it
+            logger.debug('%s: a rollback failed: %s', self.path, exc)
 
     def _writable(self):
         db = self._connection()
@@ -3299,13 +3335,13 @@ class SqliteStore(Store):
 
     def runs(self, flow=None):
         if flow is None:
-            return self._read_on(RunRecord._make, _SQL_RUNS)
-        return self._read_on(RunRecord._make, _SQL_RUNS_OF_FLOW, flow)
+            return self._read_on(_run_record, _SQL_RUNS)
+        return self._read_on(_run_record, _SQL_RUNS_OF_FLOW, flow)
 
     def latest(self, flow, run_id=''):
         rows = (self._read(_SQL_LATEST_RECOVERY, flow, run_id) if run_id else
                 self._read(_SQL_LATEST_RUN, flow))
-        return RunRecord._make(rows[0]) if rows else None
+        return _run_record(rows[0]) if rows else None
 
     def begin(self, run):
         self._keys[run[:2]] = self._write(_begin, run)
@@ -3377,8 +3413,51 @@ def _with_utf8_error(record):
     return record if text == record.error else record._replace(error=text)
 
 
+def _combinations(*types):
+    """Return all tuples of types that a record's fields may have: ``(str, None)`` is either."""
+    return frozenset(itertools.product(*[[type(one) if one is None else one for one in (
+        each if isinstance(each, tuple) else (each,))] for each in types]))
+
+
+# What a record read must look like: SQLite keeps no sum of what it has stored, and what another
+# hand or a failing disk has changed is to be refused here, and not to end in the engine.
+_KINDS = frozenset(('leaf', 'container', 'loop', 'timer', 'iteration'))
+_TASK_STATUSES = frozenset((READY, ACTIVE, SUCCESS, FAILURE, '', 'over'))
+_RUN_STATUSES = frozenset((ACTIVE, 'stopped', SUCCESS, FAILURE))
+_TEXT, _TIME, _BYTES = (str, None), (float, None), (bytes, None)
+_TASK_TYPES = _combinations(str, str, int, int, str, str, int, _BYTES, _TIME, _TIME, _TIME,
+                            _TEXT, _BYTES, _TEXT, _TEXT)
+_RUN_TYPES = _combinations(str, str, int, str, str, _TIME, _TIME, str, str)
+
+
 def _task_record(row):
+    if (tuple(map(type, row)) not in _TASK_TYPES or row[4] not in _KINDS
+            or row[5] not in _TASK_STATUSES):
+        raise _damaged_record('task', row)
     return TaskRecord._make(row[:6] + (bool(row[6]),) + row[7:])
+
+
+def _run_record(row):
+    if tuple(map(type, row)) not in _RUN_TYPES or row[4] not in _RUN_STATUSES:
+        raise _damaged_record('run', row)
+    return RunRecord._make(row)
+
+
+def _damaged_record(kind, row):
+    return StoreError('the store is damaged: it holds a record of a %s that no sequent has '
+                      'written, %r; put a backup in its place, or move it away to start anew'
+                      % (kind, row[:6]))
+
+
+def json_object(text):
+    """Return the object in a JSON text of a record, or an empty one for an empty text."""
+    import json
+    try:
+        return json.loads(text) if text else {}
+    except ValueError as error:
+        raise StoreError('the store is damaged: it holds what no sequent has written, %.80r (%s); '
+                         'put a backup in its place, or move it away to start anew'
+                         % (text, error)) from error
 
 
 def _import_sqlite3():
@@ -3411,7 +3490,8 @@ def _objection(path):
     with open(path, 'rb') as file:
         header = file.read(108)
     if not header.strip(b'\0'):  # new, or its making was cut short: that is for its journal
-        return ''
+        lost = header and not os.path.exists(path + '-journal')
+        return 'it is damaged, and begins with zeros' if lost else ''
     if header[:16] != b'SQLite format 3\0':
         return 'it is not an SQLite database'
     application = int.from_bytes(header[68:72], 'big')
@@ -4165,6 +4245,7 @@ class _TaskLogHandler(logging.Handler):
         self.setFormatter(logging.Formatter(_LOG_FORMAT))
         self._users = 0
         self._files = {}  # type: typing.Dict[Job, int]
+        self._given_up = set()  # type: typing.Set[Job]  # whose logs cannot be written
 
     def install(self):
         with _start_lock:
@@ -4184,7 +4265,7 @@ class _TaskLogHandler(logging.Handler):
 
     def emit(self, record):
         job = getattr(_running, 'job', None)
-        if job is None or job.log is None:
+        if job is None or job.log is None or job in self._given_up:
             return
         try:
             fd = self._files.get(job)
@@ -4192,11 +4273,20 @@ class _TaskLogHandler(logging.Handler):
                 fd = self._files[job] = _open_log(job.log)
                 _private_fds.add(fd)
             _write(fd, (self.format(record) + '\n').encode('utf-8', 'backslashreplace'))
+        except OSError as error:
+            self._give_up(job, error)
         except Exception:
             self.handleError(record)
 
+    def _give_up(self, job, error):
+        """A disk that is full takes the log of a task, and not the task."""
+        self._given_up.add(job)
+        logger.warning('step %s at %s: its log %r cannot be written (%s), and ends here',
+                       job.name, job.sequence, job.log, error.strerror)
+
     def finish(self, job):
         """Close the file of a job that is over."""
+        self._given_up.discard(job)
         fd = self._files.pop(job, None) if self._files else None
         if fd is not None:
             _close_private(fd)
@@ -4273,6 +4363,10 @@ class LogRelay:
                 if not self._relay_chunk(job, fd, end, to_end):
                     break
                 turns -= 1
+        except OSError as error:
+            self._offsets[job] = sys.maxsize    # lest it be said again
+            logger.warning('step %s at %s: its log %r cannot be read: %s',
+                           job.name, job.sequence, job.log, error.strerror)
         finally:
             os.close(fd)
 
@@ -4328,6 +4422,14 @@ def _leave_outcome(path, content):
     write_aside(path, json.dumps(content).encode('utf-8'))
 
 
+def _remove(path):
+    """Remove a file that does no harm where it cannot be removed."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass    # it is gone already; or the disk is the trouble, of which others tell
+
+
 def write_aside(path, content):
     """Make a file of the user's own that has its whole content or is not there, durably."""
     folder = os.path.dirname(path)
@@ -4335,14 +4437,15 @@ def write_aside(path, content):
     aside = '%s.%d' % (path, os.getpid())
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
-        _write(fd, content)
-        os.fsync(fd)
+        try:
+            _write(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(aside, path)
     except OSError:
-        os.unlink(aside)
+        _remove(aside)
         raise
-    finally:
-        os.close(fd)
-    os.rename(aside, path)
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -4363,7 +4466,11 @@ def _read_own(path):
         if info.st_uid != os.geteuid() or info.st_mode & 0o022:
             raise StoreError('the outcome %r could have been written by another user: look at '
                              'it, and remove it or make it yours (chmod 600)' % path)
-        return file.read()
+        try:
+            return file.read()
+        except OSError as error:
+            raise StoreError('the outcome %r cannot be read: %s'
+                             % (path, error.strerror)) from error
 
 
 def read_outcome(path):
@@ -5324,7 +5431,7 @@ class ProcessConstruct(_ChildConstruct):
     def open(self, port):
         super().open(port)
         self._children = set()  # those whose line is open
-        self._leaving = []   # processes on their way out: (process, when patience ends)
+        self._leaving = []   # on their way out: (_Child, its process, when patience ends)
 
     @property
     def polls(self):
@@ -5393,14 +5500,19 @@ class ProcessConstruct(_ChildConstruct):
             self._reap()
 
     def close(self):
+        done = self._children - {job.state for job in self._jobs}
         super().close()
         for child in list(self._children):  # what is done and not stored goes into files
-            self._part(child, 5.0)
-        patience = time.monotonic() + 6.0
-        while self._leaving and time.monotonic() < patience:
-            time.sleep(0.0005)
-            self._reap()
-        for process, _ in self._leaving:
+            self._part(child, math.inf if child in done else 5.0)
+        self._reap_all(2.0)
+        for child, process, _ in self._leaving:
+            if child in done:
+                logger.warning('process %d has finished, and goes on trying to leave its outcome '
+                               'in a file: see to the disk, and recover the run', process.pid)
+                _let_go(process)
+        self._leaving = [one for one in self._leaving if one[0] not in done]
+        self._reap_all(6.0)
+        for _, process, _ in self._leaving:
             logger.error('process %d cannot be ended', process.pid)
 
     # What happens to a released job.
@@ -5433,17 +5545,26 @@ class ProcessConstruct(_ChildConstruct):
         if child.fd is not None:
             _close_private(child.fd)
             child.fd = None
-        if child.killed:
+        if child.killed and patience < math.inf:
             child.signal(signal.SIGKILL)  # what it has left behind
         if child.process is not None:
-            self._leaving.append((child.process, time.monotonic() + patience))
+            self._leaving.append((child, child.process, time.monotonic() + patience))
         self._reap()
+
+    def _reap_all(self, patience):
+        """Wait for the end of those that are leaving, for so many seconds."""
+        patience = time.monotonic() + patience
+        while time.monotonic() < patience and self._leaving:
+            time.sleep(0.0005)
+            self._reap()
 
     def _reap(self):
         now = time.monotonic()
         staying = []
-        for process, patience in self._leaving:
+        for child, process, patience in self._leaving:
             if process.exitcode is not None:
+                if child.killed and patience == math.inf:
+                    child.signal(signal.SIGKILL)  # what it has left behind
                 process.join()
                 _private_fds.difference_update(_pipes_of(process))
                 _close_process(process)
@@ -5451,8 +5572,16 @@ class ProcessConstruct(_ChildConstruct):
             if now >= patience:
                 os.kill(process.pid, signal.SIGKILL)
                 patience = now + 1.0
-            staying.append((process, patience))
+            staying.append((child, process, patience))
         self._leaving = staying
+
+
+def _let_go(process):
+    """Let a process go on alone: neither we nor multiprocessing wait for its end."""
+    from multiprocessing import process as module
+    module._children.discard(process)  # type: ignore[attr-defined]
+    _private_fds.difference_update(_pipes_of(process))
+    process._popen = None  # whose end closes them
 
 
 def _start_method(config, name):
@@ -5527,13 +5656,6 @@ def _send(fd, byte):
         os.write(fd, byte)
     except OSError:
         pass  # it is dead, which the end of the stream tells better
-
-
-def _remove(path):
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _occupy_standard_fds():
@@ -5667,8 +5789,7 @@ def _run_here(job, load):
     try:
         for name, value in job.env.items():
             os.environ[name] = value
-        _redirect(job)
-        refusal = _Place(job.config).enter()
+        refusal = _redirect(job) or _Place(job.config).enter()
         if refusal is not None:
             return Outcome(FAILURE, refusal)
         if load is not None:
@@ -5680,16 +5801,24 @@ def _run_here(job, load):
 
 
 def _redirect(job):
-    """Let the streams of this process be the log file, unless they are to be left alone."""
+    """Let the streams of this process be the log file, unless they are to be left alone.
+
+    Returns:
+        why that cannot be, or None.
+    """
     if job.log is None or job.config.get('capture') == 'none':
-        return
-    log = _open_log(job.log)
+        return None
+    try:
+        log = _open_log(job.log)
+    except OSError as error:
+        return 'its log %r cannot be opened: %s' % (job.log, error.strerror)
     for fd in (1, 2):
         os.dup2(log, fd)
     os.close(log)
     sys.stdout, sys.stderr = [
         open(fd, 'w', buffering=1, encoding='utf-8', errors='backslashreplace', closefd=False)
         for fd in (1, 2)]
+    return None
 
 
 def _end_threads():
@@ -5723,7 +5852,30 @@ def _deliver(job, fd, identity, outcome):
     except OSError:
         stored = False
     if not stored and job.outcome is not None:
-        write_outcome(job.outcome, outcome)
+        _leave_patiently(job.outcome, outcome)
+
+
+def _leave_patiently(path, outcome):
+    """Leave the outcome in a file; where that cannot be written, try again for an hour.
+
+    The work is done, and somebody may make room on the disk: a recovery waits for this process.
+    """
+    for number in range(2 * 3600):
+        try:
+            write_outcome(path, outcome)
+            return
+        except OSError as error:
+            if not number:
+                _say_at_last('the outcome cannot be written to %r (%s): make room, or see to the '
+                             'disk; it is tried again for an hour' % (path, error.strerror))
+        time.sleep(0.5 if number else 0.05)
+
+
+def _say_at_last(text):
+    try:
+        sys.stderr.write(text + '\n')
+    except (OSError, ValueError, AttributeError):
+        pass  # closed, or on the disk that is full: there is nobody left to tell
 
 
 def _unpack(job, call, main, level):
@@ -6199,6 +6351,9 @@ class _Tending:
         # soon, that is all there is to tell of them.
         self.untold = {}
         self.since = 0.0       # since when there are such
+        # number -> how often it is still tried to write the outcome of those for which that
+        # could not be done: for an hour, see `_leave_patiently`.
+        self.unleft = {}
         # Blocked, and not ignored: it is easy to let them come in a program.
         raw.pthread_sigmask(raw.SIG_SETMASK, [
             getattr(raw, 'SIG' + name) for name in (
@@ -6219,7 +6374,7 @@ class _Tending:
 
     def run(self):
         while self.line is not None or self.programs:
-            events = self.poll.poll(100 if self.untold else None)
+            events = self.poll.poll(100 if self.untold else 500 if self.unleft else None)
             for fd, _ in events:
                 if fd == self.wakeup[0]:
                     os.read(fd, 4096)
@@ -6227,6 +6382,8 @@ class _Tending:
                 elif fd == self.line:
                     self.flush()
                     self.hear()
+            for number in list(self.unleft):
+                self.leave(number)
             if self.untold and time.monotonic() > self.since + 0.1:
                 self.tell_pids()
 
@@ -6405,17 +6562,24 @@ class _Tending:
     def leave(self, number):
         """Leave the outcome in a file; only then may the program count as dead."""
         program = self.programs[number]
-        self.leave_file(program, '', _program_outcome(
+        left = self.leave_file(program, '', _program_outcome(
             *program.report, program.call['ok'], program.call['keep']))  # type: ignore
-        self.reap(number)
+        tries = 0 if left else self.unleft.get(number, 2 * 3600) - 1
+        if tries > 0:
+            self.unleft[number] = tries
+        else:
+            self.unleft.pop(number, None)
+            self.reap(number)
 
     def leave_file(self, program, ending, content):
+        """Return whether it could be written: a disk may be full, and there is nobody to tell."""
         path = program.call['outcome']
         try:
             if path is not None:
                 _leave_outcome(os.fsdecode(path) + ending, content)
+            return True
         except OSError:
-            pass    # there is nobody to tell; a recovery says that there is none
+            return False
 
     def reap(self, number):
         program = self.programs.pop(number)
@@ -6481,7 +6645,7 @@ def _execute(found, argv, env, streams, defaults):
 
 
 _TENDER_FUNCTIONS = (
-    _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, write_aside,
+    _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, _remove, write_aside,
     _leave_outcome, _framed, _unframed, _manner, _end_of_program, _last_lines, _escaped,
     _no_folder, _no_stdin,
     _candidates, _no_program, _program_outcome, _open_log_of, _enter, _find, _execute)
@@ -7017,10 +7181,13 @@ class _History:
         living = [self._outcome_path(record) for record in self.living.values()]
         folder = os.path.dirname(outcome_path(self.store.folder, self.run.flow, self.run.run_id,
                                               '', '', 0, 0))
-        for name in os.listdir(folder) if os.path.isdir(folder) else ():
-            path = os.path.join(folder, name)
-            if not any(path.startswith(one) for one in living):
-                _remove(path)    # unless it was renamed just now
+        try:
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                path = os.path.join(folder, name)
+                if not any(path.startswith(one) for one in living):
+                    _remove(path)    # unless it was renamed just now
+        except OSError as error:    # what stays is known already, and is no more asked for
+            logger.warning('outcomes that have been taken stay in %r: %s', folder, error.strerror)
 
     def _keep_living(self, record, alive):
         identity = json_object(record.process)
@@ -7156,17 +7323,14 @@ class _History:
         return found
 
 
-def json_object(text):
-    """Return the object in a JSON text, or an empty one for an empty text."""
-    import json
-    return json.loads(text) if text else {}
-
-
 def local_time(seconds):
     """Return a time as people read it, in the local time zone."""
     if seconds is None:
         return '-'
-    return time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))
+    try:
+        return time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return '%g' % seconds    # no such year: the record is damaged
 
 
 def step_signatures(plan):
@@ -7396,6 +7560,7 @@ class Driver:
         self._called = 0.0                     # when the last of it was done
         # How long it may wait. Where a commit costs nothing, that is only to make them few.
         self._group = min(settings['group_commit'], 2e-3 if store.volatile else 86400)
+        self._broken = None                    # the StoreError that came during a stop
         self._failures = []
         self._trace = ''                       # traceback of the failure being handed in
         # By path, of what is retried.
@@ -8166,6 +8331,7 @@ class Driver:
     def _stop_all(self, why):
         """End what runs, and record it; ``why`` names what asked for it, None: an error."""
         self.port.stopping = True
+        broken = self._broken
         logger.error('%s: nothing new starts; running tasks that are ended: %d',
                      why or 'an error', len(self._jobs))
         self._feed(Halt())
@@ -8185,6 +8351,8 @@ class Driver:
         for job in list(self._jobs):
             self._finish_job(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
         self._drain(0)
+        if self._broken is not broken:
+            raise self._broken
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""
@@ -8194,7 +8362,10 @@ class Driver:
                 construct.poll()
         while self.arrived:
             job, outcome = self.arrived.popleft()
-            self._finish_job(job, outcome)
+            try:
+                self._finish_job(job, outcome)
+            except StoreError as error:    # first all are ended; its process keeps its outcome
+                self._broken = error
             self._starting = []
 
     def _end_jobs(self, force):
