@@ -6,6 +6,7 @@ plan of kills that found something, and leaves its folder.
 
 import json
 import os
+import signal
 
 import killtools
 import pytest
@@ -13,6 +14,7 @@ import runtools
 import tally
 
 import sequent
+from runtools import journal, programs  # noqa: F401 (fixtures)
 
 #: Kills at random times; the seed makes the same choice of flows and times again.
 SOAK = int(os.environ.get('SEQUENT_SOAK') or 200)
@@ -89,6 +91,50 @@ def test_a_recovery_bears_what_comes_and_goes_while_it_clears_away(ending, tmp_p
     again.add_step('a', func=int)
     assert again() is True
     assert not os.path.exists(aside)    # so it has been renamed under its hands
+
+
+def test_an_orphan_that_ends_before_it_is_looked_at_is_not_lost(programs, journal):
+    # semantics 7.6: whether it lives is asked first, and only then what it has left
+    programs.write('''
+        def look_when_it_has_ended(identity, look=seq.process_alive):
+            journal.open('go')
+            wait_gone(journal.pid('a'))
+            return look(identity)
+        def one():
+            journal.note('a')
+            journal.sign('a')
+            journal.pass_gate('go')
+        if MODE != 'restart':
+            seq.process_alive = look_when_it_has_ended
+        flow = make()
+        flow.add_step('a', func=one)
+        leave(flow)
+        ''')
+    first = programs.start()
+    journal.pid('a')
+    first.kill()
+    first.wait()
+    assert programs.run('recover') == 0
+    assert journal.words() == ['a']
+
+
+@pytest.mark.parametrize('written', [0, 10, 200])
+def test_an_outcome_whose_writer_is_killed_is_not_there_rather_than_half_there(written, tmp_path):
+    # semantics 7.6: written aside, renamed into place
+    path = str(tmp_path / 'outcomes' / 'a.json')
+
+    def write_in_part(fd, content):
+        os.write(fd, content[:written])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def leave():
+        sequent._write = write_in_part
+        sequent.write_outcome(path, sequent.Outcome('success', result=b'x' * 1000))
+
+    _, status = os.waitpid(killtools.fork(str(tmp_path), leave), 0)
+    assert killtools.exit_code(status) == -signal.SIGKILL
+    assert len(os.listdir(os.path.dirname(path))) == 1    # it was at it
+    assert sequent.read_outcome(path) is None
 
 
 # Tasks
