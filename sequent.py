@@ -9619,7 +9619,7 @@ class _Flow(abc.ABC):
         exclusive = self.settings()['exclusive']
         if any(one.status == ACTIVE and (exclusive or one.run_id == run.run_id)
                and process_alive(one.process) for one in store.runs(self.name)):
-            raise _already_running(store, self.name, run.run_id, not exclusive)
+            raise _already_running(store, self.name, run.run_id, not exclusive, patient=False)
 
     def _run_record(self, run):
         """Return a `RunRecord` with what the flow consists of now."""

@@ -101,7 +101,7 @@ class Unshowable(Exception):
 class LeavesWhenShown(Exception):
     """What it does when it is asked is no Exception."""
 
-    def __str__(self):
+    def __str__(self):  # noqa: PLE0307 (it does not come to return anything)
         sys.exit('from its str')
 
     __repr__ = __str__
