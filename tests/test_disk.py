@@ -54,7 +54,8 @@ def faulty(night, calls, number, error, lasting):
 
     Where files are opened, only those of the test's own folder fail.
     """
-#: Operations: strace's names of them, how many of them the flow takes at least, the error.
+    words = ['strace', '-D', '-f', '-qq', '--seccomp-bpf',
+             '-o', os.path.join(night.folder, 'strace'),
              '-e', 'trace=' + calls,
              '-e', 'inject=%s:error=%s:when=%d%s' % (calls, error, number, '+' * lasting)]
     paths = [night.store + ending for ending in ('', '-journal', '.lock', '.outcomes', '.logs')]
