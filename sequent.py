@@ -2751,7 +2751,43 @@ def _open_private(path):
     try:
         return _make_private(path)
     except FileExistsError:
-        return os.open(path, os.O_RDWR)
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+
+
+def _trust_problem(path, info):
+    """Say how another user could have written what ``info`` is the status of; '' if none could.
+
+    As ssh has it, root and we ourselves are trusted. A folder others may write to will do if it
+    is sticky, or if the group is its owner's private one, as in a folder made with umask 002.
+    """
+    mode = stat.S_IMODE(info.st_mode)
+    if info.st_uid not in (0, os.geteuid()):
+        return ('%r belongs to the user with uid %d, not to you (uid %d) or root; look at it, then '
+                'make it yours (chown %d)' % (path, info.st_uid, os.geteuid(), os.geteuid()))
+    if stat.S_ISLNK(info.st_mode):  # whose mode says nothing
+        return ''
+    others = mode & 0o022
+    if stat.S_ISDIR(info.st_mode):
+        if mode & stat.S_ISVTX:
+            return ''
+        if others == 0o020 and _is_private_group(info):
+            return ''
+    if others:
+        return ('%r may be written by others (mode %04o); look at it, then take that away '
+                '(chmod go-w)' % (path, mode))
+    return ''
+
+
+def _is_private_group(info):
+    """Say whether a group is that of the file's owner alone, by name."""
+    try:
+        import grp
+        import pwd
+        owner, group = pwd.getpwuid(info.st_uid), grp.getgrgid(info.st_gid)
+    except (ImportError, KeyError):
+        return False
+    return (owner.pw_gid == info.st_gid and owner.pw_name == group.gr_name
+            and set(group.gr_mem) <= {owner.pw_name})
 
 
 def _lock_offset(*names):
@@ -3155,6 +3191,7 @@ class SqliteStore(Store):
         if not found:
             raise StoreError('there is no folder %r for the store %r; make it, or give another '
                              'store' % (folder, self.path))
+        self._check_trust(folder, create)
         if create:
             try:
                 os.close(_make_private(self.path))
@@ -3168,6 +3205,27 @@ class SqliteStore(Store):
             raise StoreError('%r cannot be a store: %s; it was not touched. Move it away, or '
                              'give another store' % (self.path, objection))
         return True
+
+    def _check_trust(self, folder, create):
+        """Refuse what another user could have written: pickles are read from here, which run code.
+
+        The file beside it whose name ends in -journal is played back into the store by SQLite.
+        """
+        beside = ('', '-journal', '-wal', '.lock', '.outcomes', '.logs', '.results')
+        paths = [self.path + ending for ending in beside]
+        if create or os.path.lexists(self.path):
+            paths.append(folder)
+        for path in paths:
+            try:
+                info = os.lstat(path)
+            except OSError:
+                continue
+            problem = _trust_problem(path, info)
+            if not problem and stat.S_ISLNK(info.st_mode) and path in paths[:4]:
+                problem = '%r is a symbolic link; look at it, then remove it' % path
+            if problem:
+                raise StoreError('the store %r could have been written by another user: %s'
+                                 % (self.path, problem))
 
     def _check_format(self, db, create):
         """Say whether the file holds our tables; if it may, make it hold them."""
@@ -4082,6 +4140,7 @@ def _make_folder(path):
     """Make a folder that is its owner's only, with those above it that are missing."""
     try:
         os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)  # under any umask
     except FileExistsError:
         pass  # if it is no folder, what is to go into it says so
     except FileNotFoundError:
@@ -4094,12 +4153,16 @@ def _make_folder(path):
 
 def _open_log(path, access=os.O_WRONLY):
     """Open a log file to append to it, for its owner only; a symbolic link is refused."""
-    flags = access | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags = access | os.O_APPEND | os.O_NOFOLLOW
     try:
-        return os.open(path, flags, 0o600)
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError:
         _make_folder(os.path.dirname(path))
-        return os.open(path, flags, 0o600)
+        return _open_log(path, access)
+    except FileExistsError:
+        return os.open(path, flags)
+    os.fchmod(fd, 0o600)  # under any umask
+    return fd
 
 
 def _write(fd, content):
@@ -4317,8 +4380,13 @@ def write_aside(path, content):
     folder = os.path.dirname(path)
     _make_folder(folder)
     aside = '%s.%d' % (path, os.getpid())
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
+        os.unlink(aside)  # what stands there was not made by this process
+    except FileNotFoundError:
+        pass
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.fchmod(fd, 0o600)  # under any umask
         _write(fd, content)
         os.fsync(fd)
     except OSError:
@@ -4334,20 +4402,33 @@ def write_aside(path, content):
         os.close(fd)
 
 
-def _read_own(path):
-    """Return what is in a file of our own, or None if there is none; raise StoreError."""
+def _open_own(path, what):
+    """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be a pipe
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError('the %s %r cannot be read: %s' % (what, path, error.strerror)) from error
+    folder = os.path.dirname(path)
+    info = os.fstat(fd)
+    problem = _trust_problem(path, info) or _trust_problem(folder, os.stat(folder))
+    if not (problem or stat.S_ISREG(info.st_mode)):
+        problem = '%r is not a regular file' % path
+    if problem:
+        os.close(fd)
+        raise StoreError('the %s %r could have been written by another user: %s'
+                         % (what, path, problem))
+    return open(fd, 'rb')
+
+
+def _read_own(path):
+    """Return what is in the file of an outcome, or None if there is none; raise StoreError."""
+    try:
+        with _open_own(path, 'outcome') as file:
+            return file.read()
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise StoreError('the outcome %r cannot be read: %s' % (path, error.strerror)) from error
-    with open(fd, 'rb') as file:
-        info = os.fstat(fd)
-        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
-            raise StoreError('the outcome %r could have been written by another user: look at '
-                             'it, and remove it or make it yours (chmod 600)' % path)
-        return file.read()
 
 
 def read_outcome(path):
@@ -6685,8 +6766,10 @@ def load_result(store, stored, as_repr=True):
         return pickle.loads(stored)
     path = os.path.join(store.results or '', os.fsdecode(stored[len(_IN_FILE):]))
     try:
-        with open(path, 'rb') as file:
+        with _open_own(path, 'result') as file:
             return pickle.load(file)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError('the result in the file %r cannot be read: %s; run the step again'
                          % (path, error.strerror)) from error
@@ -7963,7 +8046,9 @@ class Driver:
     def _make_private_logdir(self):
         import tempfile
         try:
-            return tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
+            folder = tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
+            os.chmod(folder, 0o700)  # under any umask
+            return folder
         except OSError as error:
             raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, '
                               'or workdir, or TMPDIR' % error) from error
