@@ -5560,8 +5560,21 @@ def _start(process, forked):
         with _fork_beside_threads() if forked else _hidden_main():
             process.start()
         _private_fds.update(_pipes_of(process))
+    except OSError as error:
+        _close_forgotten(error)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close_forgotten(error):
+    """Close the pipes that multiprocessing leaves open when it cannot fork."""
+    import traceback
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.endswith('popen_fork.py'):
+            for name in ('parent_r', 'child_w', 'child_r', 'parent_w'):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 @contextlib.contextmanager
@@ -7220,6 +7233,10 @@ def _loop_signature(loop):
         return 'not picklable %s' % os.urandom(8).hex()
 
 
+#: How long a task that the system has no process or descriptor for is tried again, in seconds.
+_SHORTAGE = 60.0
+
+
 class _DriverPort(Port):
     """What constructs see of the driver."""
 
@@ -7331,6 +7348,8 @@ class Driver:
         self._dirty = {}                       # tasks whose record is to be stored, in order
         self._rows = []                        # further records for the next commit
         self._starting = []                    # tasks to start after the next commit
+        # Tasks for which the system has no process: -> (since when, when to try again, pause).
+        self._short = {}  # type: typing.Dict[Task, tuple]
         # Inline jobs whose start is committed, with their constructs.
         self._inline = collections.deque()  # type: typing.Deque[tuple]
         self._moved = {}                       # tasks whose process is known better than stored
@@ -7452,6 +7471,8 @@ class Driver:
             self._finish_job(job, outcome)
         if self._jobs:
             self.alarms.ring(self._jobs)
+        if self._short:
+            self._start_again()
         while self.engine.delayed:
             due = self.engine.next_due()
             if due is None or due > self.clock():
@@ -7635,16 +7656,62 @@ class Driver:
                 self._adopt(job)
                 continue
             try:
+                if construct.can_adopt:
+                    self._keep_descriptors(len(jobs))
                 construct.prepare(job)
             except OSError as error:
-                self.arrived.append((job, Outcome(
-                    FAILURE, 'it could not be started: %s' % describe_error(error))))
+                if not self._try_later(task, error):
+                    self.arrived.append((job, Outcome(
+                        FAILURE, 'it could not be started: %s' % describe_error(error))))
                 continue
+            self._short.pop(task, None)
             if construct.inline and self.store.volatile:
                 self._inline.append((job, construct))    # there is nothing to survive
             else:
                 jobs.append((job, construct))
         return jobs
+
+    def _keep_descriptors(self, prepared):
+        """Raise OSError (EMFILE) if a start would take the last descriptors.
+
+        The store needs some for each commit. A process takes up to seven while it starts, and
+        each that is prepared one more when it is released.
+        """
+        spare = []
+        try:
+            for _ in range(16 + prepared):
+                spare.append(os.dup(self._waker[0].fileno()))
+        finally:
+            for fd in spare:
+                os.close(fd)
+
+    def _try_later(self, task, error):
+        """Return whether a start is made again a little later, as the system is short of something.
+
+        Meanwhile the task is not stored as begun.
+        """
+        import errno
+        now = time.monotonic()
+        since, _, pause = self._short.get(task, (now, now, 0.025))
+        if (error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+                or now - since >= _SHORTAGE):
+            self._short.pop(task, None)
+            return False
+        if not self._short:
+            logger.warning('%s cannot be started now (%s); it is tried again for %d s',
+                           _describe(task), error.strerror, _SHORTAGE)
+        pause = min(2 * pause, 5.0)
+        self._short[task] = since, min(now + pause, since + _SHORTAGE), pause
+        self._dirty.pop(task, None)
+        return True
+
+    def _start_again(self):
+        """Start what could not be started before and is to be tried now."""
+        now = time.monotonic()
+        for task, (_, due, _) in self._short.items():
+            if due <= now and task not in self._starting:
+                self._dirty[task] = None
+                self._starting.append(task)
 
     def _fill(self, job, task):
         """Put values for the placeholders in its arguments; return whether there are such."""
@@ -7979,6 +8046,9 @@ class Driver:
         polled = [one for one in self._opened_constructs if one.polls] or self.relay.active
         if self._jobs and polled:
             timeout = max(0.01, self.settings['sleep_between_loops'])
+        if self._short:
+            left = max(0.0, min(due for _, due, _ in self._short.values()) - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
         moved = self._moved_at + 0.5 if self._moved else None
         for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved):
             if due is not None:
@@ -8126,6 +8196,7 @@ class Driver:
             self._jobs.pop(job, None)
             self._interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
         self._starting = []
+        self._short.clear()
         self._end_jobs(force=False)
         grace = time.monotonic() + self.settings['shutdown_grace']
         while self._jobs and time.monotonic() < grace and len(self._signals) < 2:
