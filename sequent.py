@@ -2753,7 +2753,43 @@ def _open_private(path):
     try:
         return _make_private(path)
     except FileExistsError:
-        return os.open(path, os.O_RDWR)
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+
+
+def _trust_problem(path, info):
+    """Say how another user could have written what ``info`` is the status of; '' if none could.
+
+    As ssh has it, root and we ourselves are trusted. A folder others may write to will do if it
+    is sticky, or if the group is its owner's private one, as in a folder made with umask 002.
+    """
+    mode = stat.S_IMODE(info.st_mode)
+    if info.st_uid not in (0, os.geteuid()):
+        return ('%r belongs to the user with uid %d, not to you (uid %d) or root; look at it, '
+                'then make it yours (chown %d)' % (path, info.st_uid, os.geteuid(), os.geteuid()))
+    if stat.S_ISLNK(info.st_mode):  # whose mode says nothing
+        return ''
+    others = mode & 0o022
+    if stat.S_ISDIR(info.st_mode):
+        if mode & stat.S_ISVTX:
+            return ''
+        if others == 0o020 and _is_private_group(info):
+            return ''
+    if others:
+        return ('%r may be written by others (mode %04o); look at it, then take that away '
+                '(chmod go-w)' % (path, mode))
+    return ''
+
+
+def _is_private_group(info):
+    """Say whether a group is that of the file's owner alone, by name."""
+    try:
+        import grp
+        import pwd
+        owner, group = pwd.getpwuid(info.st_uid), grp.getgrgid(info.st_gid)
+    except (ImportError, KeyError):
+        return False
+    return (owner.pw_gid == info.st_gid and owner.pw_name == group.gr_name
+            and set(group.gr_mem) <= {owner.pw_name})
 
 
 def _lock_offset(*names):
@@ -3173,6 +3209,7 @@ class SqliteStore(Store):
         if not found:
             raise StoreError('there is no folder %r for the store %r; make it, or give another '
                              'store' % (folder, self.path))
+        self._check_trust(folder, create)
         if create:
             try:
                 os.close(_make_private(self.path))
@@ -3186,6 +3223,27 @@ class SqliteStore(Store):
             raise StoreError('%r cannot be a store: %s; it was not touched. Move it away, or '
                              'give another store' % (self.path, objection))
         return True
+
+    def _check_trust(self, folder, create):
+        """Refuse what another user could have written: pickles are read from here, which run code.
+
+        The file beside it whose name ends in -journal is played back into the store by SQLite.
+        """
+        beside = ('', '-journal', '-wal', '.lock', '.outcomes', '.logs', '.results')
+        paths = [self.path + ending for ending in beside]
+        if create or os.path.lexists(self.path):
+            paths.append(folder)
+        for path in paths:
+            try:
+                info = os.lstat(path)
+            except OSError:
+                continue
+            problem = _trust_problem(path, info)
+            if not problem and stat.S_ISLNK(info.st_mode) and path in paths[:4]:
+                problem = '%r is a symbolic link; look at it, then remove it' % path
+            if problem:
+                raise StoreError('the store %r could have been written by another user: %s'
+                                 % (self.path, problem))
 
     def _check_format(self, db, create):
         """Say whether the file holds our tables; if it may, make it hold them."""
@@ -4178,6 +4236,7 @@ def _make_folder(path):
     """Make a folder that is its owner's only, with those above it that are missing."""
     try:
         os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)  # under any umask
     except FileExistsError:
         pass  # if it is no folder, what is to go into it says so
     except FileNotFoundError:
@@ -4190,12 +4249,16 @@ def _make_folder(path):
 
 def _open_log(path, access=os.O_WRONLY):
     """Open a log file to append to it, for its owner only; a symbolic link is refused."""
-    flags = access | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    flags = access | os.O_APPEND | os.O_NOFOLLOW
     try:
-        return os.open(path, flags, 0o600)
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError:
         _make_folder(os.path.dirname(path))
-        return os.open(path, flags, 0o600)
+        return _open_log(path, access)
+    except FileExistsError:
+        return os.open(path, flags)
+    os.fchmod(fd, 0o600)  # under any umask
+    return fd
 
 
 def _write(fd, content):
@@ -4435,9 +4498,11 @@ def write_aside(path, content):
     folder = os.path.dirname(path)
     _make_folder(folder)
     aside = '%s.%d' % (path, os.getpid())
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    _remove(aside)  # what stands there was not made by this process
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
+            os.fchmod(fd, 0o600)  # under any umask
             _write(fd, content)
             os.fsync(fd)
         finally:
@@ -4453,24 +4518,37 @@ def write_aside(path, content):
         os.close(fd)
 
 
-def _read_own(path):
-    """Return what is in a file of our own, or None if there is none; raise StoreError."""
+def _open_own(path, what):
+    """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be a pipe
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError('the %s %r cannot be read: %s' % (what, path, error.strerror)) from error
+    folder = os.path.dirname(path)
+    info = os.fstat(fd)
+    problem = _trust_problem(path, info) or _trust_problem(folder, os.stat(folder))
+    if not (problem or stat.S_ISREG(info.st_mode)):
+        problem = '%r is not a regular file' % path
+    if problem:
+        os.close(fd)
+        raise StoreError('the %s %r could have been written by another user: %s'
+                         % (what, path, problem))
+    return open(fd, 'rb')
+
+
+def _read_own(path):
+    """Return what is in the file of an outcome, or None if there is none; raise StoreError."""
+    try:
+        with _open_own(path, 'outcome') as file:
+            return file.read()
     except FileNotFoundError:
         return None
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError('the outcome %r cannot be read: %s' % (path, error.strerror)) from error
-    with open(fd, 'rb') as file:
-        info = os.fstat(fd)
-        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
-            raise StoreError('the outcome %r could have been written by another user: look at '
-                             'it, and remove it or make it yours (chmod 600)' % path)
-        try:
-            return file.read()
-        except OSError as error:
-            raise StoreError('the outcome %r cannot be read: %s'
-                             % (path, error.strerror)) from error
 
 
 def read_outcome(path):
@@ -5624,8 +5702,21 @@ def _start(process, forked):
         with _fork_beside_threads() if forked else _hidden_main():
             process.start()
         _private_fds.update(_pipes_of(process))
+    except OSError as error:
+        _close_forgotten(error)
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close_forgotten(error):
+    """Close the pipes that multiprocessing leaves open when it cannot fork."""
+    import traceback
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.endswith('popen_fork.py'):
+            for name in ('parent_r', 'child_w', 'child_r', 'parent_w'):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 @contextlib.contextmanager
@@ -6865,8 +6956,10 @@ def load_result(store, stored, as_repr=True):
         return pickle.loads(stored)
     path = os.path.join(store.results or '', os.fsdecode(stored[len(_IN_FILE):]))
     try:
-        with open(path, 'rb') as file:
+        with _open_own(path, 'result') as file:
             return pickle.load(file)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError('the result in the file %r cannot be read: %s; run the step again'
                          % (path, error.strerror)) from error
@@ -7430,6 +7523,10 @@ def _loop_mark(loop):
         return None
 
 
+#: How long a task that the system has no process or descriptor for is tried again, in seconds.
+_SHORTAGE = 60.0
+
+
 class _DriverPort(Port):
     """What constructs see of the driver."""
 
@@ -7541,6 +7638,8 @@ class Driver:
         self._dirty = {}                       # tasks whose record is to be stored, in order
         self._rows = []                        # further records for the next commit
         self._starting = []                    # tasks to start after the next commit
+        # Tasks for which the system has no process: -> (since when, when to try again, pause).
+        self._short = {}  # type: typing.Dict[Task, tuple]
         # Inline jobs whose start is committed, with their constructs.
         self._inline = collections.deque()  # type: typing.Deque[tuple]
         self._moved = {}                       # tasks whose process is known better than stored
@@ -7663,6 +7762,8 @@ class Driver:
             self._finish_job(job, outcome)
         if self._jobs:
             self.alarms.ring(self._jobs)
+        if self._short:
+            self._start_again()
         while self.engine.delayed:
             due = self.engine.next_due()
             if due is None or due > self.clock():
@@ -7850,16 +7951,62 @@ class Driver:
                 self._adopt(job)
                 continue
             try:
+                if construct.can_adopt:
+                    self._keep_descriptors(len(jobs))
                 construct.prepare(job)
             except OSError as error:
-                self.arrived.append((job, Outcome(
-                    FAILURE, 'it could not be started: %s' % describe_error(error))))
+                if not self._try_later(task, error):
+                    self.arrived.append((job, Outcome(
+                        FAILURE, 'it could not be started: %s' % describe_error(error))))
                 continue
+            self._short.pop(task, None)
             if construct.inline and self.store.volatile:
                 self._inline.append((job, construct))    # there is nothing to survive
             else:
                 jobs.append((job, construct))
         return jobs
+
+    def _keep_descriptors(self, prepared):
+        """Raise OSError (EMFILE) if a start would take the last descriptors.
+
+        The store needs some for each commit. A process takes up to seven while it starts, and
+        each that is prepared one more when it is released.
+        """
+        spare = []
+        try:
+            for _ in range(16 + prepared):
+                spare.append(os.dup(self._waker[0].fileno()))
+        finally:
+            for fd in spare:
+                os.close(fd)
+
+    def _try_later(self, task, error):
+        """Return whether a start is made again a little later, as the system is short of a thing.
+
+        Meanwhile the task is not stored as begun.
+        """
+        import errno
+        now = time.monotonic()
+        since, _, pause = self._short.get(task, (now, now, 0.025))
+        if (error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+                or now - since >= _SHORTAGE):
+            self._short.pop(task, None)
+            return False
+        if not self._short:
+            logger.warning('%s cannot be started now (%s); it is tried again for %d s',
+                           _describe(task), error.strerror, _SHORTAGE)
+        pause = min(2 * pause, 5.0)
+        self._short[task] = since, min(now + pause, since + _SHORTAGE), pause
+        self._dirty.pop(task, None)
+        return True
+
+    def _start_again(self):
+        """Start what could not be started before and is to be tried now."""
+        now = time.monotonic()
+        for task, (_, due, _) in self._short.items():
+            if due <= now and task not in self._starting:
+                self._dirty[task] = None
+                self._starting.append(task)
 
     def _fill(self, job, task):
         """Put values for the placeholders in its arguments; return whether there are such."""
@@ -8194,6 +8341,9 @@ class Driver:
         polled = [one for one in self._opened_constructs if one.polls] or self.relay.active
         if self._jobs and polled:
             timeout = max(0.01, self.settings['sleep_between_loops'])
+        if self._short:
+            left = max(0.0, min(due for _, due, _ in self._short.values()) - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
         moved = self._moved_at + 0.5 if self._moved else None
         for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved):
             if due is not None:
@@ -8261,7 +8411,9 @@ class Driver:
     def _make_private_logdir(self):
         import tempfile
         try:
-            return tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
+            folder = tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
+            os.chmod(folder, 0o700)  # under any umask
+            return folder
         except OSError as error:
             raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, '
                               'or workdir, or TMPDIR' % error) from error
@@ -8340,6 +8492,7 @@ class Driver:
             self._jobs.pop(job, None)
             self._interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
         self._starting = []
+        self._short.clear()
         self._end_jobs(force=False)
         grace = time.monotonic() + self.settings['shutdown_grace']
         while self._jobs and time.monotonic() < grace and len(self._signals) < 2:
