@@ -3400,13 +3400,25 @@ def _objection(path):
     if not header.strip(b'\0'):  # new, or its making was cut short: that is for its journal
         return ''
     if header[:16] != b'SQLite format 3\0':
-        return 'it is not an SQLite database'
+        # A cut while it was made may leave whatever was on that part of the disk before.
+        return '' if _undoes_all(path + '-journal') else 'it is not an SQLite database'
     application = int.from_bytes(header[68:72], 'big')
     no_tables = header[100:101] == b'\x0d' and header[103:105] == b'\0\0'
     if application == _APPLICATION or (
             application == 0 and no_tables and not os.path.exists(path + '-wal')):
         return ''
     return "it is another application's database"
+
+
+def _undoes_all(journal):
+    """Say whether SQLite would make an empty file again of the one that a journal belongs to."""
+    try:
+        with open(journal, 'rb') as file:
+            header = file.read(20)
+    except OSError:
+        return False
+    magic, pages_before = header[:8], header[16:20]
+    return magic == b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7' and pages_before == bytes(4)
 
 
 def _descriptors_of(paths):
@@ -4313,7 +4325,11 @@ def _leave_outcome(path, content):
 
 
 def write_aside(path, content):
-    """Make a file of the user's own that has its whole content or is not there, durably."""
+    """Make a file of the user's own that has its whole content or is not there, durably.
+
+    Args:
+        path: its folder and the three above may be new; the one above those is there.
+    """
     folder = os.path.dirname(path)
     _make_folder(folder)
     aside = '%s.%d' % (path, os.getpid())
@@ -4327,9 +4343,28 @@ def write_aside(path, content):
     finally:
         os.close(fd)
     os.rename(aside, path)
-    fd = os.open(folder, os.O_RDONLY)
+    # Up to the folder in which the store lies: whoever made the others (see log_path), and has
+    # perhaps died since, may not have come to this. What is durable already costs next to nothing.
+    for _ in range(4):
+        _sync_folder(folder)
+        folder = os.path.dirname(folder)
+
+
+def _sync_folder(path):
+    """Make the entries of a folder durable: a file that was synced may be without its name.
+
+    Some systems cannot do that, or do not let us; there it is left to them.
+    """
+    import errno
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(fd)
 
@@ -6466,9 +6501,9 @@ def _execute(found, argv, env, streams, defaults):
 
 _TENDER_FUNCTIONS = (
     _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, write_aside,
-    _leave_outcome, _framed, _unframed, _manner, _end_of_program, _last_lines, _escaped,
-    _no_folder, _no_stdin,
-    _candidates, _no_program, _program_outcome, _open_log_of, _enter, _find, _execute)
+    _sync_folder, _leave_outcome, _framed, _unframed, _manner, _end_of_program, _last_lines,
+    _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome, _open_log_of,
+    _enter, _find, _execute)
 
 
 # Which construct ------------------------------------------------------------------
