@@ -1399,7 +1399,8 @@ class Earlier(typing.NamedTuple):
     ``kind`` is that of the task; it does not count for a step that is of another kind now.
     ``running``: its process still runs and is to be adopted. ``changed``: (containers) what is
     inside is not what it was. ``again``: it failed while no supervisor was there to see it, and
-    may be tried again, at ``due``. ``result`` is the driver's.
+    may be tried again, at ``due``. ``result`` is the driver's. ``wait``: seconds that it was to
+    wait for its next attempt, None: unknown.
     """
 
     status: str
@@ -1413,6 +1414,7 @@ class Earlier(typing.NamedTuple):
     error: typing.Optional[str] = None
     again: bool = False
     result: typing.Optional[bytes] = None
+    wait: typing.Optional[float] = None
 
 
 class Task:
@@ -1764,13 +1766,24 @@ class Engine:
             if task.attempt > 1 and earlier.status == READY or earlier.again:
                 task.error = earlier.error    # continued: it waits for its next attempt
                 scope.retrying[task] = None
-            task.due = earlier.due if earlier.status != SUCCESS else None
+            if earlier.due is not None and earlier.status != SUCCESS:
+                task.due = self._due_now(step, earlier)
         if task.due is None and step.delay:
             task.due = self._now + step.delay
         if task.due is None or task.due <= self._now:
             self._become_ready(task)
         else:
             self._delay(task, task.due)
+
+    def _due_now(self, step, earlier):
+        """Return when a wait that an earlier supervisor began is over.
+
+        That is no later than if it began now: the wall clock may have been set back meanwhile.
+        """
+        if not (earlier.attempt > 1 or earlier.again):
+            return min(earlier.due, self._now + max(step.delay, earlier.wait or 0))
+        return min(earlier.due, self._now + earlier.wait) if earlier.wait is not None else (
+            earlier.due)
 
     def _delay(self, task, due):
         task.due = due
@@ -2467,6 +2480,20 @@ def process_alive(identity):
     if state in 'ZX' and (parent is None or parent != known.get('keeper')):
         return False
     return known.get('start') in (None, start)
+
+
+def process_age(identity):
+    """Return the seconds since a process of this host began, whatever the wall clock was set to
+    meanwhile; None if that is not known.
+    """
+    known = _read_identity(identity)
+    if known.get('start') is None or 'program' in known:    # that is the tender's
+        return None
+    try:
+        now = time.clock_gettime(7)    # CLOCK_BOOTTIME, which has no name before Python 3.7
+        return max(0.0, now - known['start'] / os.sysconf('SC_CLK_TCK'))
+    except (OSError, AttributeError):
+        return None
 
 
 def _takes_signals(pid):
@@ -3551,13 +3578,25 @@ def _objection(path):
         lost = header and not os.path.exists(path + '-journal')
         return 'it is damaged, and begins with zeros' if lost else ''
     if header[:16] != b'SQLite format 3\0':
-        return 'it is not an SQLite database'
+        # A cut while it was made may leave whatever was on that part of the disk before.
+        return '' if _undoes_all(path + '-journal') else 'it is not an SQLite database'
     application = int.from_bytes(header[68:72], 'big')
     no_tables = header[100:101] == b'\x0d' and header[103:105] == b'\0\0'
     if application == _APPLICATION or (
             application == 0 and no_tables and not os.path.exists(path + '-wal')):
         return ''
     return "it is another application's database"
+
+
+def _undoes_all(journal):
+    """Say whether SQLite would make an empty file again of the one that a journal belongs to."""
+    try:
+        with open(journal, 'rb') as file:
+            header = file.read(20)
+    except OSError:
+        return False
+    magic, pages_before = header[:8], header[16:20]
+    return magic == b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7' and pages_before == bytes(4)
 
 
 def _descriptors_of(paths):
@@ -3644,6 +3683,7 @@ class Job:
             ``logdir``, if that is given.
         outcome: path where a process that has lost its supervisor leaves its outcome, or None.
         logger_name: name of the logger that the task is told to use.
+        epoch: the time of the run when time.monotonic() was 0, or None: see `now`.
         eventor: what an inline function gets as ``eventor=`` when it accepts that, or None.
         task, triggered: the driver's own.
         process: identity of the process (JSON), set by `TaskConstruct.prepare`; None: none.
@@ -3652,11 +3692,12 @@ class Job:
 
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
                  'kwargs', 'items', 'own', 'shared', 'config', '_log', 'logdir', 'outcome',
-                 'logger_name', 'eventor', 'task', 'triggered', 'process', 'state')
+                 'logger_name', 'eventor', 'task', 'triggered', 'process', 'state', 'epoch')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
-                 logger_name='', eventor=None, task=None, process=None, shared=None, logdir=None):
+                 logger_name='', eventor=None, task=None, process=None, shared=None, logdir=None,
+                 epoch=None):
         self.name = name
         self.sequence = sequence
         self.recovery = recovery
@@ -3679,6 +3720,7 @@ class Job:
         self.triggered = ()  # type: tuple
         self.process = process
         self.state = None
+        self.epoch = epoch
 
     def __repr__(self):
         return '<Job %s %s>' % (self.name, self.sequence)
@@ -3686,6 +3728,10 @@ class Job:
     @property
     def env(self):
         return dict(self.shared, **self.own)
+
+    def now(self):
+        """Return the time by the clock of the run, which nobody sets; from any process here."""
+        return time.time() if self.epoch is None else self.epoch + time.monotonic()
 
     @property
     def log(self):
@@ -4494,7 +4540,11 @@ def _remove(path):
 
 
 def write_aside(path, content):
-    """Make a file of the user's own that has its whole content or is not there, durably."""
+    """Make a file of the user's own that has its whole content or is not there, durably.
+
+    Args:
+        path: its folder and the three above may be new; the one above those is there.
+    """
     folder = os.path.dirname(path)
     _make_folder(folder)
     aside = '%s.%d' % (path, os.getpid())
@@ -4511,9 +4561,28 @@ def write_aside(path, content):
     except OSError:
         _remove(aside)
         raise
-    fd = os.open(folder, os.O_RDONLY)
+    # Up to the folder in which the store lies: whoever made the others (see log_path), and has
+    # perhaps died since, may not have come to this. What is durable already costs next to nothing.
+    for _ in range(4):
+        _sync_folder(folder)
+        folder = os.path.dirname(folder)
+
+
+def _sync_folder(path):
+    """Make the entries of a folder durable: a file that was synced may be without its name.
+
+    Some systems cannot do that, or do not let us; there it is left to them.
+    """
+    import errno
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(fd)
 
@@ -5758,7 +5827,7 @@ def _occupy_standard_fds():
 
 
 _PLAIN = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'env', 'log', 'outcome',
-          'logger_name')
+          'logger_name', 'epoch')
 
 
 def _pack(job, method):
@@ -5841,7 +5910,7 @@ def _serve(job, fd, load):
         if _receive(fd):
             outcome = _run_here(job, load)
             _end_threads()
-            _deliver(job, fd, identity, outcome._replace(ended=time.time()))
+            _deliver(job, fd, identity, outcome._replace(ended=job.now()))
         code = 0
     except BaseException:
         import traceback
@@ -6312,7 +6381,8 @@ class ProgramConstruct(_ChildConstruct):
             'cwd': _in_bytes(self._folder(command.cwd or config.get('cwd'))),
             'stdin': _in_bytes(command.stdin),
             'log': None if config.get('capture') == 'none' else _in_bytes(job.log),
-            'outcome': _in_bytes(job.outcome), 'ok': job.state.ok, 'keep': job.state.keep}
+            'outcome': _in_bytes(job.outcome), 'ok': job.state.ok, 'keep': job.state.keep,
+            'epoch': job.now() - time.monotonic()}
 
     def _folder(self, cwd):
         """Return the folder to go to, or None for that in which the tender is."""
@@ -6642,7 +6712,7 @@ class _Tending:
             tail = _last_lines(program.streams[2], program.start)
             os.close(program.streams[2])
         self.untold.pop(number, None)
-        program.report = code, refusal, tail, time.time()
+        program.report = code, refusal, tail, program.call['epoch'] + time.monotonic()
         if program.settled:
             self.reap(number)
         elif self.line is None:
@@ -6737,9 +6807,9 @@ def _execute(found, argv, env, streams, defaults):
 
 _TENDER_FUNCTIONS = (
     _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, _remove, write_aside,
-    _leave_outcome, _framed, _unframed, _manner, _end_of_program, _last_lines, _escaped,
-    _no_folder, _no_stdin,
-    _candidates, _no_program, _program_outcome, _open_log_of, _enter, _find, _execute)
+    _sync_folder, _leave_outcome, _framed, _unframed, _manner, _end_of_program, _last_lines,
+    _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome, _open_log_of,
+    _enter, _find, _execute)
 
 
 # Which construct ------------------------------------------------------------------
@@ -7216,6 +7286,7 @@ class _History:
         self.left = {}            # (path, sequence) -> TaskRecord of what an orphan has left and
                                   # nobody commits: see `look`
         self.retry_delay = None   # the driver's: see `Driver.retry_delay_of`
+        self.retry_wait = None    # and `Driver.retry_wait`
         self.recorded = {}        # recovery -> {path: signature}
 
     def collect(self):
@@ -7340,15 +7411,17 @@ class _History:
         if record.kind in ('container', 'loop'):
             signature = self.signatures.get(record.path)
             changed = signature != self._recorded(record.recovery).get(record.path)
-        due, again = record.due, False
+        due, again, wait = record.due, False, None
+        if record.status == READY and due is not None:
+            wait = self.retry_wait(record)
         outcome = self.failed.get((record.path, record.sequence))
         if outcome is not None and self.run.mode == 'continue':
             delay = self.retry_delay(record, outcome)
             if delay is not None:
-                due, again = record.ended + delay, True
+                due, again, wait = record.ended + delay, True, delay
         return Earlier(record.status, record.kind, record.recovery, record.attempt, due, False,
                        changed, json_object(record.events) if record.events else None,
-                       record.error, again, record.result)
+                       record.error, again, record.result, wait)
 
     def _runs(self):
         """Return {recovery: what its supervisor noted in ``steps``} of this run."""
@@ -7422,8 +7495,8 @@ def local_time(seconds):
         return '-'
     try:
         return time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))
-    except (ValueError, OverflowError, OSError):
-        return '%g' % seconds    # no such year: the record is damaged
+    except (OverflowError, ValueError, OSError):    # there is no such year
+        return '%g s after 1970' % seconds
 
 
 def step_signatures(plan):
@@ -7622,7 +7695,7 @@ class Driver:
         self._overdue = {}                     # job that is being ended -> why
         self._deadline = None                  # when the run is to be over
         if history is not None:
-            history.retry_delay = self.retry_delay_of
+            history.retry_delay, history.retry_wait = self.retry_delay_of, self.retry_wait
         # What has ended: (job, outcome), from any thread; what is to be raised: (event, sequence).
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
@@ -8032,7 +8105,7 @@ class Driver:
             step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
             step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
             self.flow if self.plan.dynamic else None, task, None, self._constant_env,
-            self.logdir or None)
+            self.logdir or None, self.clock.offset)
         if step.construct.can_adopt:
             job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
@@ -8060,13 +8133,18 @@ class Driver:
             self._orphans[record.path, record.sequence] = job, record
             self._open_construct(construct)
             self._jobs[job] = construct
-            self._set_alarms(job, record.started or self.clock())
+            self._set_alarms(job, self._began(record))
             if job.config['capture'] == 'relay':
                 self.relay.add(job, adopted=True)
             if not construct.adopt(job):
                 outcome = read_outcome(job.outcome) if job.outcome else None
                 self.arrived.append((job, outcome or Outcome(
                     FAILURE, 'its process has ended without leaving an outcome', lost=True)))
+
+    def _began(self, record):
+        """Return when an orphan began, by our clock: its supervisor may have had another."""
+        now, age = self.clock(), process_age(record.process)
+        return now - age if age is not None else min(record.started or now, now)
 
     def _make_orphan_job(self, record):
         steps = [one.step for one in self.plan.steps
@@ -8267,9 +8345,19 @@ class Driver:
         config = self._configs.get(path)
         if config is None or not may_retry(config, outcome):
             return None
-        run = self.run_record
-        made = attempt.attempt if attempt.recovery == run.recovery else 1
-        return retry_delay(config, made, '%s %s %s' % (run.run_id, path, attempt.sequence))
+        made = attempt.attempt if attempt.recovery == self.run_record.recovery else 1
+        return self._retry_delay(config, made, path, attempt.sequence)
+
+    def _retry_delay(self, config, attempt, path, sequence):
+        name = '%s %s %s' % (self.run_record.run_id, path, sequence)
+        return retry_delay(config, attempt, name)
+
+    def retry_wait(self, record):
+        """Return the seconds that a task has to wait before the attempt recorded; 0: it has not.
+        """
+        config = self._configs.get(record.path)
+        return 0.0 if config is None else self._retry_delay(
+            config, max(1, record.attempt - 1), record.path, record.sequence)
 
     # Time that tasks may take.
 
@@ -9851,7 +9939,7 @@ class _Flow(abc.ABC):
 
     def _finish(self, status):
         driver = self._driver
-        self.store.finish(driver.run_record._replace(status=status, ended=time.time()))
+        self.store.finish(driver.run_record._replace(status=status, ended=driver.clock()))
         driver.log_summary(status)
 
     def _release(self):
