@@ -1399,8 +1399,8 @@ class Earlier(typing.NamedTuple):
     ``kind`` is that of the task; it does not count for a step that is of another kind now.
     ``running``: its process still runs and is to be adopted. ``changed``: (containers) what is
     inside is not what it was. ``again``: it failed while no supervisor was there to see it, and
-    may be tried again, at ``due``. ``result`` is the driver's. ``wait``: seconds that it was to
-    wait for its next attempt, None: unknown.
+    may be tried again, at ``due``. ``result`` is the driver's. ``wait``: the most
+    seconds that its wait can take, None: unknown.
     """
 
     status: str
@@ -1767,7 +1767,7 @@ class Engine:
                 task.error = earlier.error    # continued: it waits for its next attempt
                 scope.retrying[task] = None
             if earlier.due is not None and earlier.status != SUCCESS:
-                task.due = self._due_now(step, earlier)
+                task.due = self._due_now(earlier)
         if task.due is None and step.delay:
             task.due = self._now + step.delay
         if task.due is None or task.due <= self._now:
@@ -1775,15 +1775,14 @@ class Engine:
         else:
             self._delay(task, task.due)
 
-    def _due_now(self, step, earlier):
+    def _due_now(self, earlier):
         """Return when a wait that an earlier supervisor began is over.
 
         That is no later than if it began now: the wall clock may have been set back meanwhile.
         """
-        if not (earlier.attempt > 1 or earlier.again):
-            return min(earlier.due, self._now + max(step.delay, earlier.wait or 0))
-        return min(earlier.due, self._now + earlier.wait) if earlier.wait is not None else (
-            earlier.due)
+        if earlier.wait is None:
+            return earlier.due
+        return min(earlier.due, self._now + earlier.wait)
 
     def _delay(self, task, due):
         task.due = due
@@ -7286,7 +7285,7 @@ class _History:
         self.left = {}            # (path, sequence) -> TaskRecord of what an orphan has left and
                                   # nobody commits: see `look`
         self.retry_delay = None   # the driver's: see `Driver.retry_delay_of`
-        self.retry_wait = None    # and `Driver.retry_wait`
+        self.longest_wait = None  # and `Driver.longest_wait`
         self.recorded = {}        # recovery -> {path: signature}
 
     def collect(self):
@@ -7413,7 +7412,7 @@ class _History:
             changed = signature != self._recorded(record.recovery).get(record.path)
         due, again, wait = record.due, False, None
         if record.status == READY and due is not None:
-            wait = self.retry_wait(record)
+            wait = self.longest_wait(record)
         outcome = self.failed.get((record.path, record.sequence))
         if outcome is not None and self.run.mode == 'continue':
             delay = self.retry_delay(record, outcome)
@@ -7695,7 +7694,7 @@ class Driver:
         self._overdue = {}                     # job that is being ended -> why
         self._deadline = None                  # when the run is to be over
         if history is not None:
-            history.retry_delay, history.retry_wait = self.retry_delay_of, self.retry_wait
+            history.retry_delay, history.longest_wait = self.retry_delay_of, self.longest_wait
         # What has ended: (job, outcome), from any thread; what is to be raised: (event, sequence).
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
@@ -7737,6 +7736,7 @@ class Driver:
         self._trace = ''                       # traceback of the failure being handed in
         # By path, of what is retried.
         self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
+        self._delays = {one.path: one.delay for one in plan.steps if one.delay}
         prefix = settings['envvar_prefix']
         self._names = [prefix + name for name in (
             'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
@@ -8352,12 +8352,15 @@ class Driver:
         name = '%s %s %s' % (self.run_record.run_id, path, sequence)
         return retry_delay(config, attempt, name)
 
-    def retry_wait(self, record):
-        """Return the seconds that a task has to wait before the attempt recorded; 0: it has not.
+    def longest_wait(self, record):
+        """Return the seconds that the wait can take that a task is recorded in.
+
+        A first attempt may be one that follows a failure in an earlier recovery.
         """
         config = self._configs.get(record.path)
-        return 0.0 if config is None else self._retry_delay(
-            config, max(1, record.attempt - 1), record.path, record.sequence)
+        delay = self._delays.get(record.path, 0.0) if record.attempt == 1 else 0.0
+        return delay if config is None else max(delay, self._retry_delay(
+            config, max(1, record.attempt - 1), record.path, record.sequence))
 
     # Time that tasks may take.
 
