@@ -2762,8 +2762,8 @@ def _trust_problem(path, info):
     """
     mode = stat.S_IMODE(info.st_mode)
     if info.st_uid not in (0, os.geteuid()):
-        return ('%r belongs to the user with uid %d, not to you (uid %d) or root; look at it, then '
-                'make it yours (chown %d)' % (path, info.st_uid, os.geteuid(), os.geteuid()))
+        return ('%r belongs to the user with uid %d, not to you (uid %d) or root; look at it, '
+                'then make it yours (chown %d)' % (path, info.st_uid, os.geteuid(), os.geteuid()))
     if stat.S_ISLNK(info.st_mode):  # whose mode says nothing
         return ''
     others = mode & 0o022
@@ -7686,7 +7686,7 @@ class Driver:
                 os.close(fd)
 
     def _try_later(self, task, error):
-        """Return whether a start is made again a little later, as the system is short of something.
+        """Return whether to start a task a little later, as the system is short of something.
 
         Meanwhile the task is not stored as begun.
         """
