@@ -8054,7 +8054,7 @@ class Driver:
                 os.close(fd)
 
     def _try_later(self, task, error):
-        """Return whether a start is made again a little later, as the system is short of a thing.
+        """Return whether to start a task a little later, as the system is short of something.
 
         Meanwhile the task is not stored as begun.
         """
