@@ -390,7 +390,7 @@ class Calls:
 
 
 def log_of(flow, logdir, path, sequence='1', recovery=0, attempt=1):
-    """Return the path of a task's log file (issue 2, item 4)."""
+    """Return the path of a task's log file."""
     return os.path.join(str(logdir), flow.name, flow.run_id, '%s.%s.%d.%d.log'
                         % (path, sequence, recovery, attempt))
 

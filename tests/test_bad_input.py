@@ -1,4 +1,4 @@
-"""Bad input: each is a clear error before anything starts (issue 2)."""
+"""Bad input: each is a clear error before anything starts."""
 
 import json
 import logging
@@ -17,6 +17,7 @@ pytest.register_assert_rewrite('flowtools')
 pytest_plugins = ['flowtools']
 
 import sequent as seq  # noqa: E402
+import tally  # noqa: E402
 from flowtools import do_nothing, statuses  # noqa: E402
 
 
@@ -25,6 +26,7 @@ def refused(flow, trace):
     """A flow with a first step that would run; afterwards it must not have run."""
     flow.add_step('first', func=trace.run)
     yield flow
+    tally.count('bad inputs')
     assert trace.lines == []
     assert flow.tasks() == []
 

@@ -1,4 +1,4 @@
-"""Every configuration key: default, where it may stand, effect, errors (issue 2, item 3)."""
+"""Every configuration key: default, where it may stand, effect, errors."""
 
 import json
 import logging
@@ -338,7 +338,6 @@ def test_start_method_says_how_processes_start(method, tmp_path):
 
 @not_fork
 def test_what_a_start_method_cannot_transfer_is_said_before_the_run(method):
-    # issue 2, bad input
     calls = Calls()
     flow = a_flow()
     flow.add_step('first', func=calls)

@@ -11,6 +11,7 @@ import pytest
 pytest.register_assert_rewrite('runtools', 'disktools')
 
 import sequent  # noqa: E402
+import tally  # noqa: E402
 from disktools import (Night, assert_no_trace, assert_refused, content,  # noqa: E402
                        night)
 from runtools import a_flow, wait_until  # noqa: E402,F401
@@ -101,6 +102,7 @@ VERBS = {'no table of tasks': ('status', 'recover')}    # the others need none
 def test_a_damaged_store_is_refused_with_a_sentence_and_left_alone(damaged, kind):
     damage, text = DAMAGES[kind]
     damage(damaged.store)
+    tally.count('damaged stores')
     before = damaged.left_alone()
 
     for verb in VERBS.get(kind, ('status', 'history', 'recover', 'run')):
@@ -173,6 +175,7 @@ def test_a_zeroed_page_is_found_before_anything_is_written(damaged):
 
         error = recover(damaged.store)
 
+        tally.count('damaged stores')
         assert isinstance(error, sequent.StoreError), start
         assert 'damaged' in str(error) and damaged.store in str(error), start
         assert content(damaged.store) == whole, start
@@ -191,6 +194,7 @@ def test_a_flipped_bit_never_gives_more_than_a_sentence(damaged):
         with open(damaged.store, 'wb') as file:
             file.write(flipped)
 
+        tally.count('damaged stores')
         looked = look(damaged.store)
         assert content(damaged.store) == flipped, (place, bit)
         error = recover(damaged.store)
@@ -219,6 +223,7 @@ RECORDS = {
 @pytest.mark.parametrize('kind', sorted(RECORDS))
 def test_a_record_that_no_sequent_has_written_is_refused_with_a_sentence(damaged, kind):
     execute(damaged.store, RECORDS[kind])
+    tally.count('damaged stores')
     before = damaged.left_alone()
     for verb in ('status', 'recover', 'run'):
         given = ('--run-id', 'r2') if verb == 'run' else ()

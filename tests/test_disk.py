@@ -19,6 +19,7 @@ import pytest
 pytest.register_assert_rewrite('runtools', 'disktools')
 
 import sequent  # noqa: E402
+import tally  # noqa: E402
 from disktools import (STEPS, assert_no_trace, assert_refused, command,  # noqa: E402
                        fill, mounted, needs_mount, night, tmpfs)
 from runtools import is_running, wait_until  # noqa: E402
@@ -129,7 +130,7 @@ def test_whatever_fails_the_run_stops_cleanly_or_succeeds_and_nothing_is_lost(
             break
         tried += 1
     assert tried >= (min(FAULTS, least) or least)
-    print('faults tried: %d' % tried)
+    tally.count('faults of the disk', tried)
 
 
 @needs_strace

@@ -1,4 +1,4 @@
-"""What a running function finds around it: semantics 5, and where logs are (issue 2, item 4)."""
+"""What a running function finds around it: semantics 5, and where logs are."""
 
 import logging
 import os
@@ -290,7 +290,7 @@ def speak(text='', errors=''):
 
 
 def test_output_of_a_process_task_goes_to_its_log_file(tmp_path):
-    # semantics 5.3, issue 2 item 4
+    # semantics 5.3
     def one():
         speak('by print\n', 'by stderr\n')
         subprocess.check_call(['echo', 'by a program'])
@@ -305,7 +305,6 @@ def test_output_of_a_process_task_goes_to_its_log_file(tmp_path):
 
 
 def test_each_recovery_writes_a_log_file_of_its_own(store, tmp_path):
-    # issue 2 item 4
     def one():
         speak('%s\n' % sequent.current().recovery)
         fail()
@@ -468,7 +467,7 @@ def test_without_a_record_thread_and_inline_tasks_have_no_log_file(construct, tm
     assert not os.path.exists(log_of(flow, tmp_path / 'logs', 'a'))
 
 
-# Log files: issue 2, item 4
+# Log files
 
 def log_names(folder):
     return sorted(name for _, _, names in os.walk(str(folder)) for name in names)
@@ -523,7 +522,6 @@ def test_an_existing_log_file_is_never_truncated(tmp_path):
 
 
 def test_logs_stand_beside_a_file_store(tmp_path):
-    # issue 2 item 3
     flow = a_flow(str(tmp_path / 'etl.db'), 'process')
     flow.add_step('a', func=speak, args=('said\n',))
     assert flow() is True
@@ -531,7 +529,6 @@ def test_logs_stand_beside_a_file_store(tmp_path):
 
 
 def test_without_a_file_store_logs_stand_in_a_private_folder(a_private_temporary_folder):
-    # issue 2 item 3
     for _ in range(2):
         flow = a_flow(MemoryStore(), 'process')
         flow.add_step('a', func=speak, args=('said\n',))
@@ -547,7 +544,7 @@ def test_without_a_file_store_logs_stand_in_a_private_folder(a_private_temporary
 
 def test_a_folder_for_logs_that_others_may_have_made_is_not_trusted(
         a_private_temporary_folder, tmp_path):
-    # issue 2 item 3: a name that can be known beforehand could be a link to elsewhere
+    # a name that can be known beforehand could be a link to elsewhere
     elsewhere = tmp_path / 'elsewhere'
     elsewhere.mkdir()
     first = a_flow(MemoryStore(), 'process')

@@ -15,6 +15,7 @@ import pytest
 
 pytest.register_assert_rewrite('powertools')
 
+import tally  # noqa: E402
 from powertools import Checker, Images, record  # noqa: E402
 from sequent import SqliteStore, StoreError  # noqa: E402
 
@@ -58,6 +59,7 @@ def recover_all(images, chosen, scratch, seed):
     assert len(chosen) > 20
     print('seed %d: %d cuts, %d states of the disk, %d of them recovered' % (
         seed, images.cuts, len(images.upto), len(chosen)))
+    tally.count('power cuts', len(chosen))
     assert report(Checker(images, scratch).lost(chosen)) == ''
 
 

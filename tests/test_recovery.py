@@ -87,7 +87,7 @@ def test_run_id_chooses_the_run_to_recover(store):
 
 @pytest.mark.parametrize('mode', ['recover', 'continue'])
 def test_there_must_be_a_run_to_recover_or_continue(mode, store, tmp_path):
-    # semantics 7.1, issue 2
+    # semantics 7.1
     calls = Calls()
     with pytest.raises(RecoveryError, match='nothing to recover'):
         chain(store, mode, a=calls)()

@@ -602,7 +602,6 @@ def test_max_concurrent_of_a_container_is_not_that_of_loops_in_it():
 
 
 def test_each_step_may_have_another_construct(store):
-    # issue 2 item 4
     flow = a_flow(store, config={'start_method': 'fork'})
     before = ()
     for name in ('process', 'thread', 'inline'):
@@ -637,7 +636,7 @@ def test_tasks_run_in_the_supervisors_current_folder(construct, tmp_path, monkey
 
 
 def test_the_tasks_of_a_run_end_before_run_returns(store, journal):
-    # issue 2 item 4: nothing of it is left
+    # nothing of it is left
     flow = a_flow(store, 'process', config={'max_concurrent': 3})
     for name in 'abc':
         flow.add_step(name, func=journal.sign, args=(name,))

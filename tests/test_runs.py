@@ -1,4 +1,4 @@
-"""Stores hold runs, and what is on disk when: semantics 6, and results (issue 2, item 4)."""
+"""Stores hold runs, and what is on disk when: semantics 6, and results."""
 
 import contextlib
 import logging
@@ -353,7 +353,7 @@ def test_commits_are_durable_in_a_rollback_journal(tmp_path, statements):
 @pytest.mark.parametrize('given, level', [('full', '2|full'), ('normal', '1|normal'),
                                           ('off', '0|off')])
 def test_synchronous_is_configured(given, level, tmp_path, statements):
-    # semantics 6.3, issue 2 item 3
+    # semantics 6.3
     flow = a_flow(str(tmp_path / 'etl.db'), config={'synchronous': given})
     flow.add_step('a', func=Calls())
     assert flow() is True
@@ -562,7 +562,7 @@ def test_a_new_run_is_refused_while_orphans_of_an_earlier_one_live(programs, jou
     assert journal.count('started') == 2
 
 
-# Results: issue 2, item 4
+# Results
 
 class Opaque:
     """Cannot be pickled."""
@@ -627,7 +627,6 @@ def test_with_keep_result_false_nothing_is_kept(construct, store):
 
 
 def test_tasks_tells_start_end_and_error(construct, store):
-    # issue 2 item 1
     flow = a_flow(store, construct)
     flow.add_step('a', func=fail, args=('no disk',), config={'stop_on_exception': False})
     container = flow.add_step('s')
