@@ -13,6 +13,7 @@ import time
 import pytest
 
 import sequent
+import tally
 from runtools import (  # noqa: F401
     DEADLINE, Calls, Journal, a_flow, a_private_temporary_folder, fail, is_running, journal,
     programs, read, store)
@@ -161,6 +162,7 @@ def dead(request, tmp_path_factory):
 @pytest.mark.parametrize('name', sorted(dict(EXCEPTIONS, **DEATHS)))
 def test_a_death_fails_its_task_with_a_sentence_that_names_the_cause(name, dead):
     # semantics 3.1
+    tally.count('deaths of tasks')
     task = dead[name]
     assert task.status == 'failure'
     words = dict(EXCEPTIONS, **DEATHS)[name][2].split('|')
