@@ -7258,6 +7258,16 @@ class _Past(typing.NamedTuple):
     floor: int
 
 
+def _out_of_sight(record):
+    """Return the error that names an orphan which cannot be looked at, and the choices."""
+    identity = json_object(record.process)
+    return AlreadyRunningError(
+        'step %r at %s was started as process %s on host %r, which cannot be looked at from here; '
+        'go on there, or, if you know that it is dead, with --assume-dead '
+        "(config={'assume_dead': True})"
+        % (record.path, record.sequence, identity.get('pid'), identity.get('host')))
+
+
 _NO_PAST = _Past(None, None, False, 0)
 
 
@@ -7353,13 +7363,8 @@ class _History:
             logger.warning('outcomes that have been taken stay in %r: %s', folder, error.strerror)
 
     def _keep_living(self, record, alive):
-        identity = json_object(record.process)
         if alive is None:
-            raise AlreadyRunningError(
-                'step %r at %s was started as process %s on host %r, which cannot be looked at '
-                'from here; go on there, or, if you know that it is dead, with --assume-dead '
-                "(config={'assume_dead': True})"
-                % (record.path, record.sequence, identity.get('pid'), identity.get('host')))
+            raise _out_of_sight(record)
         self.living[record.path, record.sequence] = record
 
     def earlier(self, sequence, path='', floor=0):
@@ -9925,10 +9930,14 @@ class _Flow(abc.ABC):
             if not self.settings()['exclusive']:
                 continue
             for record in store.tasks(old, status=ACTIVE):
-                record = record._replace(process=find_process(record.process, outcome_path(
-                    store.folder, old.flow, old.run_id, record.path, record.sequence,
-                    record.recovery, record.attempt)))
-                if record.process and process_alive(record.process):
+                outcome = outcome_path(store.folder, old.flow, old.run_id, record.path,
+                                       record.sequence, record.recovery, record.attempt)
+                record = record._replace(process=find_process(record.process, outcome))
+                alive = process_alive(record.process) if record.process else False
+                if alive is None and not (self.settings()['assume_dead']
+                                          or outcome and os.path.exists(outcome)):
+                    raise _out_of_sight(record)
+                if alive:
                     raise AlreadyRunningError(
                         'flow %r cannot start anew: step %r at %s of its run %r still runs as '
                         'process %s since %s; wait for it, end it, or recover that run' % (
@@ -10072,8 +10081,8 @@ class Sequent(_Flow):
     tolerate *             None           failed iterations that a loop bears: a number, or a share
                                           such as '10%' (of what has a length, else looked at when
                                           the loop is over); not inherited
-    assume_dead            False          in a recovery take processes for dead that were recorded
-                                          on another host and cannot be looked at
+    assume_dead            False          take processes for dead that were recorded on another
+                                          host and cannot be looked at
     executor *             None           for 'executor': 'package.module:factory' of an executor
     cwd *                  supervisor's   folder in which tasks run: process, inline, programs
     env *                  {}             {name: str, or None to remove it}: changes to the
@@ -10536,8 +10545,8 @@ def _make_parser():
                        help='log everything')
     add('-n', '--dry-run', action='store_true', help='run, recover, continue: show what would '
         'run and why, if all goes well, and change nothing')
-    add('--assume-dead', action='store_true', help='recover, continue: take processes for dead '
-        'that were started on another host and cannot be looked at')
+    add('--assume-dead', action='store_true', help='run, recover, continue: take processes for '
+        'dead that were started on another host and cannot be looked at')
     add('--json', action='store_true', help='print JSON; after a run, how it ended')
     add('--all', action='store_true', help='status, --dry-run: show every task')
     add('--version', action='store_true', help='show the version')
@@ -10610,8 +10619,8 @@ def _objection_to(options, words, parser):
         return '--set takes NAME=VALUE, with an identifier as name, not %r' % wrong[0]
     if options.force_set and verb not in ('recover', 'continue'):
         return '--force-set goes with recover and continue, not with %s' % verb
-    if options.assume_dead and verb not in ('recover', 'continue'):
-        return '--assume-dead goes with recover and continue, not with %s' % verb
+    if options.assume_dead and verb not in ('run', 'recover', 'continue'):
+        return '--assume-dead goes with run, recover and continue, not with %s' % verb
     if options.recovery_run is not None and verb not in ('recover', 'status'):
         return '--recovery-run goes with recover and status, not with %s' % verb
     return None

@@ -7,6 +7,10 @@ import zlib
 import pytest
 import tally
 
+# Whichever test file comes first.
+pytest.register_assert_rewrite('contracts', 'disktools', 'flowtools', 'killtools', 'powertools',
+                               'runtools')
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)

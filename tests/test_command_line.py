@@ -1449,7 +1449,7 @@ def test_help_starts_with_examples(shop, arguments):
     (['night', '--sto', 'x'], ["unknown option '--sto'; did you mean '--store'?"]),
     (['night', '--all'], ['--all goes with status']),
     (['night', 'status', '-n'], ['--dry-run goes with run, recover and continue, not with']),
-    (['night', '--assume-dead'], ['--assume-dead goes with recover and continue']),
+    (['night', 'list', '--assume-dead'], ['--assume-dead goes with run, recover and continue']),
     (['night', 'run', '--recovery-run', '1'], ['--recovery-run goes with recover']),
     (['night', '--store'], ['--store']),
 ])

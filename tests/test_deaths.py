@@ -338,11 +338,11 @@ def again(path, mode, calls, **config):
 ELSEWHERE = [{'host': 'elsewhere'}, {'host': 'elsewhere', 'boot': 'x'}, {'ns': 'another'}]
 
 
-@pytest.mark.parametrize('mode', ['recover', 'continue'])
+@pytest.mark.parametrize('mode', ['restart', 'recover', 'continue'])
 @pytest.mark.parametrize('identity', ELSEWHERE)
 def test_an_orphan_that_cannot_be_looked_at_is_an_error_with_the_choices(
         mode, identity, tmp_path):
-    # semantics 7.6
+    # semantics 6.5, 7.6
     path = str(tmp_path / 'etl.db')
     recorded(path, **identity)
     calls = Calls()
@@ -354,7 +354,7 @@ def test_an_orphan_that_cannot_be_looked_at_is_an_error_with_the_choices(
     assert calls.calls == []
 
 
-@pytest.mark.parametrize('mode', ['recover', 'continue'])
+@pytest.mark.parametrize('mode', ['restart', 'recover', 'continue'])
 @pytest.mark.parametrize('identity', ELSEWHERE)
 def test_one_that_is_known_to_be_dead_runs_again(mode, identity, tmp_path):
     path = str(tmp_path / 'etl.db')
