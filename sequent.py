@@ -3273,8 +3273,9 @@ class SqliteStore(Store):
 
     def _check_format(self, db, create):
         """Say whether the file holds our tables; if it may, make it hold them."""
-        version = db.execute('PRAGMA user_version').fetchone()[0]
+        # In this order: somebody else may just be making the tables, with their number.
         tables = db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
+        version = db.execute('PRAGMA user_version').fetchone()[0]
         if version < 0 or version == 0 and tables:
             raise self._damaged('it has tables, but no number of their format')
         if version > _FORMAT:

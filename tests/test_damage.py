@@ -247,6 +247,32 @@ def test_an_emptied_store_holds_no_runs_and_can_be_used_anew(damaged):
     assert damaged.run('run').code == 0
 
 
+class Interrupted:
+    """A connection after whose first statement something else happens."""
+
+    def __init__(self, connection, happens):
+        self.connection = connection
+        self.happens = [happens]
+
+    def execute(self, statement):
+        self.rows = self.connection.execute(statement).fetchall()
+        while self.happens:
+            self.happens.pop()()
+        return self
+
+    def fetchone(self):
+        return self.rows[0]
+
+
+def test_a_store_that_is_just_being_made_is_not_taken_for_damaged(tmp_path):
+    path = str(tmp_path / 'etl.db')
+    sqlite3.connect(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        store = sequent.SqliteStore(path)
+        between = Interrupted(connection, lambda: other_store(path))
+        assert store._check_format(between, create=False) is True
+
+
 # While a run goes on
 
 
