@@ -7899,10 +7899,10 @@ class Driver:
             blob, None, task.started or ended, ended, error=error))
         task.started = task.ended = task.result = task.events = None
         trace, self._trace = self._trace, ''
+        left = round(task.due - self.clock(), 2)
         logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
                        _describe(task), attempt, task.step.retries + 1, error,
-                       'at once' if task.due <= self.clock() else
-                       'in %.3g s' % (task.due - self.clock()),
+                       'in %.3g s' % left if left > 0 else 'at once',
                        '\n' + trace.rstrip() if trace else '')
 
     def _trigger(self, event, sequence):

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 pytest.register_assert_rewrite('runtools')
-pytest_plugins = ['runtools']
+
+from runtools import a_private_temporary_folder, journal, programs  # noqa: E402,F401
 
 STRANGER = 4321    # a uid that nobody has
 

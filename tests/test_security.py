@@ -15,9 +15,9 @@ import sequent
 from sequent import SqliteStore, StoreError
 
 pytest.register_assert_rewrite('runtools')
-pytest_plugins = ['runtools']
 
-from runtools import PROCESS, a_flow  # noqa: E402
+from runtools import (  # noqa: E402,F401
+    PROCESS, a_flow, a_private_temporary_folder, journal, programs)
 
 STRANGER = 4321    # a uid that nobody has
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason='not for users who cannot give files away')
