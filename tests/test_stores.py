@@ -341,7 +341,7 @@ def test_who_looks_cannot_write(stored, write):
 
 def as_nobody(program, path):
     """Run a program without the rights of root; it is loaded before it gives them up."""
-    return child('import os, pathlib, sqlite3, sequent\npathlib.Path("/").as_uri()\n'
+    return child('import json, os, pathlib, sqlite3, sequent\npathlib.Path("/").as_uri()\n'
                  'os.setgid(65534); os.setuid(65534)\n' + textwrap.dedent(program), path)
 
 
