@@ -7731,6 +7731,7 @@ class Driver:
         self._orphans = {}  # type: typing.Dict[tuple, tuple]
         self._ended_orphans = {}  # type: typing.Dict[tuple, tuple]
         self._opened_constructs = []
+        self._settling = set()                 # those of them that have something to settle
         self._pace = 1e-3                      # seconds that an inline task takes
         self._moved_at = None                  # since when there are such
         self._window = None                    # since when inline work is not committed
@@ -8209,6 +8210,8 @@ class Driver:
         if construct not in self._opened_constructs:
             construct.open(self.port)
             self._opened_constructs.append(construct)
+            if type(construct).settle is not TaskConstruct.settle:
+                self._settling.add(construct)
 
     def _call_inline(self):
         """Run the first inline job whose start is committed."""
@@ -8298,7 +8301,8 @@ class Driver:
         construct = self._jobs.pop(job, None)
         task = job.task
         if construct is not None:
-            self._settled.append((job, construct))
+            if construct in self._settling:
+                self._settled.append((job, construct))
             self._urgent = self._urgent or not construct.inline
             if construct.relays:
                 self.relay.finish(job)
