@@ -13,7 +13,6 @@ import threading
 
 import pytest
 
-pytest.register_assert_rewrite('flowtools')
 pytest_plugins = ['flowtools']
 
 import sequent as seq  # noqa: E402

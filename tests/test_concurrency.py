@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite('flowtools')
 pytest_plugins = ['flowtools']
 
 import sequent as seq  # noqa: E402

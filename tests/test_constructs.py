@@ -13,7 +13,6 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite('contracts')
 
 import sequent  # noqa: E402
 from contracts import (  # noqa: E402

@@ -8,7 +8,6 @@ import sqlite3
 
 import pytest
 
-pytest.register_assert_rewrite('runtools', 'disktools')
 
 import sequent  # noqa: E402
 import tally  # noqa: E402

@@ -16,7 +16,6 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite('runtools', 'disktools')
 
 import sequent  # noqa: E402
 import tally  # noqa: E402

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 
-pytest.register_assert_rewrite('runtools')
 
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401

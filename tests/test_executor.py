@@ -10,7 +10,6 @@ import threading
 
 import pytest
 
-pytest.register_assert_rewrite('contracts')
 
 import sequent as seq  # noqa: E402
 from contracts import ConstructContract, wait_until  # noqa: E402

@@ -10,7 +10,6 @@ import textwrap
 
 import pytest
 
-pytest.register_assert_rewrite('flowtools')
 pytest_plugins = ['flowtools']
 
 import sequent as seq  # noqa: E402

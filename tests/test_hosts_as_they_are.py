@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-pytest.register_assert_rewrite('runtools')
 
 from runtools import a_private_temporary_folder, journal, programs  # noqa: E402,F401
 

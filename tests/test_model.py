@@ -11,7 +11,6 @@ import tracemalloc
 
 import pytest
 
-pytest.register_assert_rewrite('flowtools')
 pytest_plugins = ['flowtools']
 
 import sequent as seq  # noqa: E402

@@ -11,7 +11,6 @@ import sys
 
 import pytest
 
-pytest.register_assert_rewrite('runtools')
 
 import sequent as seq  # noqa: E402
 from runtools import a_flow, store, wait_gone  # noqa: E402, F401 (a fixture)

@@ -13,7 +13,6 @@ import tempfile
 
 import pytest
 
-pytest.register_assert_rewrite('powertools')
 
 import tally  # noqa: E402
 from powertools import Checker, Images, record  # noqa: E402

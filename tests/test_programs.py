@@ -15,7 +15,6 @@ import threading
 
 import pytest
 
-pytest.register_assert_rewrite('contracts', 'runtools')
 
 import contracts  # noqa: E402
 import sequent  # noqa: E402

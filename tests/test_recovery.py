@@ -8,7 +8,6 @@ import signal
 
 import pytest
 
-pytest.register_assert_rewrite('runtools')
 
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 
-pytest.register_assert_rewrite('flowtools')
 pytest_plugins = ['flowtools']
 
 import sequent as seq  # noqa: E402

@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite('runtools')
 
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401

@@ -14,7 +14,6 @@ import pytest
 import sequent
 from sequent import SqliteStore, StoreError
 
-pytest.register_assert_rewrite('runtools')
 
 from runtools import (  # noqa: E402,F401
     PROCESS, a_flow, a_private_temporary_folder, journal, programs)

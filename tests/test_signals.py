@@ -96,7 +96,7 @@ def test_the_tests_of_commits_do_hit_them(at, programs, journal):
 @pytest.mark.parametrize('numbers', [['SIGINT'], ['SIGHUP'], ['SIGINT', 'SIGINT'],
                                      ['SIGTERM', 'SIGHUP']])
 def test_a_signal_ends_a_run_that_waits_for_a_delay(numbers, programs):
-    # semantics 8.3, 4.4: the first of several counts
+    # semantics 8.3, 4.4; of several that come at once the system says which is first
     programs.write('''
         flow = make('inline')
         flow.add_step('a', func=print, delay=1000)

@@ -15,7 +15,6 @@ import tracemalloc
 
 import pytest
 
-pytest.register_assert_rewrite('contracts')
 
 import sequent  # noqa: E402
 from contracts import KeepingStoreContract, StoreContract, a_run, a_task, places  # noqa: E402

@@ -14,7 +14,6 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite('runtools')
 
 from runtools import (  # noqa: E402,F401
     a_private_temporary_folder, birth, journal, programs, wait_until)
