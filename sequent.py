@@ -795,6 +795,7 @@ _STARTED, _READY, _ACTIVE, _SUCCESS, _FAILURE = 1, 2, 4, 8, 16
 _COMPLETE = _SUCCESS | _FAILURE
 _BITS = {READY: _READY, ACTIVE: _ACTIVE, SUCCESS: _SUCCESS, FAILURE: _FAILURE,
          COMPLETE: _COMPLETE}
+_ANY = _READY | _ACTIVE | _COMPLETE
 _MARKS = dict(_BITS, complete=0)    # success or failure has been marked with it
 _REPLAYS = {READY: 'rerun', ACTIVE: 'rerun', FAILURE: 'rerun', SUCCESS: 'skip'}
 
@@ -815,7 +816,7 @@ class PlanStep:
         # then, keeps resources, or may have waited in vain for something outside
         'replayed',
         # who is to be told of its statuses: gates beside it; gates in containers beside it;
-        # whether there are such
+        # the bits of the statuses that are of use to them
         'on', 'inner', 'told',
         # atoms about steps further out: (levels up, step, bit)
         'outer',
@@ -848,7 +849,7 @@ class PlanStep:
         self.replayed = False
         self.on = {}
         self.inner = {}
-        self.told = False
+        self.told = 0
         self.outer = ()
         self.children = None
         self.loops = False
@@ -1183,13 +1184,14 @@ class _Compiler:
                                 % (plan_step.path, target.path))
         elif atom.status in self.handles:
             target.handled = True
-        target.told = True
         levels = self.levels(target, container, plan_step)
         if plan_step is None or target.last >= plan_step.index:
             self.ordered = False
         if levels == 0:
+            target.told |= _BITS[atom.status]
             target.on.setdefault(atom.status, []).append(gate)
         else:
+            target.told = _ANY    # further in it matters, too, what cannot be any more
             target.inner.setdefault(atom.status, []).append((container, gate))
             container.imports.append((levels, target, atom.status, gate))
             outer.append((levels, target, _BITS[atom.status]))
@@ -1715,7 +1717,7 @@ class Engine:
     def _raise(self, scope, step, status):
         """Make a status of a step at a scope's sequence known, once, to all who mention it.
 
-        Not called for what nobody mentions (``step.told``).
+        Not called for what is of use to nobody (``step.told``).
         """
         mark = _MARKS[status]
         if mark:
@@ -1801,7 +1803,7 @@ class Engine:
             self._fresh.append(task)
             return
         task.status = READY
-        if step.told:
+        if step.told & _READY:
             self._raise(task.scope, step, READY)
         self._activate(task)
 
@@ -1818,7 +1820,7 @@ class Engine:
             task.order = self._order
             task.status = READY
             self._actions.append(('record', task))
-            if step.told:
+            if step.told & _READY:
                 self._raise(scope, step, READY)
             if step.needs:
                 for number, _ in step.needs:
@@ -1901,7 +1903,7 @@ class Engine:
         task.error = None
         if scope.retrying:
             scope.retrying.pop(task, None)
-        if step.told:
+        if step.told & _ACTIVE:
             self._raise(scope, step, ACTIVE)
         if step.children is not None:
             self._actions.append(('record', task))
@@ -1924,13 +1926,13 @@ class Engine:
                 status, task.error = FAILURE, error
         task.status = status
         self._actions.append(('record', task))
-        if task.step.told or status == FAILURE:
+        if task.step.told & _COMPLETE or status == FAILURE:
             self._conclude(task, status)
 
     def _conclude(self, task, status):
         """Raise the final status of a task, and see to a failure."""
         step, scope = task.step, task.scope
-        if step.told:
+        if step.told & _COMPLETE:
             self._raise(scope, step, status)
             if COMPLETE in step.on or step.inner:
                 self._raise(scope, step, COMPLETE)
@@ -2334,9 +2336,9 @@ class Engine:
             self._actions.append(('skip', (task, earlier)))
 
     def _raise_start(self, scope, step):
-        if step.told:
-            self._raise(scope, step, READY)
-            self._raise(scope, step, ACTIVE)
+        for one in (READY, ACTIVE):
+            if step.told & _BITS[one]:
+                self._raise(scope, step, one)
 
     def _stay_failed(self, task, earlier):
         self._raise_start(task.scope, task.step)
@@ -2353,7 +2355,7 @@ class Engine:
         task.recovery, task.attempt = earlier.recovery, earlier.attempt
         task.adopted = True
         self._enter(task.scope)
-        if task.step.told:
+        if task.step.told & _READY:
             self._raise(task.scope, task.step, READY)
         self._take(task)
         self._activate(task)
@@ -2532,7 +2534,8 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `latest` and `counts` have defaults; the rest is abstract.
+    `open`, `close`, `private_fds`, `latest`, `count` and `counts` have defaults; the rest is
+    abstract.
     ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
     """
 
@@ -2645,6 +2648,14 @@ class Store(abc.ABC):
         Raises:
             StoreError: nothing of it is stored.
         """
+
+    def count(self, run, path, sequence, kind):
+        """Take a success of which only the number can still be asked for; return whether it did.
+
+        The driver asks a `volatile` store before it makes a record, which is not committed then.
+        Earlier records of the task are dropped.
+        """
+        return False
 
     @abc.abstractmethod
     def outcomes(self, run, sequence, upto):
@@ -2954,12 +2965,16 @@ class MemoryStore(Store):
         if kept is None:
             raise _never_begun(run, self)
         for record in list(records):
-            if not self.volatile:
-                kept.add(record)
-            elif record.status == SUCCESS and _in_later_iteration(record.sequence):
-                kept.fold(record)
-            elif record.kind != 'iteration':
-                kept.add(record)
+            if self.volatile and (record.kind == 'iteration' or record.status == SUCCESS and (
+                    self.count(run, record.path, record.sequence, record.kind))):
+                continue
+            kept.add(record)
+
+    def count(self, run, path, sequence, kind):
+        if not (self.volatile and _in_later_iteration(sequence)):
+            return False
+        self._kept[run[:2]].fold(path, sequence, kind)
+        return True
 
     def outcomes(self, run, sequence, upto):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
@@ -3014,16 +3029,15 @@ class _Kept:
                 return
         attempts.append((next(self._numbers), record))
 
-    def fold(self, record):
-        """Drop all records of one task, but count its latest."""
-        path, sequence = record.path, record.sequence
+    def fold(self, path, sequence, kind):
+        """Drop all records of a task that has succeeded, but count it."""
         if sequence in self.places:
             self.places[sequence].pop(path, None)
             if not self.places[sequence]:
                 del self.places[sequence]
         if path not in self.paths:
             self.paths[path] = None
-        self.folded[path, record.kind, record.status] += 1
+        self.folded[path, kind, SUCCESS] += 1
 
     def attempts_at(self, path, sequence):
         return self.places.get(sequence, {}).get(path, ())
@@ -8267,13 +8281,16 @@ class Driver:
     def _commit(self):
         if self._dirty or self._rows:
             self._add_moved()
-        rows = self._rows
-        rows.extend([self._record(task) for task in self._dirty])
+        rows, run = self._rows, self.run_record
+        for task in self._dirty:
+            if not (self.store.volatile and task.status == SUCCESS and self.store.count(
+                    run, task.step.path, task.sequence, task.step.kind)):
+                rows.append(self._record(task))
         self._rows, self._dirty, self._window = [], {}, None
         if _parameters.secrets:
             rows = [row._replace(error=masked(row.error)) if row.error else row for row in rows]
         if rows:
-            self.store.commit(self.run_record, rows)
+            self.store.commit(run, rows)
 
     def _add_moved(self):
         for task in self._moved:
@@ -8311,20 +8328,18 @@ class Driver:
         if task is None:
             self._finish_orphan(job, outcome)
             return
-        if outcome.interrupted or self.port.stopping and self._ended_by_stop(construct, outcome):
-            self._interrupt(task, outcome)
-            return
-        if outcome.lost:
-            logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
-            self._feed(Lost(task))
-            return
-        if outcome.warning and task.step.wanted:
-            outcome = Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
-                ', its repr is kept instead', ''))
+        if outcome is not _SUCCEEDED:    # which says nothing that would have to be looked at
+            if outcome.interrupted or (
+                    self.port.stopping and self._ended_by_stop(construct, outcome)):
+                self._interrupt(task, outcome)
+                return
+            if outcome.lost:
+                logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
+                self._feed(Lost(task))
+                return
+            outcome = self._take_result(task, outcome)
         now = self.clock()
         task.ended = now if outcome.ended is None else outcome.ended
-        if outcome.result is not None or outcome.warning:
-            self._take_result(task, outcome)
         if task.step.wanted and outcome.status == SUCCESS:
             self.results.keep(task.scope, task.step, task.result)
         again = self.retry_delay_of(job, outcome) if outcome.status == FAILURE else None
@@ -8340,11 +8355,16 @@ class Driver:
             logger.info('%s ended with success', _describe(task))
 
     def _take_result(self, task, outcome):
+        """Note the result of a task; return its outcome, a failure if others lack the result."""
+        if outcome.warning and task.step.wanted:
+            return Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
+                ', its repr is kept instead', ''))
         task.result = outcome.result
-        if outcome.warning or len(outcome.result) > LARGE_RESULT:
+        if outcome.warning or outcome.result is not None and len(outcome.result) > LARGE_RESULT:
             task.result = self.results.stored(task, outcome)
         if outcome.warning:
             logger.warning('%s: %s', _describe(task), outcome.warning)
+        return outcome
 
     def retry_delay_of(self, attempt, outcome):
         """Return the seconds until a failed attempt may be followed by another; None: never.

@@ -435,6 +435,9 @@ class KeepingStoreContract(StoreContract):
     def test_it_is_not_volatile(self, store):
         assert store.volatile is False
 
+    def test_every_task_needs_a_record(self, store, run):
+        assert store.count(run, 's_a', '1.2', 'leaf') is False
+
     def test_successes_in_iterations_are_kept(self, store, run):
         tasks = [a_task('s_a', '1.%d' % number, result=b'x') for number in range(1, 4)]
         store.commit(run, tasks)
