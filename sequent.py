@@ -3078,7 +3078,6 @@ def _never_begun(run, store):
 # first storing. Only SQL that SQLite 3.7.17 knows.
 
 _APPLICATION = 0x53657175  # 'Sequ', in the header of every file of ours
-_FORMAT = 1  # PRAGMA user_version: rises with every change that an older version cannot read
 _BUSY = 60  # seconds to wait for a file that another process has locked
 _CHUNK = 200  # rows read at a time
 _CHECKED = 1 << 23  # bytes: a larger file is not checked as a whole, which takes over 0.2 s
@@ -3086,7 +3085,11 @@ _CHECKED = 1 << 23  # bytes: a larger file is not checked as a whole, which take
 _TASK_COLUMNS = ', '.join(TaskRecord._fields)
 _RUN_COLUMNS = ', '.join(RunRecord._fields)
 
-_SCHEMA = (
+# What makes a file of the first format from an empty one, of the second from the first, and so on:
+# the number of a format (PRAGMA user_version) says how many were executed. Who opens an older file
+# to write executes the rest, in one transaction; who only looks reads it as it is. So a further one
+# adds what older versions, which may be writing just then, need not know.
+_FORMATS = ((
     'CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT)',
     """CREATE TABLE runs (id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
         flow TEXT NOT NULL, run_id TEXT NOT NULL, recovery INTEGER NOT NULL,
@@ -3101,8 +3104,7 @@ _SCHEMA = (
     'CREATE INDEX tasks_order ON tasks (run)',
     "INSERT INTO meta VALUES ('made by', 'sequent %s')" % __version__,
     'PRAGMA application_id = %d' % _APPLICATION,
-    'PRAGMA user_version = %d' % _FORMAT,
-)
+),)
 
 _SQL_RUN_KEY = 'SELECT run FROM runs WHERE flow = ? AND run_id = ? LIMIT 1'
 _SQL_NEW_RUN_KEY = 'SELECT coalesce(max(run), 0) + 1 FROM runs'
@@ -3141,10 +3143,18 @@ _SQL_TASKS = """SELECT first.id, %s
     _SQL_LATEST_ID % ('first', 'first', 'first', ' AND other.recovery <= ?'))
 _SQL_ATTEMPTS = 'SELECT id, %s FROM tasks WHERE run = ? AND id > ? ORDER BY id LIMIT ?' % (
     _TASK_COLUMNS)
-_SQL_COUNTS = """SELECT path, kind, status, count(*) FROM tasks
-    WHERE run = ? AND kind != 'iteration' AND id = %s GROUP BY path, kind, status""" % (
-    _SQL_LATEST_ID % ('tasks', 'tasks', 'tasks', ''))
-_SQL_PATHS = 'SELECT path FROM tasks WHERE run = ? GROUP BY path ORDER BY min(id)'
+# All records are counted, and then off those that are not the latest of their task, of which most
+# runs have few: to look for the latest of each task would take twice the time.
+_SQL_COUNTS = """SELECT path, kind, status, count(*), min(id) FROM tasks
+    WHERE run = ? GROUP BY path, kind, status UNION ALL
+SELECT path, kind, status, -count(*), min(id) FROM tasks WHERE id IN (
+    SELECT earlier.id FROM tasks AS later INDEXED BY tasks_place
+    JOIN tasks AS earlier INDEXED BY tasks_place
+    ON earlier.run = later.run AND earlier.sequence = later.sequence AND earlier.path = later.path
+    WHERE later.run = ? AND (later.recovery > 0 OR later.attempt > 1)
+    AND (earlier.recovery < later.recovery
+         OR earlier.recovery = later.recovery AND earlier.attempt < later.attempt))
+    GROUP BY path, kind, status"""
 
 #: What SQLite or the system says, and what to do about it. First match wins.
 _ADVICE = (
@@ -3292,37 +3302,36 @@ class SqliteStore(Store):
         version = db.execute('PRAGMA user_version').fetchone()[0]
         if version < 0 or version == 0 and tables:
             raise self._damaged('it has tables, but no number of their format')
-        if version > _FORMAT:
+        if version > len(_FORMATS):
             raise StoreError('the store %r was written by a newer sequent (format %d, this one '
                              'knows up to %d); use that one, or give another store'
-                             % (self.path, version, _FORMAT))
+                             % (self.path, version, len(_FORMATS)))
         if not create:
             return version > 0
-        self._look_for_damage(db)
+        self._look_for_damage(db, version)
         # A deleted journal may come back with a power cut, and undo the last commit with it; one
         # whose header is overwritten does not, in any version of SQLite. It is faster, too.
         db.execute('PRAGMA journal_mode = PERSIST')
         db.execute('PRAGMA synchronous = %s' % self.synchronous)
         db.execute('BEGIN IMMEDIATE')
-        if db.execute('PRAGMA user_version').fetchone()[0]:
-            # What cannot be written is to fail here, not in the night. (BEGIN IMMEDIATE itself
-            # does not; and a COMMIT would wait for all who read.)
-            db.execute('PRAGMA user_version = %d' % _FORMAT)
-            db.execute('ROLLBACK')
-        else:
-            for statement in _SCHEMA:
+        missing = _FORMATS[db.execute('PRAGMA user_version').fetchone()[0]:]
+        for statements in missing:
+            for statement in statements:
                 db.execute(statement)
-            db.execute('COMMIT')
+        # What cannot be written is to fail here, not in the night. (BEGIN IMMEDIATE itself does
+        # not; and a COMMIT would wait for all who read.)
+        db.execute('PRAGMA user_version = %d' % len(_FORMATS))
+        db.execute('COMMIT' if missing else 'ROLLBACK')
         return True
 
-    def _look_for_damage(self, db):
+    def _look_for_damage(self, db, version):
         """Refuse a damaged file before anything is written; a large one takes too much time."""
         if os.path.getsize(self.path) > _CHECKED:
             return
         found = db.execute('PRAGMA integrity_check(1)').fetchone()[0]
         if found != 'ok':
             raise self._damaged(' '.join(found.split()))
-        if db.execute('PRAGMA user_version').fetchone()[0]:
+        if version == len(_FORMATS):
             for row in db.execute('SELECT %s FROM runs' % _RUN_COLUMNS):
                 json_object(_run_record(row).steps)
             for row in db.execute('SELECT %s FROM tasks' % _TASK_COLUMNS):
@@ -3480,11 +3489,12 @@ class SqliteStore(Store):
         return self._read_on(_task_record, _SQL_ATTEMPTS, self._key(run))
 
     def counts(self, run):
-        key = self._key(run)
-        order = {path: place for place, (path,) in enumerate(self._read(_SQL_PATHS, key))}
-        counted = self._read(_SQL_COUNTS, key)
-        return sorted((row for row in counted if row[0] in order),
-                      key=lambda row: order[row[0]])
+        key, found, first = self._key(run), collections.Counter(), {}
+        for path, kind, status, n, number in self._read(_SQL_COUNTS, key, key):
+            found[path, kind, status] += n
+            first[path] = min(number, first.get(path, number))
+        return sorted((one + (n,) for one, n in found.items() if n and one[1] != 'iteration'),
+                      key=lambda row: first[row[0]])
 
 
 def _begin(db, run):

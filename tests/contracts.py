@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import pickle
+import random
 import selectors
 import signal
 import sys
@@ -434,6 +435,17 @@ class KeepingStoreContract(StoreContract):
 
     def test_it_is_not_volatile(self, store):
         assert store.volatile is False
+
+    def test_counts_are_those_of_the_tasks_whatever_was_stored(self, store, run):
+        choose = random.Random(20241231)
+        for _ in range(40):
+            store.commit(run, [a_task(
+                choose.choice('abc'), choose.choice(['1', '1.1', '1.1.2']), choose.randrange(3),
+                choose.randrange(1, 4), status=choose.choice(['ready', 'failure', 'success']))
+                for _ in range(choose.randrange(4))])
+            assert sorted(store.counts(run)) == sorted(
+                key + (n,) for key, n in collections.Counter(
+                    (task.path, task.kind, task.status) for task in store.tasks(run)).items())
 
     def test_every_task_needs_a_record(self, store, run):
         assert store.count(run, 's_a', '1.2', 'leaf') is False

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import sqlite3
 
 import pytest
@@ -270,6 +271,70 @@ def test_a_store_that_is_just_being_made_is_not_taken_for_damaged(tmp_path):
         store = sequent.SqliteStore(path)
         between = Interrupted(connection, lambda: other_store(path))
         assert store._check_format(between, create=False) is True
+
+
+# Formats
+
+#: What makes a second format of the first: so much that its pages do not stay in memory.
+SECOND = ['PRAGMA cache_size = 1', 'CREATE TABLE more (name TEXT, value TEXT)',
+          'ALTER TABLE tasks ADD COLUMN host TEXT'] + [
+          "INSERT INTO more SELECT name, hex(zeroblob(8000)) FROM meta"] * 100
+
+
+def make_newer(night, killed_at=None):
+    """Put a version beside the flow that has a further format; it may kill itself there."""
+    source = content(sequent.__file__).decode()
+    for old, new in (
+            ('\n),)\n', '\n), %r)\n' % SECOND),
+            ('                db.execute(statement)\n',
+             '                if statements.index(statement) == %r and len(missing) == 1:\n'
+             '                    os.kill(os.getpid(), 9)\n'
+             '                db.execute(statement)\n' % killed_at),
+            ("        db.execute('COMMIT' if missing",
+             "        if %r == 'end': os.kill(os.getpid(), 9)\n"
+             "        db.execute('COMMIT' if missing" % killed_at)):
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    with open(os.path.join(night.folder, 'sequent.py'), 'w', encoding='utf-8') as file:
+        file.write(source)
+
+
+def format_of(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute('PRAGMA integrity_check').fetchall() == [('ok',)]
+        return database.execute('PRAGMA user_version').fetchone()[0]
+
+
+def assert_recovered(night):
+    assert night.run('recover').code == 0
+    assert night.count('last') == 1
+    assert night.count('process') == 0, 'a success ran again'
+
+
+def test_an_older_store_is_brought_up_to_date_by_a_recovery_and_nothing_is_lost(damaged):
+    make_newer(damaged)
+    before = damaged.left_alone()
+    assert 'process' in damaged.run('status').output
+    assert damaged.left_alone() == before
+
+    assert_recovered(damaged)
+
+    assert format_of(damaged.store) == 2
+    os.unlink(os.path.join(damaged.folder, 'sequent.py'))
+    assert_refused(damaged.run('status'), damaged.store, 'newer sequent')
+
+
+@pytest.mark.parametrize('killed_at', [1, 2, 3, 'end'])
+def test_a_store_whose_change_to_a_newer_format_was_killed_is_the_older_one(damaged, killed_at):
+    make_newer(damaged, killed_at)
+    assert damaged.run('recover').code == -signal.SIGKILL
+    if killed_at == 'end':
+        assert os.path.getsize(damaged.store + '-journal') > 0, 'nothing had been written'
+
+    os.unlink(os.path.join(damaged.folder, 'sequent.py'))
+    assert_recovered(damaged)
+
+    assert format_of(damaged.store) == 1
 
 
 # While a run goes on

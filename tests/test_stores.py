@@ -277,7 +277,7 @@ def half_made(path):
         database = sqlite3.connect(PATH, isolation_level=None)
         database.execute('PRAGMA cache_size = 1')
         database.execute('BEGIN IMMEDIATE')
-        for statement in sequent._SCHEMA:
+        for statement in sequent._FORMATS[0]:
             database.execute(statement)
         for number in range(200):
             database.execute("INSERT INTO meta VALUES (?, ?)", (str(number), 'x' * 1000))
@@ -739,7 +739,7 @@ def test_outcomes_are_one_search_of_an_index(stored):
 
 def test_no_query_of_tasks_reads_those_of_other_runs(stored):
     for sql, parameters in ((sequent._SQL_TASKS, (9, 1, None, 0, 9)),
-                            (sequent._SQL_ATTEMPTS, (1, 0, 9)), (sequent._SQL_COUNTS, (1,))):
+                            (sequent._SQL_ATTEMPTS, (1, 0, 9)), (sequent._SQL_COUNTS, (1, 1))):
         plan = query_plan(stored, sql, parameters)
         assert not [line for line in plan if line.startswith('SCAN TABLE')
                     or line.startswith('SCAN tasks')]
