@@ -3087,8 +3087,8 @@ _RUN_COLUMNS = ', '.join(RunRecord._fields)
 
 # What makes a file of the first format from an empty one, of the second from the first, and so on:
 # the number of a format (PRAGMA user_version) says how many were executed. Who opens an older file
-# to write executes the rest, in one transaction; who only looks reads it as it is. So a further one
-# adds what older versions, which may be writing just then, need not know.
+# to write executes the rest, in one transaction; who only looks reads it as it is. So a further
+# one adds what older versions, which may be writing just then, need not know.
 _FORMATS = ((
     'CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT)',
     """CREATE TABLE runs (id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
@@ -5336,9 +5336,17 @@ class ThreadConstruct(TaskConstruct):
 # That it has died is seen by the end of file; or, where a grandchild holds the pair open, by
 # a descriptor of the process (pidfd), or by asking for its exit code now and then.
 
+#: How long a task that the system has no process or descriptor for is tried again, in seconds.
+_SHORTAGE = 60.0
 _CHILD_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                   if hasattr(signal, name)]
 _ports = []  # type: typing.List[Port]
+
+
+def is_shortage(error):
+    """Whether an OSError says that the system is short of processes or descriptors."""
+    import errno
+    return error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class _Child:
@@ -6210,7 +6218,7 @@ class _Tender:
         self.pid = self._process.pid
         self.identity = process_identity(self.pid)
         self._write(_tender_code())
-        self.send('know', self.identity)
+        self.send('know', self.identity, _SHORTAGE)
 
     @staticmethod
     def _start(fd):
@@ -6336,7 +6344,8 @@ class ProgramConstruct(_ChildConstruct):
             raise ConstructError('step %r: ProgramConstruct runs programs: give it a Command '
                                  'instead of %r' % (name, func))
         if not (sys.executable and os.path.isfile(sys.executable)
-                and os.access(sys.executable, os.X_OK)):
+                and os.access(sys.executable, os.X_OK,
+                              effective_ids=os.access in os.supports_effective_ids)):
             raise ConstructError(
                 'step %r: programs are started by a small process of this Python, whose path '
                 'should be in sys.executable, but that is %r: set it before the run'
@@ -6430,6 +6439,9 @@ class ProgramConstruct(_ChildConstruct):
         if kind == 'over':
             child.report = report
             self._check(job)
+        elif kind == 'short':
+            logger.warning('step %s at %s cannot be started now (%s); it is tried again for %g s',
+                           job.name, job.sequence, report[0], _SHORTAGE)
         else:
             job.process = process_identity(pid, child.tender.pid)
             self.port.moved(job)
@@ -6510,6 +6522,7 @@ class _Tended:
         self.path = None       # where it was found before the start
         # Once it has ended: its code, why it was not started or '', last lines, time.
         self.report = None  # type: typing.Any
+        self.until = None      # how long it is tried to start it, if it could not be at once
         self.killed = False
         self.settled = False   # nobody wants to know of its end
 
@@ -6539,6 +6552,8 @@ class _Tending:
         # number -> how often it is still tried to write the outcome of those for which that
         # could not be done: for an hour, see `_leave_patiently`.
         self.unleft = {}
+        self.short = {}        # those that could not be started yet: an ordered set of numbers
+        self.patience = 0.0    # how long that is tried, in seconds
         # Blocked, and not ignored: it is easy to let them come in a program.
         raw.pthread_sigmask(raw.SIG_SETMASK, [
             getattr(raw, 'SIG' + name) for name in (
@@ -6559,7 +6574,8 @@ class _Tending:
 
     def run(self):
         while self.line is not None or self.programs:
-            events = self.poll.poll(100 if self.untold else 500 if self.unleft else None)
+            events = self.poll.poll(100 if self.untold or self.short else
+                                    500 if self.unleft else None)
             for fd, _ in events:
                 if fd == self.wakeup[0]:
                     os.read(fd, 4096)
@@ -6569,6 +6585,8 @@ class _Tending:
                     self.hear()
             for number in list(self.unleft):
                 self.leave(number)
+            for number in list(self.short):
+                self.begin(number)
             if self.untold and time.monotonic() > self.since + 0.1:
                 self.tell_pids()
 
@@ -6639,8 +6657,8 @@ class _Tending:
 
     # What it is told.
 
-    def know(self, identity):
-        self.identity = identity
+    def know(self, identity, patience):
+        self.identity, self.patience = identity, patience
         self.say('here', 0, os.getpid())
 
     def inherit(self, environment):
@@ -6651,7 +6669,10 @@ class _Tending:
         changes, call['env'] = call['env'], dict(self.environment)
         _change_variables(call['env'], changes)
         # Now, and not in begin(): making a file takes its time, but there is some just now.
-        program.refusal = _open_log_of(program)
+        try:
+            program.refusal = _open_log_of(program)
+        except OSError:
+            pass    # tried again with the start
         if any(b'\0' in one for one in call['argv'] + list(call['env'].values())):
             program.refusal = 'it could not be started: embedded null byte'
         if call['cwd'] is None:
@@ -6661,10 +6682,13 @@ class _Tending:
         program = self.programs[number]
         try:
             refusal = program.refusal or self.start(program)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            if self.postpone(number, program, error):
+                return
             refusal = 'it could not be started: %s' % error
-        if program.call['cwd'] is not None:
-            os.fchdir(self.home)
+        except ValueError as error:
+            refusal = 'it could not be started: %s' % error
+        self.short.pop(number, None)
         for fd in program.streams[:2]:
             if fd > 2:
                 os.close(fd)    # and not that of stderr, whose position tells where it ended
@@ -6679,15 +6703,34 @@ class _Tending:
     def start(self, program):
         """Start a program; return why that cannot be, or ''."""
         call = program.call
-        refusal = _enter(program)
-        if not refusal:
-            program.pid, refusal = _execute(program.path, call['argv'], call['env'],
-                                            program.streams, self.defaults)
-        return refusal
+        try:
+            refusal = _open_log_of(program) or _enter(program)
+            if not refusal:
+                program.pid, refusal = _execute(program.path, call['argv'], call['env'],
+                                                program.streams, self.defaults)
+            return refusal
+        finally:
+            if call['cwd'] is not None:
+                os.fchdir(self.home)
+
+    def postpone(self, number, program, error):
+        """Return whether to start a program a little later, as the system is short of something.
+
+        So does the driver with what it starts.
+        """
+        now = time.monotonic()
+        program.until = program.until or now + self.patience
+        if not is_shortage(error) or now >= program.until:
+            return False
+        if not self.short:
+            self.say('short', number, 0, os.strerror(error.errno))
+        self.short[number] = None
+        return True
 
     def drop(self, number):
         """Forget a program that never began; there is no log of it."""
         program = self.programs.pop(number)
+        self.short.pop(number, None)
         for fd in program.streams:
             if fd > 2:
                 os.close(fd)
@@ -6702,6 +6745,9 @@ class _Tending:
         if program is not None and program.pid:
             program.killed = True
             self.send_signal(program, which)
+        elif number in self.short:
+            program.refusal = 'it was ended before it could be started'
+            self.begin(number)
 
     def send_signal(self, program, which):
         """Send a signal to a group. It is not another's: its leader is not reaped yet."""
@@ -6777,13 +6823,16 @@ class _Tending:
 def _open_log_of(program):
     """Open the log for stdout and stderr; return why that cannot be, or ''."""
     path = program.call['log']
-    if path is None:
+    if path is None or program.start is not None:
         return ''
     try:
-        program.streams[1] = _open_log(path)
+        if program.streams[1] == 1:
+            program.streams[1] = _open_log(path)
         program.streams[2] = _open_log(path, os.O_RDWR)
         program.start = os.fstat(program.streams[2]).st_size
     except OSError as error:
+        if is_shortage(error):
+            raise
         return 'its log %r cannot be opened: %s' % (os.fsdecode(path), os.strerror(error.errno))
     return ''
 
@@ -6797,10 +6846,12 @@ def _enter(program):
     except OSError as error:
         return _no_folder(folder, error.errno)
     try:
-        if stdin is not None:
+        if stdin is not None and program.streams[0] == 0:
             program.streams[0] = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
             os.set_blocking(program.streams[0], True)
     except OSError as error:
+        if is_shortage(error):
+            raise
         return _no_stdin(stdin, error.errno)
     return ''
 
@@ -6825,15 +6876,17 @@ def _execute(found, argv, env, streams, defaults):
             try:
                 return _spawn(path, argv, env, streams, defaults), ''
             except OSError as error:
+                if is_shortage(error):
+                    raise
                 number = error.errno
     return 0, _no_program(argv[0], search, b'', number)
 
 
 _TENDER_FUNCTIONS = (
-    _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, _remove, write_aside,
-    _sync_folder, _leave_outcome, _framed, _unframed, _manner, _end_of_program, _last_lines,
-    _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome, _open_log_of,
-    _enter, _find, _execute)
+    is_shortage, _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, _remove,
+    write_aside, _sync_folder, _leave_outcome, _framed, _unframed, _manner, _end_of_program,
+    _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
+    _open_log_of, _enter, _find, _execute)
 
 
 # Which construct ------------------------------------------------------------------
@@ -7625,10 +7678,6 @@ def _loop_mark(loop):
         return None
 
 
-#: How long a task that the system has no process or descriptor for is tried again, in seconds.
-_SHORTAGE = 60.0
-
-
 class _DriverPort(Port):
     """What constructs see of the driver."""
 
@@ -8089,15 +8138,13 @@ class Driver:
 
         Meanwhile the task is not stored as begun.
         """
-        import errno
         now = time.monotonic()
         since, _, pause = self._short.get(task, (now, now, 0.025))
-        if (error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-                or now - since >= _SHORTAGE):
+        if not is_shortage(error) or now - since >= _SHORTAGE:
             self._short.pop(task, None)
             return False
         if not self._short:
-            logger.warning('%s cannot be started now (%s); it is tried again for %d s',
+            logger.warning('%s cannot be started now (%s); it is tried again for %g s',
                            _describe(task), error.strerror, _SHORTAGE)
         pause = min(2 * pause, 5.0)
         self._short[task] = since, min(now + pause, since + _SHORTAGE), pause

@@ -32,11 +32,17 @@ def run(programs, source, wrapper=(), environment=(), mode='restart', **given):
 # Processes and descriptors that there are not enough of ##########################
 
 MANY = '''
-import resource, sequent
+import logging, resource, sequent
 sequent._SHORTAGE = %(shortage)s
-flow = make(config={'max_concurrent': 12, 'capture': 'file'})
+flow = make(config={'max_concurrent': 12, 'capture': 'file', 'run_timeout': %(run_timeout)s})
+class Stop(logging.Handler):
+    def emit(self, record):
+        if %(stop)s and 'tried again' in record.getMessage():
+            os.kill(os.getpid(), signal.SIGTERM)
+logging.getLogger().addHandler(Stop())
+logging.getLogger().addHandler(logging.StreamHandler())
 for number in range(12):
-    flow.add_step('s%%d' %% number, func=journal.note, args=('done',))
+    flow.add_step('s%%d' %% number, **%(what)s)
 resource.setrlimit(resource.%(limit)s, (%(most)d,) * 2)
 before = len(os.listdir('/proc/self/fd'))
 ok = flow()
@@ -46,11 +52,19 @@ os._exit(0 if ok else 1)
 '''
 
 
-def limited(programs, limit, most, shortage):
+FUNCTION = "{'func': journal.note, 'args': ('done',)}"
+PROGRAM = "{'command': ['/bin/sh', '-c', 'echo done >> journal']}"
+functions_and_programs = pytest.mark.parametrize('what', [FUNCTION, PROGRAM],
+                                                 ids=['functions', 'programs'])
+
+
+def limited(programs, limit, most, shortage, what=FUNCTION, stop=False, run_timeout=None):
     # Another user, as root is not limited; who may read everything, as the Python may be root's.
     wrapper = ['setpriv', '--reuid', str(STRANGER), '--clear-groups', '--inh-caps',
                '+dac_override', '--ambient-caps', '+dac_override'] if 'NPROC' in limit else []
-    done = run(programs, MANY % {'limit': limit, 'most': most, 'shortage': shortage}, wrapper)
+    done = run(programs, MANY % {
+        'limit': limit, 'most': most, 'shortage': shortage, 'what': what, 'stop': stop,
+        'run_timeout': run_timeout}, wrapper)
     if wrapper:    # so that this user may read it
         for above, _, names in os.walk(programs.folder):
             for name in [''] + names:
@@ -59,8 +73,9 @@ def limited(programs, limit, most, shortage):
 
 
 @as_another
-def test_tasks_wait_while_there_are_not_enough_processes(programs, journal):
-    done = limited(programs, 'RLIMIT_NPROC', 4, 60.0)
+@functions_and_programs
+def test_tasks_wait_while_there_are_not_enough_processes(programs, journal, what):
+    done = limited(programs, 'RLIMIT_NPROC', 4, 60.0, what)
     assert done.returncode == 0, done.stderr
     assert journal.count('done') == 12
     assert set(programs.tasks()) == {'s%d' % number for number in range(12)}
@@ -69,18 +84,43 @@ def test_tasks_wait_while_there_are_not_enough_processes(programs, journal):
 
 
 @as_another
-def test_a_task_that_never_gets_a_process_fails_with_a_sentence(programs, journal):
-    done = limited(programs, 'RLIMIT_NPROC', 1, 0.3)
+@pytest.mark.parametrize('what, most', [(FUNCTION, 1), (PROGRAM, 1), (PROGRAM, 2)],
+                         ids=['functions', 'tender', 'programs'])
+def test_a_task_that_never_gets_a_process_fails_with_a_sentence(programs, journal, what, most):
+    done = limited(programs, 'RLIMIT_NPROC', most, 0.3, what)
     assert done.returncode == 1, done.stderr
     assert journal.count('done') == 0
     assert programs.last('s11') == 'failure'
-    assert b'could not be started: BlockingIOError' in done.stderr
+    assert b'could not be started: ' in done.stderr
+    assert b'Resource temporarily unavailable' in done.stderr
+    assert b'it is tried again for 0.3 s' in done.stderr
     assert b'Traceback' not in done.stderr
 
 
+@as_another
+@pytest.mark.parametrize('what, most', [(FUNCTION, 1), (PROGRAM, 2)],
+                         ids=['functions', 'programs'])
+@pytest.mark.parametrize('given, code', [({'stop': True}, 143), ({'run_timeout': 0.5}, 1)],
+                         ids=['SIGTERM', 'run_timeout'])
+def test_a_run_can_be_ended_while_its_tasks_wait_for_processes(
+        programs, journal, what, most, given, code):
+    done = limited(programs, 'RLIMIT_NPROC', most, 60.0, what, **given)
+    assert done.returncode == code, done.stderr
+    assert b'Traceback' not in done.stderr
+    assert journal.count('done') == 0
+    assert not [tries for tries in programs.tasks().values()
+                if tries[-1][3] not in ('ready', 'active')]
+
+    programs.write("flow = make(mode='recover')\nfor number in range(12):\n"
+                   "    flow.add_step('s%%d' %% number, **%s)\nleave(flow)" % what)
+    assert programs.run('recover') == 0
+    assert journal.count('done') == 12
+
+
 @pytest.mark.parametrize('most', [60, 40])
-def test_tasks_wait_while_there_are_not_enough_descriptors(programs, journal, most):
-    done = limited(programs, 'RLIMIT_NOFILE', most, 60.0)
+@functions_and_programs
+def test_tasks_wait_while_there_are_not_enough_descriptors(programs, journal, most, what):
+    done = limited(programs, 'RLIMIT_NOFILE', most, 60.0, what)
     assert done.returncode == 0, done.stderr
     assert journal.count('done') == 12
     assert {one[-1][3] for one in programs.tasks().values()} == {'success'}
