@@ -5403,7 +5403,7 @@ class _Child:
 
     def leaves_others(self):
         """Return whether of a process that has ended others of its group still run."""
-        return self.signal(0)
+        return self.signal(0)    # it is reaped itself
 
     def read(self):
         """Read some of the outcome. True: some came; None: nothing yet; False: the end."""
@@ -5442,6 +5442,9 @@ class _Orphan(_Child):
 
     def exitcode(self):
         return None
+
+    def leaves_others(self):
+        return self.pid is not None and _runs(2, self.pid)
 
     def cause(self):
         return ('process %s, started by an earlier supervisor, ended without leaving an outcome'
@@ -6281,14 +6284,22 @@ class _Tender:
             time.sleep(0.001)
 
     def close(self, patience):
-        """Let it go; it ends with the last program. Return its exit code (negative: a signal)."""
+        """Let it go; it ends with the last program. Return its exit code (negative: a signal), or
+        None if it has not ended in so many seconds."""
         import subprocess
         _close_private(self.fd)
         try:
             return self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+            return None
+
+    def end(self):
+        """End it by force; return what `close` would."""
+        self._process.kill()
+        return self._process.wait()
+
+
+_left_tenders = []  # type: typing.List[_Tender]  # whose objects would complain that they run
 
 
 def _current_folder():
@@ -6394,7 +6405,7 @@ class ProgramConstruct(_ChildConstruct):
         for job in running:
             self.settle(job)
         if self._tender is not None:
-            self._part()
+            self._part(may_stay=not running)
 
     # The tender.
 
@@ -6446,13 +6457,25 @@ class ProgramConstruct(_ChildConstruct):
             job.process = process_identity(pid, child.tender.pid)
             self.port.moved(job)
 
-    def _part(self):
-        """Part with the tender, and with all that a dead one has left."""
+    def _part(self, may_stay=False):
+        """Part with the tender, and with all that a dead one has left; return its exit code.
+
+        It may stay if all that it has to do is to write outcomes that could not be stored.
+        """
         tender, self._tender = self._tender, None
         self.port.unwatch(tender.fd)
         if tender.lost:
             tender.end_session()
-        code = tender.close(6.0)
+        may_stay = may_stay and any(job.state.report for job in self._programs.values())
+        code = tender.close(2.0 if may_stay else 6.0)
+        if code is None and may_stay:
+            logger.warning('process %d, which watches over programs of which one has finished, '
+                           'goes on trying to leave its outcome in a file: see to the disk, and '
+                           'recover the run', tender.pid)
+            _left_tenders.append(tender)
+            return 0
+        if code is None:
+            code = tender.end()
         if code and not tender.lost:
             tender.end_session()
         return code

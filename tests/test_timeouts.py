@@ -1,5 +1,6 @@
 """Time that tasks and runs may take: config timeout, warn_after and run_timeout."""
 
+import contextlib
 import json
 import logging
 import os
@@ -387,7 +388,7 @@ ORPHAN = '''
         journal.sign('a')
         journal.pass_gate('never')
     limit = None if MODE == 'restart' else float(os.environ.get('LIMIT', 0.2))
-    flow = make(config={'shutdown_grace': 0.2})
+    flow = make(config={'shutdown_grace': float(os.environ.get('GRACE', 0.2))})
     flow.add_step('a', func=work, config={
         'timeout': limit, 'retries': int(os.environ.get('RETRIES', 0))})
     leave(flow)
@@ -409,6 +410,36 @@ def test_an_adopted_orphan_times_out_like_any_other(deaf, mode, programs, journa
     assert not is_running(journal.pid('a'))
     assert programs.tasks()['a'] == [('1', 0, 1, 'failure')]
     assert error_of(programs, 'a') == 'timed out after 0.2 s'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='not for systems without subreapers')
+def test_the_end_of_an_orphan_is_seen_though_nobody_reaps_it(programs, journal):
+    """As in a container whose first process does not."""
+    programs.write(ORPHAN)
+    with subreaper():
+        supervisor = programs.start()
+        pid = journal.pid('a')
+        supervisor.kill()
+        supervisor.wait()
+        began = time.monotonic()
+
+        assert programs.run('continue', environment={'GRACE': '20'}) == 1
+
+        assert time.monotonic() - began < 15
+        assert os.waitpid(pid, os.WNOHANG)[0] == pid, 'somebody has reaped it'
+    assert error_of(programs, 'a') == 'timed out after 0.2 s'
+
+
+@contextlib.contextmanager
+def subreaper():
+    """Orphans become children of this process."""
+    import ctypes
+    prctl, set_child_subreaper = ctypes.CDLL(None, use_errno=True).prctl, 36
+    assert prctl(set_child_subreaper, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        prctl(set_child_subreaper, 0, 0, 0, 0)
 
 
 def error_of(programs, path):
