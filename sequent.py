@@ -4318,7 +4318,13 @@ def _make_folder(path):
 
 
 def _open_log(path, access=os.O_WRONLY):
-    """Open a log file to append to it, for its owner only; a symbolic link is refused."""
+    """Open a log file to append to it, for its owner only.
+
+    Raises:
+        OSError: also where somebody has planted what is no file of ours: a link, a pipe.
+    """
+    import errno
+    import stat
     flags = access | os.O_APPEND | os.O_NOFOLLOW
     try:
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
@@ -4326,7 +4332,12 @@ def _open_log(path, access=os.O_WRONLY):
         _make_folder(os.path.dirname(path))
         return _open_log(path, access)
     except FileExistsError:
-        return os.open(path, flags)
+        fd = os.open(path, flags | os.O_NONBLOCK)    # which a pipe would not do
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
+            os.close(fd)
+            raise OSError(errno.EPERM, 'it is no file of this user', path) from None
+        return fd
     os.fchmod(fd, 0o600)  # under any umask
     return fd
 
@@ -4487,7 +4498,7 @@ class LogRelay:
         if self._broken:
             return
         try:
-            fd = os.open(job.log, os.O_RDONLY | os.O_NOFOLLOW)
+            fd = os.open(job.log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # as `_open_log`
         except OSError:
             return  # nothing was written yet, or somebody has moved it away
         try:
@@ -6856,7 +6867,7 @@ def _open_log_of(program):
     except OSError as error:
         if is_shortage(error):
             raise
-        return 'its log %r cannot be opened: %s' % (os.fsdecode(path), os.strerror(error.errno))
+        return 'its log %r cannot be opened: %s' % (os.fsdecode(path), error.strerror)
     return ''
 
 

@@ -3,6 +3,7 @@
 Pickles run code when they are loaded: files that hold them are trusted as ssh trusts its own.
 """
 
+import logging
 import os
 import pickle
 import stat
@@ -261,15 +262,39 @@ def test_what_is_planted_where_a_file_is_written_aside_is_not_written_to(folder,
     assert kind == 'link to nothing' and not victim.exists() or victim.read_bytes() == b'precious'
 
 
-def test_a_link_planted_as_a_log_is_not_followed(folder):
+def plant_link(log, victim):
+    os.symlink(victim, log)
+
+
+def plant_file(log, victim):
+    os.chown(victim, STRANGER, -1)
+    os.link(victim, log)
+
+
+def plant_pipe(log, victim):
+    os.mkfifo(log)
+
+
+@pytest.mark.parametrize('plant', [
+    plant_link, plant_pipe, pytest.param(plant_file, marks=as_root)])
+@pytest.mark.parametrize('kind', ['process', 'program', 'inline'])
+def test_nothing_is_written_to_what_is_planted_as_a_log(folder, caplog, kind, plant):
+    victim = str(folder / 'victim')
     (folder / 'victim').write_bytes(b'precious')
-    flow = a_flow(str(folder / 'etl.db'), config=dict(PROCESS), run_id='r1')
-    flow.add_step('a', func=print, args=('said',))
+    flow = a_flow(str(folder / 'etl.db'), 'inline' if kind == 'inline' else 'process',
+                  run_id='r1')
+    func = {'process': logging.warning, 'inline': logging.warning,
+            'program': sequent.Command(['echo'])}[kind]
+    flow.add_step('a', func=func, args=() if kind == 'program' else ('said',))
     log = sequent.log_path(str(folder / 'etl.db.logs'), 'etl', 'r1', 'a', '1', 0, 1)
     os.makedirs(os.path.dirname(log), 0o700)
-    os.symlink(str(folder / 'victim'), log)
-    flow()
+    plant(log, victim)
+
+    ok = flow()
+
     assert (folder / 'victim').read_bytes() == b'precious'
+    assert ok is (kind == 'inline')    # which runs here, whatever becomes of its log
+    assert 'its log %r cannot be' % log in caplog.text
 
 
 # Verbs that only look ############################################################
