@@ -5306,30 +5306,75 @@ def _has_eventor(func):
 
 
 class ThreadConstruct(TaskConstruct):
-    """Calls each function in a daemon thread of its own. It cannot be ended, only abandoned."""
+    """Calls each function in a daemon thread. It cannot be ended, only abandoned.
+
+    A thread that has nothing to do gets the next task: what a function leaves in thread-local
+    data may be found there by another one.
+    """
 
     def open(self, port):
         super().open(port)
         self._open = True
+        self._idle = []  # type: typing.List[_Worker]
         _task_log_handler.install()
 
     def release(self, job):
-        thread = threading.Thread(target=self._run, args=(job,), daemon=True,
-                                  name='%s %s' % (job.name, job.sequence))
-        try:
-            thread.start()
-        except RuntimeError as error:  # can't start new thread
-            self.port.done(job, Outcome(FAILURE, describe_error(error)))
+        if self._idle:
+            worker = self._idle.pop()
+        else:
+            worker = _Worker(self._run)
+            try:
+                worker.start()
+            except RuntimeError as error:  # can't start new thread
+                self.port.done(job, Outcome(FAILURE, describe_error(error)))
+                return
+        worker.give(job)
 
-    def _run(self, job):
+    def _run(self, worker, job):
         outcome = run_job(job)
         _task_log_handler.finish(job)
         if self._open:
+            self._idle.append(worker)    # first, or the next task may get a new one
             self.port.done(job, outcome)
+        return self._open
 
     def close(self):
         self._open = False
+        while self._idle:
+            self._idle.pop().give(None)
         _task_log_handler.remove()
+
+
+class _Worker(threading.Thread):
+    """A thread that is given one job after another.
+
+    Args:
+        do: called with the thread and each job; it returns whether there may be more.
+    """
+
+    def __init__(self, do):
+        super().__init__(daemon=True, name='sequent')
+        self._do = do
+        self._job = None
+        self._given = threading.Lock()
+        self._given.acquire()
+
+    def give(self, job):
+        """Have it run a job; None: it is to end."""
+        self._job = job
+        self._given.release()
+
+    def run(self):
+        while self._do_next():
+            pass
+
+    def _do_next(self):
+        self._given.acquire()
+        job, self._job = self._job, None
+        if job is None:
+            return False
+        self.name = '%s %s' % (job.name, job.sequence)
+        return self._do(self, job)
 
 
 # Process: the supervisor's side ---------------------------------------------------
@@ -7817,6 +7862,7 @@ class Driver:
         self.thread = None  # type: typing.Optional[int]
         self.selector = None  # type: typing.Any
         self._waker = ()  # type: typing.Any
+        self._sleeps = False                   # who has something for it is to wake it
         self._signals = []  # type: typing.List[int]
         self._calling = False                  # an inline function is being called:
         self._current = None                   # that of this job
@@ -8573,11 +8619,18 @@ class Driver:
         """Let constructs see to their descriptors; sleep so long (seconds; None: for ever)."""
         if timeout is not None:
             timeout = min(timeout, 86400.0)
+        self._sleeps = True
+        if self.arrived or self.triggers:    # by one who did not know yet that we would
+            timeout = 0
         for key, _ in self.selector.select(timeout):
             key.data()
+        self._sleeps = False
 
     def wake(self):
-        """End the driver's sleep; from any thread."""
+        """End the driver's sleep, if it sleeps; from any thread."""
+        if not self._sleeps:
+            return
+        self._sleeps = False
         try:
             self._waker[1].send(b'\0')
         except (BlockingIOError, OSError):

@@ -457,6 +457,17 @@ def test_a_signal_while_only_a_delay_is_waited_for(programs, journal):
     assert programs.tasks() == {'a': [('1', 0, 1, 'success')], 'b': [('1', 0, 1, 'ready')]}
 
 
+def test_threads_are_used_again_and_end_with_the_run():
+    flow, seen = a_flow(construct='thread', config={'max_concurrent': 2}), set()
+    for number in range(50):
+        flow.add_step('s%d' % number, func=lambda: seen.add(threading.current_thread()))
+
+    assert flow() is True
+
+    assert 1 <= len(seen) <= 2
+    wait_until(lambda: not any(one.is_alive() for one in seen), 'the end of the threads')
+
+
 def test_threads_are_left_behind_by_a_stop(programs, journal):
     # semantics 8.3: they cannot be ended; the supervisor does not wait for ever
     programs.write('''
