@@ -687,7 +687,7 @@ def placeholders_in(value, misplaced=None):
         one = agenda.pop()
         if isinstance(one, Placeholder):
             found.append(one)
-        elif isinstance(one, (list, tuple, dict, set, frozenset)) and id(one) not in seen:
+        elif isinstance(one, _COLLECTIONS) and one and id(one) not in seen:
             seen.add(id(one))
             if misplaced is not None and not isinstance(one, (list, tuple)):
                 misplaced.extend(placeholders_in(list(one), misplaced))
@@ -703,7 +703,7 @@ def filled(value, find, made=None):
     """
     if isinstance(value, Placeholder):
         return find(value)
-    if not isinstance(value, _CONTAINERS):
+    if not (isinstance(value, _CONTAINERS) and value):
         return value
     made = {} if made is None else made
     if id(value) in made:
@@ -723,6 +723,7 @@ def filled(value, find, made=None):
 
 
 _CONTAINERS = (list, tuple, dict)
+_COLLECTIONS = _CONTAINERS + (set, frozenset)
 
 
 # A parsed expression is one of these, or an Event (which stands for its own expression).
@@ -9772,7 +9773,7 @@ class _Flow(abc.ABC):
                 for one in asks:
                     self._check_placeholder(step, one)
                 step.asks = asks if asks or isinstance(step.func, Command) else None
-                step.flat = not (isinstance(step.func, Command) or placeholders_in(
+                step.flat = not (isinstance(step.func, Command) or asks and placeholders_in(
                     [one for one in step.args if not isinstance(one, Placeholder)]
                     + [step.kwargs]))
             self._plan = self._compile(settings)

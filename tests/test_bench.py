@@ -20,7 +20,16 @@ def test_each_benchmark_measures_a_flow_and_its_bound():
     assert {'programs', 'parallel_map', 'independent'} <= {one['name'] for one in found}
     assert (done.returncode == 0) == all(one['reached'] for one in found)
     for one in found:
-        assert one['microseconds'] > 0 and one['bound_microseconds'] > 0, one
+        values = [one['value']] if 'value' in one else [
+            one['microseconds'], one['bound_microseconds']]
+        assert all(value > 0 or one.get('unit') == 'MB' for value in values), one
+
+
+def test_growth_compares_a_benchmark_with_larger_ones_of_itself():
+    done = run_bench('--json', '--runs', '1', '--scale', '0.01', 'independent', '--growth', '10')
+    assert done.returncode in (0, 1), done.stderr
+    found = json.loads(done.stdout)
+    assert len(found['each']) == 2 and found['times'] == max(found['each']) / found['each'][0]
 
 
 def test_a_benchmark_that_misses_its_limit_says_so_and_exits_with_1():

@@ -1,10 +1,11 @@
 """Benchmarks, each against a bare lower bound that is measured in the same run.
 
-    python3 -m tests.bench [NAME ...] [--runs N] [--scale X] [--json]
+    python3 -m tests.bench [NAME ...] [--runs N] [--scale X] [--growth TIMES ...] [--json]
 
 Machines differ, so what counts is the comparison: how many times the bound a flow takes, or how
-much more a task. Printed are medians over the runs, in which flow and bound take turns. Exit code
-1 says that some benchmark does not reach what it should.
+much more a task. Printed are medians over the runs, in which flow and bound take turns. With
+``--growth 10 100`` a flow of so many times the tasks is compared with itself: a task is to take no
+more than 1.3 times as long. Exit code 1 says that some benchmark does not reach what it should.
 """
 
 import argparse
@@ -34,58 +35,84 @@ class Benchmark:
 
     Args:
         what: what is measured, a line; ``{n}`` is the number of tasks.
-        bound: what it is compared with.
+        bound: what it is compared with; None: with nothing.
         tasks: how many there are.
         times: how many times the bound it may take; or
-        over: how many microseconds of CPU time more a task.
+        over: how many microseconds of CPU time more a task; or
+        most: how much it may take in all, in ``unit``: what the flow returns.
 
     It is put before a function that is given the number of tasks and a folder and returns two
-    functions to time: the flow and the bound. What they need is made before.
+    functions to time: the flow and the bound. What they need is made before. One that returns a
+    number has measured itself.
     """
 
-    def __init__(self, what, bound, tasks, times=None, over=None):
+    def __init__(self, what, bound, tasks, times=None, over=None, most=None, unit=None):
         self.what = what
         self.bound = bound
         self.tasks = tasks
         self.times = times
         self.over = over
+        self.most = most
+        self.unit = unit
 
     def __call__(self, make):
         self.make = make
         BENCHMARKS[make.__name__] = self
         return make
 
-    def run(self, runs, scale):
-        """Return the medians and what became of the limit, as a dict."""
-        n = max(1, int(self.tasks * scale))
+    def measure(self, runs, n):
+        """Return what the runs of the flow took, and those of the bound: two lists."""
         # A limit on the time over the bound is one on work that is done here.
         clock = time.perf_counter if self.over is None else time.process_time
         flows, bounds = [], []
         for _ in range(runs):
             with tempfile.TemporaryDirectory(prefix='sequent-bench-') as folder:
                 flow, bound = self.make(n, folder)
-                bounds.append(timed(bound, clock))
+                if bound is not None:
+                    bounds.append(timed(bound, clock))
                 flows.append(timed(flow, clock))
-        flow, bound = statistics.median(flows) / n * 1e6, statistics.median(bounds) / n * 1e6
+        return flows, bounds
+
+    def run(self, runs, scale):
+        """Return the medians and what became of the limit, as a dict."""
+        n = max(1, int(self.tasks * scale))
+        flows, bounds = self.measure(runs, n)
+        found = {'what': self.what.format(n=n), 'tasks': n, 'runs': runs}
+        flow = statistics.median(flows)
+        if self.most is not None:
+            return dict(found, value=flow, unit=self.unit, limit='%g %s' % (self.most, self.unit),
+                        reached=flow <= self.most)
+        flow, bound = flow / n * 1e6, statistics.median(bounds) / n * 1e6
         times = statistics.median(one / other for one, other in zip(flows, bounds))
-        found = {'what': self.what.format(n=n), 'bound': self.bound, 'tasks': n, 'runs': runs,
-                 'microseconds': flow, 'bound_microseconds': bound, 'times': times,
-                 'over': flow - bound}
+        found.update(bound=self.bound, microseconds=flow, bound_microseconds=bound, times=times,
+                     over=flow - bound)
         if self.over is None:
-            found.update(limit='%g times' % self.times, reached=found['times'] <= self.times)
+            found.update(limit='%g times' % self.times, reached=times <= self.times)
         else:
-            found.update(limit='%g us over' % self.over, reached=found['over'] <= self.over)
+            found.update(limit='%g us over' % self.over, reached=flow - bound <= self.over)
         return found
+
+    def grow(self, runs, scale, growths):
+        """Return how much longer a task takes where there are so many times as many, as a dict."""
+        n = max(1, int(self.tasks * scale))
+        each = [statistics.median(self.measure(runs, n * times)[0]) / n / times * 1e6
+                for times in [1] + growths]
+        worst = max(each) / each[0]
+        return {'what': self.what.format(n='%d, and %s times as many' % (
+                    n, ', '.join(map(str, growths)))),
+                'tasks': n, 'runs': runs, 'each': each, 'times': worst, 'limit': '1.3 times',
+                'reached': worst <= 1.3}
 
 
 def timed(work, clock):
-    """Return the seconds that a function takes, without the garbage collector."""
+    """Return the seconds that a function takes, without the garbage collector, or what it has
+    measured itself."""
     gc.collect()
     gc.disable()
     try:
         began = clock()
-        work()
-        return clock() - began
+        measured = work()
+        return measured if isinstance(measured, float) else clock() - began
     finally:
         gc.enable()
 
@@ -205,6 +232,218 @@ def threads(n, folder):
     return fan(flow, n), bound
 
 
+@Benchmark('two steps in a loop in a loop, {n} tasks, inline, memory', 'as many in no loop', 20000,
+           times=1.3)
+def nested(n, folder):
+    flow = new_flow(':memory:', task_construct='inline')
+    width = max(1, int((n // 2) ** 0.5))
+    inner = flow.add_step('outer', loop=range(width)).add_step('inner', loop=range(width))
+    inner.add_step('a', func=no_op)
+    inner.add_step('b', func=no_op)
+    return running(flow), fan(new_flow(':memory:', task_construct='inline'), 2 * width * width)
+
+
+@Benchmark('{n} steps added and compiled', 'a dict of each', 100000, times=10)
+def plan(n, folder):
+    def build():
+        flow = new_flow(':memory:')
+        for number in range(n):
+            flow.add_step('s%d' % number, func=no_op)
+        flow.compile()
+
+    def bound():
+        steps = {}
+        for number in range(n):
+            steps['s%d' % number] = {'name': 's%d' % number, 'func': no_op, 'args': (),
+                                     'kwargs': {}, 'require': (), 'config': {}}
+    return build, bound
+
+
+@Benchmark('{n} requirements of 10,000 steps, compiled', 'a dict of lists of them', 118000,
+           times=10)
+def edges(n, folder):
+    width = 10000
+    required = [[number - 1 - one for one in range(n // width) if one < number]
+                for number in range(width)]
+
+    def build():
+        flow, steps = new_flow(':memory:'), []
+        for number in range(width):
+            steps.append(flow.add_step('s%d' % number, func=no_op,
+                                       require=tuple(steps[one] for one in required[number])))
+        flow.compile()
+
+    def bound():
+        found = {}
+        for number in range(width):
+            found['s%d' % number] = [('s%d' % one, 'success') for one in required[number]]
+    return build, bound
+
+
+class Stopped(Exception):
+    """Ends a flow at its first new start."""
+
+
+def first_start(make, n, folder, tasks):
+    """Return what recovers a flow up to its first new start, and a SELECT of what is done.
+
+    Args:
+        make: adds steps with n tasks to a flow, and returns what the last step requires.
+        tasks: how many records there are.
+    """
+    path, began = os.path.join(folder, 'flow.db'), []
+
+    def a_flow(last, mode):
+        flow = sequent.Sequent('bench', path, run_mode=mode, logging_level=logging.CRITICAL,
+                               config={'task_construct': 'inline', 'synchronous': 'off'})
+        flow.add_step('last', func=last, require=make(flow, n))
+        flow.compile()
+        return flow
+
+    def fail():
+        raise Stopped
+    logging.disable(logging.ERROR)
+    assert a_flow(fail, 'restart')() is False
+    logging.disable(logging.NOTSET)
+    flow = a_flow(lambda: began.append(time.perf_counter()), 'recover')
+
+    def recover():
+        since = time.perf_counter()
+        assert flow() is True
+        return began.pop() - since
+
+    def select():
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            rows = database.execute('SELECT * FROM tasks').fetchall()
+        assert len(rows) >= tasks
+    return recover, select
+
+
+@Benchmark('recovery of {n} independent steps that are done, to its first start',
+           'SELECT of them', 100000, over=6)
+def recovery(n, folder):
+    return first_start(lambda flow, n: [flow.add_step('s%d' % number, func=no_op)
+                                        for number in range(n)][-1], n, folder, n)
+
+
+@Benchmark('recovery of a loop over {n} items in which one is not done, to its first start',
+           'SELECT of them', 50000, times=3)
+def recovery_loop(n, folder):
+    return first_start(lambda flow, n: flow.add_step('loop', func=no_op, loop=range(n)), n,
+                       folder, n)
+
+
+def note_time(path):
+    """Append the time when a function began and ended."""
+    began = time.perf_counter()
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, b'%r %r\n' % (began, time.perf_counter()))
+    os.close(fd)
+
+
+def gaps(path):
+    """Return the median time from an end to the next start, in seconds."""
+    with open(path) as file:
+        times = [tuple(map(float, line.split())) for line in file]
+    return statistics.median(begin - end for (_, end), (begin, _) in zip(times, times[1:]))
+
+
+@Benchmark('from the end of a process to the start of the next, {n} of them, sqlite',
+           'the same with fork, join and commit', 300, times=1.25)
+def latency(n, folder):
+    paths = [os.path.join(folder, name) for name in ('flow', 'bound')]
+    flow = chain(new_flow(os.path.join(folder, 'flow.db')), n, func=note_time, args=(paths[0],))
+
+    def fork():
+        process = multiprocessing.get_context('fork').Process(target=note_time, args=(paths[1],))
+        process.start()
+        process.join()
+
+    def measured(work, path):
+        work()
+        return gaps(path) * n    # as it is told by the task
+    return (lambda: measured(flow, paths[0]),
+            lambda: measured(lambda: commit_rows(folder, [fork] * n), paths[1]))
+
+
+def idle_flow(n, **given):
+    flow = new_flow(':memory:')
+    flow.add_step('wait', **given)
+    run = running(flow)
+
+    def cpu():
+        began = time.process_time()
+        run()
+        return (time.process_time() - began) * 1e3
+    return cpu, None
+
+
+@Benchmark('waiting {n} s for a delay', None, 60, most=30, unit='ms of CPU')
+def idle_delay(n, folder):
+    return idle_flow(n, func=no_op, delay=n)
+
+
+@Benchmark('waiting {n} s for a process', None, 60, most=30, unit='ms of CPU')
+def idle_process(n, folder):
+    return idle_flow(n, func=time.sleep, args=(n,))
+
+
+def measured_apart(program, *arguments):
+    """Return the number that a program prints, run in an interpreter of its own."""
+    root = os.path.dirname(os.path.abspath(sequent.__file__))
+    return float(subprocess.run(
+        [sys.executable, '-c', program] + list(map(str, arguments)), cwd=root, check=True,
+        stdout=subprocess.PIPE, universal_newlines=True).stdout)
+
+
+MEMORY = """
+import logging, resource, sys, sequent
+flow = sequent.Sequent('bench', ':memory:', logging_level=logging.WARNING,
+                       config={'task_construct': 'inline'})
+box = flow.add_step('box', loop=range(int(sys.argv[1])))
+box.add_step('a', func=int)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert flow() is True
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@Benchmark('memory that a loop of {n} iterations takes, inline, memory', None, 1000000, most=10,
+           unit='MB')
+def loop_memory(n, folder):
+    return lambda: measured_apart(MEMORY, n), None
+
+
+STATUS = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+done = subprocess.run([sys.executable, '-m', 'sequent', sys.argv[1], 'status'], check=True,
+                      stdout=subprocess.PIPE)
+assert b'success' in done.stdout
+print(time.perf_counter() - began)
+"""
+
+
+@Benchmark('status of a run of {n} tasks in loops', None, 1000000, most=1, unit='s')
+def status(n, folder):
+    path = os.path.join(folder, 'flow.py')
+    with open(path, 'w') as file:
+        file.write("import sequent\nflow = sequent.Sequent('bench')\n"
+                   "loop = flow.add_step('loop', loop=range(%d))\n" % (n // 5) + ''.join(
+                       "loop.add_step('%s', func=int)\n" % name for name in 'abcde'))
+    store = sequent.SqliteStore(path[:-3] + '.run.db', 'off')
+    run = sequent.RunRecord('bench', 'r1', 0, 'restart', 'success', 1.0, 2.0, '{}', '{}')
+    with contextlib.closing(store):
+        store.open()
+        store.begin(run)
+        for first in range(0, n // 5, 10000):
+            store.commit(run, [
+                sequent.TaskRecord('loop_' + name, '1.%d' % (number + 1), 0, 1, 'leaf', 'success',
+                                   False, None, None, 1.0, 2.0)
+                for number in range(first, min(first + 10000, n // 5)) for name in 'abcde'])
+    return lambda: measured_apart(STATUS, path), None
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog='python3 -m tests.bench', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -212,6 +451,8 @@ def main(argv=None):
                         help='which: %s' % ', '.join(sorted(BENCHMARKS)))
     parser.add_argument('--runs', type=int, default=5, help='how often (default: 5)')
     parser.add_argument('--scale', type=float, default=1.0, help='times the number of tasks')
+    parser.add_argument('--growth', type=int, nargs='+', metavar='TIMES',
+                        help='compare with flows of so many times as many tasks')
     parser.add_argument('--json', action='store_true', help='print JSON, a line each')
     options = parser.parse_args(argv)
     for name in options.names:
@@ -219,7 +460,8 @@ def main(argv=None):
             parser.error('no benchmark %r; there are: %s' % (name, ', '.join(sorted(BENCHMARKS))))
     reached = True
     for name in options.names or sorted(BENCHMARKS):
-        found = BENCHMARKS[name].run(options.runs, options.scale)
+        given = (options.runs, options.scale) + ((options.growth,) if options.growth else ())
+        found = getattr(BENCHMARKS[name], 'grow' if options.growth else 'run')(*given)
         reached = reached and found['reached']
         print(json.dumps(dict(found, name=name)) if options.json else describe(name, found),
               flush=True)
@@ -227,11 +469,17 @@ def main(argv=None):
 
 
 def describe(name, found):
-    return ('%-14s %s\n%14s %.1f us a task, against %.2f us for %s: %.2f times, %.1f us over '
-            '(limit: %s)%s' % (name, found['what'], '', found['microseconds'],
-                               found['bound_microseconds'], found['bound'], found['times'],
-                               found['over'], found['limit'],
-                               '' if found['reached'] else ' NOT REACHED'))
+    if 'value' in found:
+        text = '%.3g %s' % (found['value'], found['unit'])
+    elif 'each' in found:
+        text = '%s us a task: up to %.2f times' % (
+            ', '.join('%.1f' % one for one in found['each']), found['times'])
+    else:
+        text = '%.1f us a task, against %.2f us for %s: %.2f times, %.1f us over' % (
+            found['microseconds'], found['bound_microseconds'], found['bound'], found['times'],
+            found['over'])
+    return '%-14s %s\n%14s %s (limit: %s)%s' % (
+        name, found['what'], '', text, found['limit'], '' if found['reached'] else ' NOT REACHED')
 
 
 if __name__ == '__main__':
