@@ -31,6 +31,10 @@ The file reads downward; no section names a later one:
     10 Command line      python -m sequent
 """
 
+# The types of what users see stand in sequent.pyi; here they are inferred, also under --strict:
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs, allow-any-generics
+# mypy: no-strict-optional, disable-error-code="var-annotated"
+
 import abc
 import collections
 import contextlib
