@@ -3307,6 +3307,10 @@ class SqliteStore(Store):
         # whose header is overwritten does not, in any version of SQLite. It is faster, too.
         db.execute('PRAGMA journal_mode = PERSIST')
         db.execute('PRAGMA synchronous = %s' % self.synchronous)
+        # As later versions of SQLite have it by themselves: a new file has pages of the size that
+        # disks write, and a commit opens no temporary file, which children would have, too.
+        db.execute('PRAGMA page_size = 4096')
+        db.execute('PRAGMA temp_store = MEMORY')
         db.execute('BEGIN IMMEDIATE')
         if db.execute('PRAGMA user_version').fetchone()[0]:
             # What cannot be written is to fail here, not in the night. (BEGIN IMMEDIATE itself
