@@ -1,6 +1,7 @@
 """What tests of the delivered library share: a wheel and an sdist, built without a network."""
 
 import glob
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +14,12 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FILES = ('sequent.py', 'sequent.pyi', 'setup.py', 'setup.cfg', 'README.md', 'CHANGES.md',
          'LICENSE', 'MANIFEST.in')
 FOLDERS = ('backends', 'stubs', 'tests', 'examples')
+
+
+def needs_tools():
+    """Skip the test where nothing can be built."""
+    if not all(importlib.util.find_spec(name) for name in ('setuptools', 'wheel')):
+        pytest.skip('needs python -m pip install setuptools wheel')
 
 
 def source_tree(folder):
@@ -56,9 +63,11 @@ def built_sdist(folder):
 
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory):
+    needs_tools()
     return built_wheel(tmp_path_factory.mktemp('wheel'))
 
 
 @pytest.fixture(scope='session')
 def sdist(tmp_path_factory):
+    needs_tools()
     return built_sdist(tmp_path_factory.mktemp('sdist'))
