@@ -31,6 +31,10 @@ The file reads downward; no section names a later one:
     10 Command line      python -m sequent
 """
 
+# The types of what users see stand in sequent.pyi; here they are inferred, also under --strict:
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs, allow-any-generics
+# mypy: no-strict-optional, disable-error-code="var-annotated"
+
 import abc
 import collections
 import contextlib
@@ -3314,6 +3318,10 @@ class SqliteStore(Store):
         # whose header is overwritten does not, in any version of SQLite. It is faster, too.
         db.execute('PRAGMA journal_mode = PERSIST')
         db.execute('PRAGMA synchronous = %s' % self.synchronous)
+        # As later versions of SQLite have it by themselves: a new file has pages of the size that
+        # disks write, and a commit opens no temporary file, which children would have, too.
+        db.execute('PRAGMA page_size = 4096')
+        db.execute('PRAGMA temp_store = MEMORY')
         db.execute('BEGIN IMMEDIATE')
         missing = _FORMATS[db.execute('PRAGMA user_version').fetchone()[0]:]
         for statements in missing:
@@ -5682,7 +5690,8 @@ class ProcessConstruct(_ChildConstruct):
             return
         for what, value in (('function', func), ('arguments', (args, kwargs))):
             try:
-                pickle.dumps(value, protocol=4)
+                if _needs_main(pickle.dumps(value, protocol=4)) and _main_origin() is None:
+                    raise ValueError('it is of the main program, which is in no file')
             except Exception as error:
                 raise ConstructError(
                     'step %r: its %s cannot be sent to a process started by %r (%s); use a '
@@ -5938,6 +5947,13 @@ def _pack(job, method):
     return plain, call, main, logging.getLogger().level, pack_parameters()
 
 
+def _needs_main(pickled):
+    """Return whether something in a pickle is found in the main module."""
+    import pickletools
+    return b'__main__' in pickled and any(
+        value == '__main__' for _, value, _ in pickletools.genops(pickled))
+
+
 def _main_origin():
     """Return (name, path) of the main module, by one of which a child can load it, or None."""
     main = sys.modules['__main__']
@@ -6151,6 +6167,7 @@ class _PatientFinder:
 
     def find_spec(self, name, path=None, target=None):
         import importlib.machinery
+        import zipimport
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target) if finder is not self else None
             if spec is not None:
@@ -6158,8 +6175,26 @@ class _PatientFinder:
                 if isinstance(loader, importlib.machinery.SourceFileLoader):  # one for each file
                     setattr(loader, 'exec_module', functools.partial(  # noqa: B010 (mypy)
                         _until_load_ends, loader.exec_module))
+                elif isinstance(loader, zipimport.zipimporter):    # one for all files in a folder
+                    setattr(spec, 'loader', _PatientLoader(loader))  # noqa: B010 (mypy)
                 return spec
         return None
+
+
+class _PatientLoader:
+    """Loads modules of a zip, and keeps them when `LoadEnds` ends their loading."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        _until_load_ends(exec, self._loader.get_code(module.__name__), module.__dict__)
 
 
 def _until_load_ends(execute, *args):
@@ -6174,13 +6209,17 @@ def _load_main(name, path):
     import importlib.util
     main = type(sys)('__mp_main__')  # type: typing.Any
     main.__file__ = path
-    if name is None:
-        with open(path, 'rb') as source:
-            code = compile(source.read(), path, 'exec')
-    else:
+    if name is not None:
         main.__spec__ = importlib.util.find_spec(name)
         main.__package__ = main.__spec__.parent
         code = main.__spec__.loader.get_code(name)
+    elif os.path.isfile(path):
+        with open(path, 'rb') as source:
+            code = compile(source.read(), path, 'exec')
+    else:    # it is in a zip that was given to Python as its program
+        import zipimport
+        folder, file = os.path.split(path)
+        code = zipimport.zipimporter(folder).get_code(file[:-len('.py')])
     sys.modules['__main__'] = sys.modules['__mp_main__'] = main
     _until_load_ends(exec, code, main.__dict__)
 

@@ -10,6 +10,7 @@ import textwrap
 import zipfile
 
 import pytest
+from buildtools import wheel  # noqa: F401 (a fixture)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE = os.path.join(ROOT, 'sequent.py')
@@ -102,26 +103,6 @@ def test_importing_it_opens_nothing_and_loads_nothing_heavy(tmp_path):
 # The wheel ########################################################################
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """Build the wheel from a copy of the project, as ``pip install .`` does."""
-    folder = tmp_path_factory.mktemp('wheel')
-    tree = folder / 'tree'
-    tree.mkdir()
-    for name in ('sequent.py', 'setup.py', 'setup.cfg', 'README.md', 'LICENSE', 'MANIFEST.in'):
-        shutil.copy(os.path.join(ROOT, name), str(tree))
-    for name in ('backends', 'tests', 'examples'):
-        shutil.copytree(os.path.join(ROOT, name), str(tree / name),
-                        ignore=shutil.ignore_patterns('__pycache__', '*.run.db*'))
-    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--no-deps', '-q',
-                           '-w', str(folder), str(tree)],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          universal_newlines=True, timeout=300)
-    assert done.returncode == 0, done.stdout
-    (path,) = folder.glob('*.whl')
-    return str(path)
-
-
 def test_the_wheel_holds_sequent_and_its_backends_and_nothing_else_importable(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if '.dist-info/' not in name]
@@ -129,7 +110,8 @@ def test_the_wheel_holds_sequent_and_its_backends_and_nothing_else_importable(wh
     backends = [name for name in os.listdir(os.path.join(ROOT, 'backends'))
                 if name.endswith(('.py', '.pyi'))]
     assert sorted(names) == sorted(
-        ['sequent.py'] + ['sequent_backends/%s' % name for name in backends])
+        ['sequent.py', 'sequent-stubs/__init__.pyi', 'sequent-stubs/executor.pyi']
+        + ['sequent_backends/%s' % name for name in backends])
 
 
 def test_the_installed_wheel_runs_a_flow_and_finds_its_backends(wheel, tmp_path):

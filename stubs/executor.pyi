@@ -1,0 +1,13 @@
+"""The types of `sequent.executor`, which is backends/executor.py."""
+
+from concurrent.futures import BrokenExecutor as BrokenExecutor
+from concurrent.futures import Executor
+from typing import Optional
+
+from . import Job, TaskConstruct
+
+LOOK_EVERY: float
+
+class ExecutorConstruct(TaskConstruct):
+    def __init__(self, executor: Optional[Executor] = None) -> None: ...
+    def release(self, job: Job) -> None: ...
