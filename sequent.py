@@ -281,6 +281,13 @@ else:
             raise OSError(int(failed), os.strerror(int(failed)))
         return pid
 
+# Where that is unknown, a symbolic link is followed; elsewhere files are binary without a word.
+_AS_IT_IS = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
+
+# What every process task needs: a process group, and a moment in which no signal is handled.
+_HAS_GROUPS = all(hasattr(os, name) for name in ('killpg', 'setpgid')) and hasattr(
+    signal, 'pthread_sigmask')
+
 # A tender starts programs and lets them stay zombies until their outcomes are stored.
 _HAS_TENDERS = all(hasattr(os, name) for name in ('fork', 'waitid', 'environb'))
 
@@ -2719,6 +2726,7 @@ class _LockFile:
         self.path = path  # None: the table is all there is
         self.fd = None
         self.held = {}  # offset: -1 for an exclusive lock, else how many share it
+        self.warned = False  # that there are no locks here
         self.guard = threading.Lock()
 
     def acquire(self, offset, exclusive):
@@ -2746,6 +2754,7 @@ class _LockFile:
         try:
             import fcntl
         except ImportError:  # no POSIX locks on this system: the table is all there is
+            self._warn()
             return True
         if self.fd is None:
             self.fd = _open_private(self.path)
@@ -2756,6 +2765,13 @@ class _LockFile:
             self._close_unused()
             return False
         return True
+
+    def _warn(self):
+        if not self.warned:
+            logger.warning('this system has no POSIX locks (no module fcntl): nothing keeps two '
+                           'programs from running one flow in the store %r at the same time; see '
+                           'to it that only one does', self.path[:-len('.lock')])
+        self.warned = True
 
     def _unlock_byte(self, offset):
         import fcntl
@@ -2790,7 +2806,7 @@ def _open_private(path):
     try:
         return _make_private(path)
     except FileExistsError:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        return os.open(path, os.O_RDWR | _AS_IT_IS)
 
 
 def _trust_problem(path, info):
@@ -2799,6 +2815,8 @@ def _trust_problem(path, info):
     As ssh has it, root and we ourselves are trusted. A folder others may write to will do if it
     is sticky, or if the group is its owner's private one, as in a folder made with umask 002.
     """
+    if not hasattr(os, 'geteuid'):    # on Windows neither owner nor mode tells who may write
+        return ''
     mode = stat.S_IMODE(info.st_mode)
     if info.st_uid not in (0, os.geteuid()):
         return ('%r belongs to the user with uid %d, not to you (uid %d) or root; look at it, '
@@ -4309,7 +4327,7 @@ def _make_folder(path):
 
 def _open_log(path, access=os.O_WRONLY):
     """Open a log file to append to it, for its owner only; a symbolic link is refused."""
-    flags = access | os.O_APPEND | os.O_NOFOLLOW
+    flags = access | os.O_APPEND | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
     try:
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError:
@@ -4317,7 +4335,7 @@ def _open_log(path, access=os.O_WRONLY):
         return _open_log(path, access)
     except FileExistsError:
         return os.open(path, flags)
-    os.fchmod(fd, 0o600)  # under any umask
+    os.chmod(fd if os.chmod in os.supports_fd else path, 0o600)  # under any umask
     return fd
 
 
@@ -4477,7 +4495,7 @@ class LogRelay:
         if self._broken:
             return
         try:
-            fd = os.open(job.log, os.O_RDONLY | os.O_NOFOLLOW)
+            fd = os.open(job.log, os.O_RDONLY | _AS_IT_IS)
         except OSError:
             return  # nothing was written yet, or somebody has moved it away
         try:
@@ -4566,12 +4584,12 @@ def write_aside(path, content):
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
-            os.fchmod(fd, 0o600)  # under any umask
+            os.chmod(fd if os.chmod in os.supports_fd else aside, 0o600)  # under any umask
             _write(fd, content)
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(aside, path)
+        os.replace(aside, path)
     except OSError:
         _remove(aside)
         raise
@@ -4604,7 +4622,8 @@ def _sync_folder(path):
 def _open_own(path, what):
     """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be a pipe
+        # It may be a pipe.
+        fd = os.open(path, os.O_RDONLY | _AS_IT_IS | getattr(os, 'O_NONBLOCK', 0))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -5599,6 +5618,10 @@ class ProcessConstruct(_ChildConstruct):
         return bool(self._blind or self._leaving)
 
     def check(self, name, func, args, kwargs, config):
+        if not _HAS_GROUPS:
+            raise ConstructError("step %r: process tasks need process groups and signal masks, "
+                                 "which this system (%s) has not; use config={'task_construct': "
+                                 "'thread'} or 'inline'" % (name, sys.platform))
         method = _start_method(config, name)
         if method == 'fork':
             return
