@@ -5254,40 +5254,41 @@ class InlineConstruct(TaskConstruct):
         if len(now) != len(own) + len(shared):
             for name in [name for name in now if name not in own and name not in shared]:
                 del now[name]
-                _borrowed.give_back(name)
+                _borrowed.give_back(name, self)
 
     def _set_variables(self, wanted):
         now = self._set
         for name, value in wanted.items():
             if now.get(name) != value:
                 if name not in now:
-                    _borrowed.take(name)
+                    _borrowed.take(name, self)
                     now[name] = None    # to be given back, even if it cannot be set
                 self._put(name, value)
                 now[name] = value
 
 
 class _BorrowedVariables:
-    """The variables that inline tasks set, of one run or of several in threads, and what stood in
-    the environment before the first of them."""
+    """The variables that inline tasks set, of one run or of several in threads or one within the
+    other, and what stood in the environment before each of them."""
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._before = {}  # type: typing.Dict[str, typing.Any]
-        self._users = collections.Counter()  # type: typing.Counter
+        self._before = {}  # type: typing.Dict[str, typing.List[list]]  # [user, what stood there]
 
-    def take(self, name):
+    def take(self, name, user):
         with self._lock:
-            if not self._users[name]:
-                self._before[name] = os.environ.get(name)
-            self._users[name] += 1
+            self._before.setdefault(name, []).append([user, os.environ.get(name)])
 
-    def give_back(self, name):
+    def give_back(self, name, user):
         with self._lock:
-            self._users[name] -= 1
-            if self._users[name]:
+            users = self._before[name]
+            place = next(n for n, one in enumerate(users) if one[0] is user)
+            _, before = users.pop(place)
+            if users[place:]:    # whoever came next gives back what stood there before us both
+                users[place][1] = before
                 return
-            before = self._before.pop(name)
+            if not users:
+                del self._before[name]
             if before is None:
                 os.environ.pop(name, None)
             else:
@@ -7722,7 +7723,7 @@ class _RunEnvironment:
                     os.environ[name] = value
 
 
-_run_environment = _RunEnvironment()
+_run_environment = _in_common('run_environment', _RunEnvironment())
 
 
 class RunTimeout(BaseException):
