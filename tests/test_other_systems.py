@@ -252,3 +252,19 @@ def test_the_command_line_runs_a_flow_shows_it_and_recovers_it_there(on, tmp_pat
         print(codes)
         ''')
     assert lines[0] == '1' and lines[-1] == '[0, 0, 0]'
+
+
+@pytest.mark.parametrize('system, missing', [
+    (WINDOWS, ['process steps', 'POSIX locks']), (NO_FORK, [])], ids=['windows', 'no-fork'])
+def test_a_self_check_there_tells_what_is_not_for_that_system_and_succeeds(on, system, missing):
+    lines, errors = on(system, '''
+        if __name__ == '__main__':
+            trials = sequent._trials    # forkserver needs a shorter path for its socket
+            sequent._trials = lambda: [one for one in trials() if 'forkserver' not in one[0]]
+            sys.exit(sequent.main(['--self-check']))
+        ''')
+    assert lines[-1] == 'all that must work works' and errors == ''
+    assert [line.split(None, 1)[1].partition(':')[0] for line in lines
+            if line.startswith('no ')] == missing
+    assert [line for line in lines if line.startswith('FAILED')] == []
+    assert ('ok      process steps by spawn, SQLite store' in lines) == (not missing)
