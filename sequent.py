@@ -130,16 +130,19 @@ else:
             if handler is not None and handler.lock is not None:
                 handler.createLock()
 
-if sys.version_info >= (3, 7):
-    def _start_methods():
-        """Return what config ``start_method`` can be here."""
-        import multiprocessing
-        return multiprocessing.get_all_start_methods()
+if not hasattr(os, 'fork'):
+    _UNFIT_METHODS = ('fork', 'forkserver')  # type: typing.Tuple[str, ...]
+elif sys.version_info >= (3, 7):
+    _UNFIT_METHODS = ()
 else:
-    def _start_methods():
-        """Without forkserver, which does not tell yet how a process has ended."""
-        import multiprocessing
-        return [one for one in multiprocessing.get_all_start_methods() if one != 'forkserver']
+    _UNFIT_METHODS = ('forkserver',)  # it does not tell yet how a process has ended
+
+
+def _start_methods():
+    """Return what config ``start_method`` can be here."""
+    import multiprocessing
+    known = multiprocessing.get_all_start_methods()
+    return [one for one in known if one not in _UNFIT_METHODS]
 
 if sys.version_info >= (3, 7):
     def _freeze_garbage():
