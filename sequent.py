@@ -80,6 +80,18 @@ __path__ = [os.path.join(_here, name) for name in ('sequent_backends', 'backends
 logger = logging.getLogger('sequent')
 logger.addHandler(logging.NullHandler())
 
+# Copies of this file in one program, vendored by several packages, share what a process has only
+# one of: POSIX locks, which all go when one copy closes the file; descriptors that no forked child
+# may keep; the loading of a module. The number changes with what is kept there.
+_common = sys.modules.setdefault(
+    '_sequent_common_1', type(sys)('_sequent_common_1'))  # type: typing.Any
+
+
+def _in_common(name, value):
+    """Return what all copies have by that name: the value that the first one gave it."""
+    return vars(_common).setdefault(name, value)
+
+
 # 1 Compatibility #################################################################
 
 if sys.version_info >= (3, 9) and hasattr(os, 'pidfd_open'):
@@ -122,16 +134,19 @@ else:
             if handler is not None and handler.lock is not None:
                 handler.createLock()
 
-if sys.version_info >= (3, 7):
-    def _start_methods():
-        """Return what config ``start_method`` can be here."""
-        import multiprocessing
-        return multiprocessing.get_all_start_methods()
+if not hasattr(os, 'fork'):
+    _UNFIT_METHODS = ('fork', 'forkserver')  # type: typing.Tuple[str, ...]
+elif sys.version_info >= (3, 7):
+    _UNFIT_METHODS = ()
 else:
-    def _start_methods():
-        """Without forkserver, which does not tell yet how a process has ended."""
-        import multiprocessing
-        return [one for one in multiprocessing.get_all_start_methods() if one != 'forkserver']
+    _UNFIT_METHODS = ('forkserver',)  # it does not tell yet how a process has ended
+
+
+def _start_methods():
+    """Return what config ``start_method`` can be here."""
+    import multiprocessing
+    known = multiprocessing.get_all_start_methods()
+    return [one for one in known if one not in _UNFIT_METHODS]
 
 if sys.version_info >= (3, 7):
     def _freeze_garbage():
@@ -284,6 +299,13 @@ else:
             os.waitpid(pid, 0)
             raise OSError(int(failed), os.strerror(int(failed)))
         return pid
+
+# Where that is unknown, a symbolic link is followed; elsewhere files are binary without a word.
+_AS_IT_IS = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
+
+# What every process task needs: a process group, and a moment in which no signal is handled.
+_HAS_GROUPS = all(hasattr(os, name) for name in ('killpg', 'setpgid')) and hasattr(
+    signal, 'pthread_sigmask')
 
 # A tender starts programs and lets them stay zombies until their outcomes are stored.
 _HAS_TENDERS = all(hasattr(os, name) for name in ('fork', 'waitid', 'environb'))
@@ -2724,6 +2746,7 @@ class _LockFile:
         self.path = path  # None: the table is all there is
         self.fd = None
         self.held = {}  # offset: -1 for an exclusive lock, else how many share it
+        self.warned = False  # that there are no locks here
         self.guard = threading.Lock()
 
     def acquire(self, offset, exclusive):
@@ -2751,6 +2774,7 @@ class _LockFile:
         try:
             import fcntl
         except ImportError:  # no POSIX locks on this system: the table is all there is
+            self._warn()
             return True
         if self.fd is None:
             self.fd = _open_private(self.path)
@@ -2761,6 +2785,13 @@ class _LockFile:
             self._close_unused()
             return False
         return True
+
+    def _warn(self):
+        if not self.warned:
+            logger.warning('this system has no POSIX locks (no module fcntl): nothing keeps two '
+                           'programs from running one flow in the store %r at the same time; see '
+                           'to it that only one does', self.path[:-len('.lock')])
+        self.warned = True
 
     def _unlock_byte(self, offset):
         import fcntl
@@ -2773,7 +2804,8 @@ class _LockFile:
             self.fd = None
 
 
-_lock_files = {}  # (pid, path): _LockFile. With the pid, as a forked child has no locks yet
+# (pid, path): _LockFile. With the pid, as a forked child has no locks yet.
+_lock_files = _in_common('lock_files', {})
 
 
 def _lock_file(path):
@@ -2795,7 +2827,7 @@ def _open_private(path):
     try:
         return _make_private(path)
     except FileExistsError:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        return os.open(path, os.O_RDWR | _AS_IT_IS)
 
 
 def _trust_problem(path, info):
@@ -2804,6 +2836,8 @@ def _trust_problem(path, info):
     As ssh has it, root and we ourselves are trusted. A folder others may write to will do if it
     is sticky, or if the group is its owner's private one, as in a folder made with umask 002.
     """
+    if not hasattr(os, 'geteuid'):    # on Windows neither owner nor mode tells who may write
+        return ''
     mode = stat.S_IMODE(info.st_mode)
     if info.st_uid not in (0, os.geteuid()):
         return ('%r belongs to the user with uid %d, not to you (uid %d) or root; look at it, '
@@ -3594,8 +3628,8 @@ def _file_uri(path):
 
 # Closing any descriptor of a file drops all POSIX locks that this process has on it, those of
 # SQLite as well. So a file is looked at, and made, only while no connection of ours is open to it.
-_looking = threading.RLock()
-_opened = collections.Counter()  # (pid, path): connections
+_looking = _in_common('looking', threading.RLock())
+_opened = _in_common('opened', collections.Counter())  # (pid, path): connections
 
 
 def _objection(path):
@@ -4284,7 +4318,7 @@ _NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 _LOG_FORMAT = '[ %(asctime)s ][ %(levelname)s ][ %(message)s ]'
 
 # The descriptors that the library has open here for its tasks; forked children close them.
-_private_fds = set()  # type: typing.Set[int]
+_private_fds = _in_common('private_fds', set())  # type: typing.Set[int]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -4334,20 +4368,21 @@ def _open_log(path, access=os.O_WRONLY):
     """
     import errno
     import stat
-    flags = access | os.O_APPEND | os.O_NOFOLLOW
+    flags = access | os.O_APPEND | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
     try:
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError:
         _make_folder(os.path.dirname(path))
         return _open_log(path, access)
     except FileExistsError:
-        fd = os.open(path, flags | os.O_NONBLOCK)    # which a pipe would not do
+        fd = os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))    # it may be a pipe
         info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
+        if not stat.S_ISREG(info.st_mode) or (
+                hasattr(os, 'geteuid') and info.st_uid != os.geteuid()):
             os.close(fd)
             raise OSError(errno.EPERM, 'it is no file of this user', path) from None
         return fd
-    os.fchmod(fd, 0o600)  # under any umask
+    os.chmod(fd if os.chmod in os.supports_fd else path, 0o600)  # under any umask
     return fd
 
 
@@ -4445,7 +4480,8 @@ class _TaskLogHandler(logging.Handler):
             _close_private(fd)
 
 
-_start_lock = threading.RLock()  # from the first descriptor of a child to its start
+# From the first descriptor of a child to its start.
+_start_lock = _in_common('start_lock', threading.RLock())
 _task_log_handler = _TaskLogHandler()
 
 
@@ -4507,7 +4543,8 @@ class LogRelay:
         if self._broken:
             return
         try:
-            fd = os.open(job.log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # as `_open_log`
+            # It may be a pipe.
+            fd = os.open(job.log, os.O_RDONLY | _AS_IT_IS | getattr(os, 'O_NONBLOCK', 0))
         except OSError:
             return  # nothing was written yet, or somebody has moved it away
         try:
@@ -4596,12 +4633,12 @@ def write_aside(path, content):
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
-            os.fchmod(fd, 0o600)  # under any umask
+            os.chmod(fd if os.chmod in os.supports_fd else aside, 0o600)  # under any umask
             _write(fd, content)
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(aside, path)
+        os.replace(aside, path)
     except OSError:
         _remove(aside)
         raise
@@ -4634,7 +4671,8 @@ def _sync_folder(path):
 def _open_own(path, what):
     """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be a pipe
+        # It may be a pipe.
+        fd = os.open(path, os.O_RDONLY | _AS_IT_IS | getattr(os, 'O_NONBLOCK', 0))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -5251,47 +5289,48 @@ class InlineConstruct(TaskConstruct):
         if len(now) != len(own) + len(shared):
             for name in [name for name in now if name not in own and name not in shared]:
                 del now[name]
-                _borrowed.give_back(name)
+                _borrowed.give_back(name, self)
 
     def _set_variables(self, wanted):
         now = self._set
         for name, value in wanted.items():
             if now.get(name) != value:
                 if name not in now:
-                    _borrowed.take(name)
+                    _borrowed.take(name, self)
                     now[name] = None    # to be given back, even if it cannot be set
                 self._put(name, value)
                 now[name] = value
 
 
 class _BorrowedVariables:
-    """The variables that inline tasks set, of one run or of several in threads, and what stood in
-    the environment before the first of them."""
+    """The variables that inline tasks set, of one run or of several in threads or one within the
+    other, and what stood in the environment before each of them."""
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._before = {}  # type: typing.Dict[str, typing.Any]
-        self._users = collections.Counter()  # type: typing.Counter
+        self._before = {}  # type: typing.Dict[str, typing.List[list]]  # [user, what stood there]
 
-    def take(self, name):
+    def take(self, name, user):
         with self._lock:
-            if not self._users[name]:
-                self._before[name] = os.environ.get(name)
-            self._users[name] += 1
+            self._before.setdefault(name, []).append([user, os.environ.get(name)])
 
-    def give_back(self, name):
+    def give_back(self, name, user):
         with self._lock:
-            self._users[name] -= 1
-            if self._users[name]:
+            users = self._before[name]
+            place = next(n for n, one in enumerate(users) if one[0] is user)
+            _, before = users.pop(place)
+            if users[place:]:    # whoever came next gives back what stood there before us both
+                users[place][1] = before
                 return
-            before = self._before.pop(name)
+            if not users:
+                del self._before[name]
             if before is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = before
 
 
-_borrowed = _BorrowedVariables()
+_borrowed = _in_common('borrowed', _BorrowedVariables())
 
 
 def _takes_eventor(func):
@@ -5405,7 +5444,7 @@ class _Worker(threading.Thread):
 _SHORTAGE = 60.0
 _CHILD_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                   if hasattr(signal, name)]
-_ports = []  # type: typing.List[Port]
+_ports = _in_common('ports', [])  # type: typing.List[Port]
 
 
 def is_shortage(error):
@@ -5685,6 +5724,10 @@ class ProcessConstruct(_ChildConstruct):
         return bool(self._blind or self._leaving)
 
     def check(self, name, func, args, kwargs, config):
+        if not _HAS_GROUPS:
+            raise ConstructError("step %r: process tasks need process groups and signal masks, "
+                                 "which this system (%s) has not; use config={'task_construct': "
+                                 "'thread'} or 'inline'" % (name, sys.platform))
         method = _start_method(config, name)
         if method == 'fork':
             return
@@ -5974,18 +6017,17 @@ class LoadEnds(BaseException):
     """
 
 
-_loading = False
+_load_ends = _in_common('LoadEnds', LoadEnds)
+_in_common('loading', False)
 
 
 def in_child():
     """Return whether this is a child that is loading the module of the function it is to run."""
-    return _loading
+    return _common.loading
 
 
 def _forked(job, line):
     """Where a forked child begins."""
-    global _start_lock
-    _start_lock = threading.RLock()  # the supervisor holds the one that we have inherited
     signal.set_wakeup_fd(-1)
     _freeze_garbage()
     inherited = _private_fds.union(*[port.private_fds() for port in _ports])
@@ -5997,8 +6039,20 @@ def _forked(job, line):
     _private_fds.clear()
     del _ports[:]
     _renew_logging_locks()
-    _task_log_handler.leave()
+    for leave in list(_leavers.values()):
+        leave()
     _serve(job, line.detach(), None)
+
+
+def _leave():
+    """Leave to the supervisor what is its own: done by every copy of this file."""
+    global _start_lock
+    _start_lock = threading.RLock()  # the supervisor holds the one that we have inherited
+    _task_log_handler.leave()
+
+
+_leavers = _in_common('leavers', {})
+_leavers[__name__] = _leave
 
 
 def _spawned(parcel, line):
@@ -6148,8 +6202,7 @@ def _say_at_last(text):
 
 def _unpack(job, call, main, level):
     """Load what a spawned child is to run: its modules, then function and arguments."""
-    global _loading
-    _loading = True
+    _common.loading = True
     finder = _PatientFinder()
     sys.meta_path.insert(0, finder)
     try:
@@ -6158,7 +6211,7 @@ def _unpack(job, call, main, level):
         job.func, job.args, job.kwargs, job.items = pickle.loads(call)
     finally:
         sys.meta_path.remove(finder)
-        _loading = False
+        _common.loading = False
     install_logging(level)
 
 
@@ -6200,7 +6253,7 @@ class _PatientLoader:
 def _until_load_ends(execute, *args):
     try:
         execute(*args)
-    except LoadEnds:
+    except _load_ends:
         pass
 
 
@@ -7853,7 +7906,7 @@ class _RunEnvironment:
                     os.environ[name] = value
 
 
-_run_environment = _RunEnvironment()
+_run_environment = _in_common('run_environment', _RunEnvironment())
 
 
 class RunTimeout(BaseException):
@@ -9388,7 +9441,7 @@ def _check_default(one):
 
 
 # What the command line says while it loads a flow's module; see `main`.
-_session = None
+_in_common('session', None)
 
 
 def _is_iterator(loop):
@@ -9507,8 +9560,8 @@ class _Flow(abc.ABC):
         self._pending = []  # type: typing.List[list]
         self._closed = False
         self._running = False
-        if _session is not None:
-            _session.made(self)
+        if _common.session is not None:
+            _common.session.made(self)
 
     def __repr__(self):
         return '<%s %s>' % (type(self).__name__, self.name)
@@ -9872,11 +9925,11 @@ class _Flow(abc.ABC):
             KeyboardInterrupt, SystemExit: a signal came (semantics 8.3).
         """
         if in_child():
-            raise LoadEnds('flow() is not for a child process')
+            raise _load_ends('flow() is not for a child process')
         if isinstance(max_loops, bool) or not isinstance(max_loops, int):
             raise FlowTypeError('max_loops must be an int, not %r' % (max_loops,))
-        if _session is not None:
-            _session.take_over(self)
+        if _common.session is not None:
+            _common.session.take_over(self)
         if self._closed:
             raise ClosedError('%r has been closed; make a new one to run it again' % self)
         if self._running:
@@ -10700,7 +10753,9 @@ def _main(argv):
         options = _parse_arguments(sys.argv[1:] if argv is None else argv)
     except SystemExit as end:  # how argparse ends
         return end.code
-    return _EXIT_SUCCESS if options is None else _Session(options).run()
+    if options is None:
+        return _EXIT_SUCCESS
+    return _self_check(options) if options.self_check else _Session(options).run()
 
 
 def _divert(stdout):
@@ -10719,6 +10774,11 @@ def _program():
     if spec is not None and spec.name == __name__:
         return '%s -m %s' % (os.path.basename(sys.executable) or 'python', __name__)
     return os.path.basename(sys.argv[0]) or __name__
+
+
+def _version():
+    return 'sequent %s from %s (Python %s)' % (
+        __version__, os.path.abspath(__file__), '.'.join(map(str, sys.version_info[:3])))
 
 
 def _make_parser():
@@ -10758,7 +10818,9 @@ def _make_parser():
         'dead that were started on another host and cannot be looked at')
     add('--json', action='store_true', help='print JSON; after a run, how it ended')
     add('--all', action='store_true', help='status, --dry-run: show every task')
-    add('--version', action='store_true', help='show the version')
+    add('--version', action='store_true', help='show the version, and which file this is')
+    add('--self-check', action='store_true', help='without a module: try each construct and '
+        'store in the folder of --store, or a temporary one, and show what this host can do')
     add('-h', '--help', action='store_true', help='show this text')
     return parser
 
@@ -10789,7 +10851,7 @@ def _parse_arguments(argv):
         options.module = None if options.version else next(
             (one for one in words if not one.startswith('-') and one not in _VERBS), None)
         options.verb = 'help'
-        options.text = 'sequent %s' % __version__ if options.version else (
+        options.text = _version() if options.version else (
             _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip())
         if options.module:
             return options
@@ -10799,6 +10861,8 @@ def _parse_arguments(argv):
     objection = _objection_to(options, words, parser)
     if objection:
         parser.error(objection)
+    if options.self_check:
+        return options
     options.module, options.verb = words[0], (words[1:] or ['run'])[0]
     return options
 
@@ -10809,6 +10873,8 @@ def _objection_to(options, words, parser):
     if unknown:
         known = [one for action in parser._actions for one in action.option_strings]
         return 'unknown option %r%s' % (unknown[0], _nearest(unknown[0], known))
+    if options.self_check:
+        return '--self-check takes no module, not %r' % words[0] if words else None
     if not words:
         return 'which flow? Give a module or a file; -h shows examples'
     verb = (words[1:] or ['run'])[0]
@@ -10924,6 +10990,325 @@ def _say_table(say, header, rows):
         for row in chunk:
             cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
             say('  '.join(cells + [_cut(row[-1], room)]).rstrip())
+
+
+# Self-check -----------------------------------------------------------------------
+#
+# Whatever could hang is tried in a process of its own, which is ended when its time is over: the
+# supervising process itself never touches the folder, whose file server may be gone.
+
+_TRIAL_PATIENCE = 20.0  # seconds
+_TRIAL = """\
+import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[2])
+sys.exit(importlib.import_module(sys.argv[1])._try(*sys.argv[3:]))
+"""
+
+#: What is known of versions of SQLite and concerns a store: (since, mended in, what).
+_SQLITE_DEFECTS = (
+    ((0,), (3, 7, 17), 'older than 3.7.17, the oldest that the library is made for'),
+    ((3, 7), (3, 51, 3), 'before 3.51.3 the WAL-reset bug can lose commits in WAL mode, unless '
+     'your\n        distribution has mended it; a store is not in that mode if nobody has set it'),
+)
+_MEMORY_SYSTEMS = ('tmpfs', 'ramfs')
+_NETWORK_SYSTEMS = ('nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', '9p', 'ceph', 'lustre', 'gpfs', 'afs',
+                    'beegfs', 'glusterfs', 'fuse.glusterfs', 'fuse.sshfs')
+
+
+def _self_check(options):
+    """Print a page on what this host can do; return 1 if something fails that must work."""
+    before, check = {}, _SelfCheck()
+    if threading.current_thread() is threading.main_thread():
+        for name in ('SIGTERM', 'SIGHUP'):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        with _output(options.stdout) as say:
+            check.run(options.store, lambda text: (say(text), options.stdout.flush()))
+        return _EXIT_FAILURE if check.failed else _EXIT_SUCCESS
+    except KeyboardInterrupt:
+        return _EXIT_SIGINT
+    except SystemExit as end:    # SIGTERM, SIGHUP
+        return end.code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _SelfCheck:
+    """Tries one thing after the other, and prints a line on each."""
+
+    failed = ()  # type: typing.Tuple[str, ...]  # the labels of what did not work
+
+    def run(self, store, say):
+        self.say = say
+        say('sequent self-check')
+        folder = self.tried('the folder', 'make', store or '')
+        if folder is not None:
+            try:
+                self.try_all(folder)
+            finally:
+                self.tried('the removal of %s' % folder, 'remove', folder)
+        say('\n' + ('does not work: ' + '; '.join(self.failed) if self.failed else
+                    'all that must work works'))
+
+    def try_all(self, folder):
+        self.say('%s\n' % (self.tried('the facts', 'facts', folder) or ''))
+        for label, *what in _trials():
+            if not what:
+                self.say('no      ' + label)
+            elif self.tried(label, what[0], folder, *what[1:]) is not None:
+                self.say('ok      ' + label)
+
+    def tried(self, label, *what):
+        """Return what a trial printed; None, and say so, if it failed."""
+        printed, trouble = _in_trial(what)
+        if trouble is not None:
+            self.failed += label,
+            self.say('FAILED  %s: %s' % (label, trouble))
+        return printed
+
+
+def _in_trial(what, nested=False):
+    """Run `_try` in a process; return (what it printed, None) or (None, what is the matter)."""
+    import json
+    import subprocess
+    switches = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    patience = _TRIAL_PATIENCE / 4 if nested else _TRIAL_PATIENCE
+    try:
+        process = subprocess.Popen(
+            [sys.executable, '-B'] + switches + ['-c', _TRIAL, __name__, json.dumps(sys.path)]
+            + list(what), start_new_session=not nested, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items()
+                 if not name.startswith('SEQUENT_')})
+    except (OSError, ValueError, TypeError) as error:
+        return None, 'this Python (%r) cannot be started: %s' % (sys.executable, error)
+    try:
+        printed, errors = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        return None, 'it hangs, and was ended after %g s' % patience
+    finally:
+        if process.returncode is None:
+            _end_trial(process)
+    if process.returncode == 0:
+        return printed.decode('utf-8').replace('\r', '').rstrip('\n'), None
+    lines = errors.decode('utf-8', 'replace').splitlines()
+    return None, next((line for line in reversed(lines) if line), _manner(process.returncode))
+
+
+def _end_trial(process):
+    """End a trial; do not wait for what is stuck in a file server that is gone."""
+    import subprocess
+    for pid in set(_members(3, process.pid)) | {process.pid}:
+        try:
+            os.kill(pid, getattr(signal, 'SIGKILL', signal.SIGTERM))
+        except OSError:
+            pass  # it has ended meanwhile
+    try:
+        process.communicate(timeout=2.0)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def _trials():
+    """Return what is tried, [(label, how, ...)]; only a label: what is not for this system."""
+    trials = [('inline steps, memory store', 'flow', ':memory:', 'inline'),
+              ('thread steps, memory store', 'flow', ':memory:', 'thread'),
+              ('inline steps, SQLite store', 'flow', '', 'inline'),
+              ('thread steps, SQLite store', 'flow', '', 'thread')
+              ]  # type: typing.List[typing.Tuple[str, ...]]
+    if _HAS_GROUPS:
+        trials += [('process steps by %s, SQLite store' % method, 'flow', '', 'process', method)
+                   for method in _start_methods()]
+        trials.append(('programs, SQLite store', 'flow', '', 'program'))
+    else:
+        trials.append(('process steps: this system has no process groups and signal masks',))
+    try:
+        import fcntl  # noqa: F401
+        trials.append(('POSIX locks: they keep a second program out', 'locks'))
+    except ImportError:
+        trials.append(('POSIX locks: nothing keeps a second program from running a flow',))
+    names = _backend_names()
+    if 'executor' in names:
+        trials.append(('executor steps, SQLite store', 'flow', '', 'executor'))
+    return trials + [('backend %s: it is there, but not tried' % name,) for name in names
+                     if name != 'executor']
+
+
+# In the process of a trial:
+
+
+def _try(what, *given):
+    trials = {'make': _make_trial_folder, 'facts': _facts, 'locks': _try_locks, 'lock': _try_lock,
+              'flow': _try_flow, 'remove': _remove_trial_folder}  # type: typing.Dict
+    try:
+        printed = trials[what](*given) or ''
+        sys.stdout.buffer.write(printed.encode('utf-8', 'backslashreplace'))
+        return 0
+    except Exception as error:
+        text = '\n' + describe_error(error).replace('\n', ' ')
+        sys.stderr.buffer.write(text.encode('utf-8', 'backslashreplace'))
+        return 1
+
+
+def _make_trial_folder(store):
+    import tempfile
+    folder = os.path.dirname(os.path.abspath(store)) if store else None
+    return tempfile.mkdtemp(prefix='sequent-check-', dir=folder)
+
+
+def _remove_trial_folder(folder):
+    import shutil
+    shutil.rmtree(folder)
+
+
+def _try_flow(folder, store, construct, method=None):
+    """Run and recover a small flow."""
+    import tempfile
+    if len(os.fsencode(folder)) < 64:    # the path of a socket has room for 107 bytes
+        tempfile.tempdir = folder
+    config = {'task_construct': 'process' if construct == 'program' else construct,
+              'logdir': os.path.join(folder, 'logs')}
+    if method is not None:
+        config['start_method'] = method
+    if construct == 'executor':
+        config['executor'] = 'concurrent.futures:ThreadPoolExecutor'
+    store = store or os.path.join(folder, '%s%s.db' % (construct, method or ''))
+    for mode in ['restart'] + ['recover'] * (store != ':memory:'):
+        flow = Sequent('check', store=store, run_mode=mode, config=config, logging_level=50)
+        a = flow.add_step('a', func=operator.add, args=(1, 2))
+        each = flow.add_step('each', loop=[3], require=a)
+        each.add_step('b', func=operator.mul, args=(each.item, a.result))
+        if construct == 'program':
+            flow.add_step('c', func=Command([sys.executable, '-S', '-c', 'pass']), require=each)
+        if not flow.run():
+            raise ProgramError('; '.join(task.error for task in flow.tasks() if task.error))
+
+
+def _try_locks(folder):
+    path = os.path.join(folder, 'locks')
+    held = _LockFile(path)
+    held.acquire(1, True)
+    taken = _in_trial(('lock', path), nested=True)
+    held.release(1)
+    free = _in_trial(('lock', path), nested=True)
+    if (taken, free) != (('refused', None), ('granted', None)):
+        raise StoreError('one that is taken: %s; one that is free: %s; put stores on another '
+                         'file system' % (taken[1] or taken[0], free[1] or free[0]))
+
+
+def _try_lock(path):
+    return 'granted' if _LockFile(path).acquire(1, True) else 'refused'
+
+
+# The facts ------------------------------------------------------------------------
+
+
+def _facts(folder):
+    """Return what there is to know of this host, as lines of text."""
+    rows = [('file', '%s, version %s' % (os.path.abspath(__file__), __version__))]
+    for name, told in (('Python', _python), ('system', _system_text), ('SQLite', _sqlite),
+                       ('folder', _file_system), ('disk', _disk), ('clock', _clock),
+                       ('limits', _limits), ('has', _abilities)):
+        try:
+            rows.append((name, told(folder)))
+        except Exception as error:
+            rows.append((name, 'unknown (%s)' % describe_error(error)))
+    return '\n'.join('%-8s%s' % row for row in rows)
+
+
+def _python(folder):
+    import platform
+    return '%s %s, %s' % (platform.python_implementation(), platform.python_version(),
+                          sys.executable)
+
+
+def _system_text(folder):
+    import platform
+    return '%s %s %s, host %s, CPUs: %s' % (platform.system(), platform.release(),
+                                            platform.machine(), _host(), os.cpu_count())
+
+
+def _sqlite(folder):
+    sqlite3 = _import_sqlite3()
+    return '\n        '.join([sqlite3.sqlite_version] + [
+        what for since, mended, what in _SQLITE_DEFECTS
+        if since <= sqlite3.sqlite_version_info < mended])
+
+
+def _file_system(folder):
+    """Return the type of the file system of a folder, and what that means for a store."""
+    folder, found = os.path.realpath(folder) + os.sep, ('', 'file system unknown', '')
+    try:
+        with open('/proc/self/mountinfo', 'rb') as file:
+            lines = os.fsdecode(file.read()).splitlines()
+        for fields in (line.split(' ') for line in lines):
+            place = re.sub(r'\\([0-7]{3})', lambda one: chr(int(one.group(1), 8)), fields[4])
+            if folder.startswith(place.rstrip('/') + '/') and len(place) >= len(found[0]):
+                found = place, fields[fields.index('-') + 1], fields[5]
+    except (OSError, ValueError, IndexError):
+        pass    # not Linux
+    remark = (': in memory, gone after the next boot' if found[1] in _MEMORY_SYSTEMS else
+              ': of a server, which must do POSIX locks for all hosts alike'
+              if found[1] in _NETWORK_SYSTEMS else '')
+    return '%s %s %s' % (os.path.dirname(folder[:-1]), found[1], found[2]) + remark
+
+
+def _disk(folder):
+    """Return how much room there is, and how long it takes to make something durable."""
+    import shutil
+    times = []
+    for number in range(5):
+        start = time.monotonic()
+        write_aside(os.path.join(folder, 'a', 'b', 'c', 'd%d' % number), b'durable?')
+        times.append(time.monotonic() - start)
+    return '%.1f GB free, %.1f ms to make a file durable' % (
+        shutil.disk_usage(folder).free / 1e9, sorted(times)[2] * 1000)
+
+
+def _clock(folder):
+    path = os.path.join(folder, 'clock')
+    now = time.time()
+    write_aside(path, b'')
+    skew = os.stat(path).st_mtime - now
+    return '%s%s, time zone %s%s' % (
+        time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now)), time.strftime('%z'),
+        '/'.join(time.tzname), '' if abs(skew) < 2 else
+        '; that of the file system is off by %.0f s' % skew)
+
+
+def _limits(folder):
+    import resource
+    names = (('NOFILE', 'open files'), ('NPROC', 'processes'), ('FSIZE', 'file size'),
+             ('AS', 'address space'), ('CPU', 'CPU seconds'), ('CORE', 'core'))
+    found = []
+    for name, what in names:
+        if hasattr(resource, 'RLIMIT_' + name):
+            soft = resource.getrlimit(getattr(resource, 'RLIMIT_' + name))[0]
+            found.append('%s %s' % (what, 'any' if soft == resource.RLIM_INFINITY else soft))
+    return ', '.join(found)
+
+
+def _abilities(folder):
+    """Return which of the means that the library makes use of this system has."""
+    import multiprocessing
+    has = [(name, hasattr(os, name)) for name in ('fork', 'posix_spawn', 'waitid')]
+    fd = _watch_pid(os.getpid())
+    if fd is not None:
+        os.close(fd)
+    has += [('pidfd_open', fd is not None), ('process groups', _HAS_GROUPS),
+            ('/proc', _proc_stat(os.getpid())[1] is not None)]
+    try:
+        multiprocessing.get_context(_START_METHOD).Lock()
+        has.append(('sem_open', True))
+    except (ImportError, OSError):
+        has.append(('sem_open', False))
+    return '%s; start methods %s' % (
+        ', '.join(name if there else 'no ' + name for name, there in has),
+        ', '.join([_START_METHOD + ' (default)'] + [
+            one for one in _start_methods() if one != _START_METHOD]))
 
 
 # The module -----------------------------------------------------------------------
@@ -11149,7 +11534,8 @@ def _warn_of_variables():
 
 
 class _Session:
-    """What the command line does with one module; `_session` while that is being loaded.
+    """What the command line does with one module; `_common.session` while that is
+    being loaded.
 
     Args:
         options: what `_parse_arguments` returned.
@@ -11158,6 +11544,7 @@ class _Session:
     def __init__(self, options):
         self.options = options
         self.flows = []   # those made so far
+        self.strange = []  # those made by other copies of this library
         self.code = None  # the exit code, once the verb has been applied while loading
         self.values = _Values(options)
 
@@ -11176,29 +11563,32 @@ class _Session:
             code = self._load_and_apply()
             while self.values.again is not None:
                 self.values.give_again()
-                self.flows, self.code = [], None
+                self.flows, self.strange, self.code = [], [], None
                 code = self._load_and_apply()
             return code
         finally:
             self.values.leave()
 
     def _load_and_apply(self):
-        global _session
-        _session = self
+        _common.session = self
         try:
             flow = self._choose(_load(self.options.module))
         except BaseException as error:
             return self._failed(error)
         finally:
-            _session = None
+            _common.session = None
         return self.code if flow is None else _apply(flow, self)
 
     def made(self, flow):
         """Called by a flow at the end of its construction."""
-        self.flows.append(flow)
+        (self.flows if isinstance(flow, _Flow) else self.strange).append(flow)
 
     def take_over(self, flow):
         """Called by a flow that is run while the module is being loaded; ends the program."""
+        if not isinstance(flow, _Flow):
+            _complain(_strange_flow(self.options.module, flow))
+            self.code = _EXIT_INVALID
+            raise SystemExit(self.code)
         if self.options.verb == 'help':
             self.code = _EXIT_SUCCESS
         if self.code is None:
@@ -11206,7 +11596,6 @@ class _Session:
         raise SystemExit(self.code)
 
     def _apply_within(self, flow):
-        global _session
         wanted = self.options.flow
         if wanted not in (None, flow.name):
             _complain('the module runs its flow %r while it is being loaded, so --flow %s has no '
@@ -11214,11 +11603,11 @@ class _Session:
                       % (flow.name, wanted))
             return _EXIT_USAGE
         here = sys._getframe()
-        _session = None
+        _common.session = None
         try:
             code = _apply(flow, self)
         finally:
-            _session = self
+            _common.session = self
         if self.options.verb in _RUN_MODES and self.values.again is None:
             self._warn_of_the_rest(flow, here)
         return code
@@ -11244,6 +11633,8 @@ class _Session:
             chosen = self._build(module, wanted)
         if len(chosen) == 1 or self.code is not None:
             return chosen[0] if self.code is None else None
+        if self.strange and not self.flows:
+            raise _LoadError(_strange_flow(module.__name__, self.strange[0]))
         names = sorted({flow.name for flow in self.flows})
         if wanted is not None and not chosen:
             raise _UsageError('module %r has no flow %r%s' % (
@@ -11257,6 +11648,8 @@ class _Session:
         if wanted is not None:
             return [flow for flow in self.flows if flow.name == wanted]
         chosen = getattr(module, 'flow', None)
+        if chosen in self.strange:
+            raise _LoadError(_strange_flow(module.__name__, chosen))
         return [chosen] if isinstance(chosen, _Flow) else list(self.flows)
 
     def _build(self, module, wanted):
@@ -11268,8 +11661,9 @@ class _Session:
                 return []
             raise
         if not isinstance(flow, _Flow):
-            raise _LoadError('build_flow() of module %r must return a flow, not %r'
-                             % (module.__name__, flow))
+            raise _LoadError(
+                _strange_flow(module.__name__, flow) if flow in self.strange else
+                'build_flow() of module %r must return a flow, not %r' % (module.__name__, flow))
         return [flow] if wanted in (None, flow.name) else []
 
     def _failed(self, error):
@@ -11297,8 +11691,7 @@ class _Session:
 
     def _help(self):
         """Show the help, and the parameters that the module declares."""
-        global _session
-        _session, trouble = self, None
+        _common.session, trouble = self, None
         self.values.give()
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -11309,7 +11702,7 @@ class _Session:
             if self.code is None and not isinstance(error, _UsageError):
                 trouble = str(error) if isinstance(error, SequentError) else describe_error(error)
         finally:
-            _session = None
+            _common.session = None
             self.values.leave()
         with _output(self.options.stdout) as say:
             say(self.options.text)
@@ -11338,12 +11731,17 @@ def _exit_code(error):
 
 
 def _no_flow(module):
-    other = type(getattr(module, 'flow', None))
-    if other.__name__ in ('Sequent', 'Eventor'):
-        return ('the flow of module %r belongs to another copy of this library, %s; use '
-                'python -m %s' % (module.__name__, other.__module__, other.__module__))
     return ("module %r makes no flow: give it an attribute 'flow', or a function build_flow() "
             'that returns one' % module.__name__)
+
+
+def _strange_flow(module, flow):
+    """Say whose flow it is that another copy of this library has made."""
+    copy = next(kind.__module__ for kind in type(flow).__mro__
+                if kind.__name__ in ('Sequent', 'Eventor'))
+    return ('the flow %r of module %r belongs to another copy of this library, %s (%s); use '
+            'python -m %s' % (flow.name, module, copy, getattr(
+                sys.modules.get(copy), '__file__', 'unknown'), copy))
 
 
 def _load(target):
