@@ -7713,8 +7713,8 @@ class _History:
         has changed, as far as that was recorded.
         """
         before, now = self._recorded(self.base_run()), self.signatures
-        if not before:
-            return []
+        if not before or before == now:
+            return self._changed_details()
         gone = [path for path in before if path not in now]
         new = [path for path in now if path not in before]
         other = [path for path in now if path in before and bool(now[path]) != bool(before[path])]
@@ -7725,9 +7725,9 @@ class _History:
 
     def _changed_details(self):
         """Say which requirements, functions and loops have changed: what is done stays done."""
-        noted = self._runs().get(self.base_run(), {})
-        before, found = noted.get('details'), []
-        if before is None:    # a store of old
+        noted, found = self._runs().get(self.base_run(), {}), []  # type: dict, list
+        before = noted.get('details')
+        if before is None or before == self.details:    # None: a store of old
             return []
         both = [path for path in sorted(self.signatures) if path in noted['signatures']]
         for key, text in (('requires', 'require something else'),
@@ -7788,9 +7788,15 @@ def step_details(plan):
         step = one.step
         if one.parent is None or one.path in details:    # the body of a loop is its container
             continue
-        found = {'requires': _bounded(_requirement_text(step.require)),
-                 'calls': _called_text(step.func), 'loop': _loop_mark(step.loop)}
-        details[one.path] = {key: value for key, value in found.items() if value != ''}
+        found = {}  # type: typing.Dict[str, typing.Optional[str]]
+        requires, loop = _requirement_text(step.require), _loop_mark(step.loop)
+        if requires:
+            found['requires'] = _bounded(requires)
+        if step.func is not None:
+            found['calls'] = _called_text(step.func)
+        if loop != '':
+            found['loop'] = loop
+        details[one.path] = found
     return {path: found for path, found in details.items() if found}
 
 
@@ -7803,6 +7809,8 @@ def _requirement_text(expression, nested=False):
         if step.kind == 'timer':
             return '%s after %g s' % (_requirement_text(step.require), step.delay)
         return step.path if status == SUCCESS else '(%s, %s)' % (step.path, status)
+    if not expression.operands:
+        return ''
     texts = sorted(set(_requirement_text(one, len(expression.operands) > 1)
                        for one in expression.operands) - {''})
     text = (' and ' if isinstance(expression, All) else ' or ').join(texts)
@@ -7810,9 +7818,7 @@ def _requirement_text(expression, nested=False):
 
 
 def _called_text(function):
-    """Return the name of what a step calls; of a program only a mark, as it may name a secret."""
-    if function is None:
-        return ''
+    """Return the name of what is called; of a program only a mark, as it may name a secret."""
     if isinstance(function, Command):
         return 'program ' + _digest(str(function))
     name = getattr(function, '__qualname__', None)
