@@ -2494,8 +2494,8 @@ def process_alive(identity):
     """
     host, boot, namespace = _this_system()
     known = _read_identity(identity)
-    if not known or known.get('host') != host:
-        return None
+    if not known or known.get('host') != host and (boot is None or known.get('boot') != boot):
+        return None    # a host whose name was changed since is known by its boot
     if known.get('boot') != boot:
         return False
     if known.get('ns') != namespace:
@@ -4972,23 +4972,41 @@ def _checked_script(command):
                             % (command,))
     if not command.strip():
         raise FlowError('Command: the command is empty')
-    for name in _names_in_quotes(command):
-        raise FlowError('Command: %s stands inside quotes in %r; leave them out, as its value is '
-                        'quoted anyway' % (name, command))
+    for name, where in _misplaced_names(command):
+        raise FlowError('Command: %s stands %s in %r%s' % (name, where, command, (
+            '; leave them out, as its value is quoted anyway' if where == 'inside quotes' else
+            ', where its value cannot be quoted; set a variable to it before, and use that')))
     return _checked_text(command, '')
 
 
-def _names_in_quotes(script):
-    """Yield the names that stand inside quotes, where a quoted value would leave them."""
+#: The start of a here-document: its delimiter, after what quotes it.
+_HERE_DOCUMENT = re.compile(r'<<-?[ \t]*[\'"\\]?([A-Za-z_][^\s\'";&|<>()]*)')
+
+
+def _misplaced_names(script):
+    """Yield the names that stand where a quoted value is not taken as one word, and where that is:
+    inside quotes, in a here-document or in a comment."""
     quotes, at = [''], 0    # the open ones; '' is what stands in parentheses
+    ends = []               # delimiters of the here-documents that begin with the next line
     while at < len(script):
         char, quote = script[at], quotes[-1]
         match = _BRACES.match(script, at)
         if match is not None and match.group(1) and quote:
-            yield match.group(0)
+            yield match.group(0), 'inside quotes'
         if match is not None:
             at = match.end()
             continue
+        if char == '\n' and ends:
+            end = re.compile(r'^\t*%s$' % re.escape(ends.pop(0)), re.M).search(script, at + 1)
+            stop = end.start() if end else len(script)
+            for match in _BRACES.finditer(script, at, stop):
+                if match.group(1):
+                    yield match.group(0), 'in a here-document'
+            at = (end.end() if end else stop) if not ends else stop - 1
+            continue
+        match = None if quote else _HERE_DOCUMENT.match(script, at)
+        if match is not None and script[at - 1:at] != '<':
+            ends.append(match.group(1))
         if char == '\\' and quote != "'":
             at += 1
         elif char == quote or char == ')' and not quote and len(quotes) > 1:
@@ -4998,7 +5016,10 @@ def _names_in_quotes(script):
         elif char == '(' and (not quote or quote == '"' and script[at - 1] == '$'):
             quotes.append('')
         elif char == '#' and not quote and (not at or script[at - 1] in ' \t\n;('):
-            at = (script + '\n').index('\n', at)
+            start, at = at, (script + '\n').index('\n', at) - 1
+            for match in _BRACES.finditer(script, start, at + 1):
+                if match.group(1):
+                    yield match.group(0), 'in a comment'
         at += 1
 
 
@@ -5468,7 +5489,17 @@ class _Child:
         self.refusal = None      # the outcome of what could not be sent to a process
 
     def alive(self, job):
-        return self.process.exitcode is None
+        return self.process.exitcode is None and not self.is_gone()
+
+    def is_gone(self):
+        """Whether its exit code is lost: somebody else has reaped it, or SIGCHLD is ignored."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass    # it has other rights
+        return False
 
     def ended(self, job, patience=0.0):
         """Return whether the process has ended, after waiting up to ``patience`` seconds."""
@@ -5486,6 +5517,9 @@ class _Child:
     def cause(self):
         """Return how a process ended that has left no outcome."""
         code = self.exitcode()
+        if code is None:
+            return ('ended before its outcome was delivered; how is not known, as this program '
+                    'ignores SIGCHLD or waits for processes that are not its own')
         return _manner(code) + (
             ' before its outcome was delivered' if code >= 0 else '')
 
@@ -5622,7 +5656,8 @@ class _ChildConstruct(TaskConstruct):
         child.forced = force
         number = signal.SIGKILL if force else signal.SIGTERM
         if not child.signal(number) and child.alive(job):
-            os.kill(child.pid, number)  # started by spawn, and not yet a group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)  # started by spawn, and not yet a group
         if not force:
             child.signal(signal.SIGCONT)  # one that is stopped would not hear of it
         self._blind.add(job)
@@ -5853,6 +5888,9 @@ class ProcessConstruct(_ChildConstruct):
         now = time.monotonic()
         staying = []
         for child, process, patience in self._leaving:
+            if process.exitcode is None and child.is_gone():
+                _let_go(process)
+                continue
             if process.exitcode is not None:
                 if child.killed and patience == math.inf:
                     child.signal(signal.SIGKILL)  # what it has left behind
@@ -5861,7 +5899,7 @@ class ProcessConstruct(_ChildConstruct):
                 _close_process(process)
                 continue
             if now >= patience:
-                os.kill(process.pid, signal.SIGKILL)
+                child.signal(signal.SIGKILL)
                 patience = now + 1.0
             staying.append((child, process, patience))
         self._leaving = staying
@@ -6069,10 +6107,11 @@ def _serve(job, fd, load):
     try:
         _own_signals()
         identity = os.fstat(fd)
-        if _receive(fd):
+        lives = _watched_supervisor(load is None)
+        if _receive(fd, lives):
             outcome = _run_here(job, load)
             _end_threads()
-            _deliver(job, fd, identity, outcome._replace(ended=job.now()))
+            _deliver(job, fd, identity, outcome._replace(ended=job.now()), lives)
         code = 0
     except BaseException:
         import traceback
@@ -6098,9 +6137,28 @@ def _own_signals():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CHILD_SIGNALS)
 
 
-def _receive(fd):
-    """Wait for a byte of the supervisor's; return False if it is gone."""
+def _watched_supervisor(forked):
+    """Return what tells whether the supervisor lives."""
+    import multiprocessing
+    pid = multiprocessing.current_process()._parent_pid  # type: ignore[attr-defined]
+    if forked:
+        return lambda: os.getppid() == pid
+    identity = process_identity(pid)    # a fork server may have made us
+    return lambda: process_alive(identity) is not False
+
+
+def _receive(fd, lives):
+    """Wait for a byte of the supervisor's; return False if it is gone.
+
+    That is not seen by the line alone: what other processes were forked from it hold its end open.
+    """
+    import select
     try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while not poll.poll(500):
+            if not lives():
+                return False
         return bool(os.read(fd, 1))
     except OSError:  # gone without having read all that we sent
         return False
@@ -6163,14 +6221,14 @@ def _flush():
             pass  # closed, or a full disk: there is nobody left to tell
 
 
-def _deliver(job, fd, identity, outcome):
+def _deliver(job, fd, identity, outcome, lives):
     """Give the outcome to the supervisor and wait until it is stored; else leave it in a file."""
     try:
         if not os.path.samestat(identity, os.fstat(fd)):
             raise OSError('the function has closed our descriptor, and something else has it now')
         _write(fd, _frame(outcome))
         _write(fd, outcome.result or b'')
-        stored = _receive(fd)
+        stored = _receive(fd, lives)
     except OSError:
         stored = False
     if not stored and job.outcome is not None:
@@ -6370,7 +6428,7 @@ class _Tender:
         self.pid = self._process.pid
         self.identity = process_identity(self.pid)
         self._write(_tender_code())
-        self.send('know', self.identity, _SHORTAGE)
+        self.send('know', self.identity, os.getpid(), _SHORTAGE)
 
     @staticmethod
     def _start(fd):
@@ -6713,6 +6771,7 @@ class _Tending:
         gc.disable()           # nothing here makes circles
         self.line = line       # None once the supervisor is gone
         self.identity = ''     # of this process
+        self.supervisor = None  # its pid
         self.environment = {}  # of the supervisor
         self.inbox, self.outbox = bytearray(), bytearray()
         self.programs = {}     # number -> _Tended, until it is settled or left, and reaped
@@ -6746,8 +6805,7 @@ class _Tending:
 
     def run(self):
         while self.line is not None or self.programs:
-            events = self.poll.poll(100 if self.untold or self.short else
-                                    500 if self.unleft else None)
+            events = self.poll.poll(100 if self.untold or self.short else 500)
             for fd, _ in events:
                 if fd == self.wakeup[0]:
                     os.read(fd, 4096)
@@ -6755,6 +6813,9 @@ class _Tending:
                 elif fd == self.line:
                     self.flush()
                     self.hear()
+            # What other processes were forked from it hold its end of the line open.
+            if self.line is not None and os.getppid() != (self.supervisor or os.getppid()):
+                self.lose()
             for number in list(self.unleft):
                 self.leave(number)
             for number in list(self.short):
@@ -6829,8 +6890,8 @@ class _Tending:
 
     # What it is told.
 
-    def know(self, identity, patience):
-        self.identity, self.patience = identity, patience
+    def know(self, identity, supervisor, patience):
+        self.identity, self.supervisor, self.patience = identity, supervisor, patience
         self.say('here', 0, os.getpid())
 
     def inherit(self, environment):
@@ -8176,9 +8237,9 @@ class Driver:
             return Opened(task, False, None, None, past.earlier, past.floor)
         try:
             item, blob, over = self._next_item(task, past)
-        except KeyboardInterrupt:
-            return None
-        except Exception as error:
+        except BaseException as error:    # sys.exit() in a loop is its failure, too
+            if self._signals:
+                return None
             logger.error('%s: its loop failed', _describe(task),
                          exc_info=not isinstance(error, SequentError))
             return LoopFailed(task, 'its loop failed: %s' % describe_error(error))
@@ -9641,6 +9702,7 @@ class _Flow(abc.ABC):
             raise FlowTypeError('the name of a step must be a str, not %r' % (name,))
         if not name:
             raise FlowError('the name of a step must not be empty')
+        _check_text(name, 'the name of a step')
         if command is not None:
             func = self._command(who, func, command)
         if parent.func is not None:
