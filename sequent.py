@@ -76,6 +76,18 @@ __path__ = [os.path.join(_here, name) for name in ('sequent_backends', 'backends
 logger = logging.getLogger('sequent')
 logger.addHandler(logging.NullHandler())
 
+# Copies of this file in one program, vendored by several packages, share what a process has only
+# one of: POSIX locks, which all go when one copy closes the file; descriptors that no forked child
+# may keep; the loading of a module. The number changes with what is kept there.
+_common = sys.modules.setdefault(
+    '_sequent_common_1', type(sys)('_sequent_common_1'))  # type: typing.Any
+
+
+def _in_common(name, value):
+    """Return what all copies have by that name: the value that the first one gave it."""
+    return vars(_common).setdefault(name, value)
+
+
 # 1 Compatibility #################################################################
 
 if sys.version_info >= (3, 9) and hasattr(os, 'pidfd_open'):
@@ -2784,7 +2796,8 @@ class _LockFile:
             self.fd = None
 
 
-_lock_files = {}  # (pid, path): _LockFile. With the pid, as a forked child has no locks yet
+# (pid, path): _LockFile. With the pid, as a forked child has no locks yet.
+_lock_files = _in_common('lock_files', {})
 
 
 def _lock_file(path):
@@ -3593,8 +3606,8 @@ def _file_uri(path):
 
 # Closing any descriptor of a file drops all POSIX locks that this process has on it, those of
 # SQLite as well. So a file is looked at, and made, only while no connection of ours is open to it.
-_looking = threading.RLock()
-_opened = collections.Counter()  # (pid, path): connections
+_looking = _in_common('looking', threading.RLock())
+_opened = _in_common('opened', collections.Counter())  # (pid, path): connections
 
 
 def _objection(path):
@@ -4283,7 +4296,7 @@ _NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 _LOG_FORMAT = '[ %(asctime)s ][ %(levelname)s ][ %(message)s ]'
 
 # The descriptors that the library has open here for its tasks; forked children close them.
-_private_fds = set()  # type: typing.Set[int]
+_private_fds = _in_common('private_fds', set())  # type: typing.Set[int]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -4433,7 +4446,8 @@ class _TaskLogHandler(logging.Handler):
             _close_private(fd)
 
 
-_start_lock = threading.RLock()  # from the first descriptor of a child to its start
+# From the first descriptor of a child to its start.
+_start_lock = _in_common('start_lock', threading.RLock())
 _task_log_handler = _TaskLogHandler()
 
 
@@ -5240,47 +5254,48 @@ class InlineConstruct(TaskConstruct):
         if len(now) != len(own) + len(shared):
             for name in [name for name in now if name not in own and name not in shared]:
                 del now[name]
-                _borrowed.give_back(name)
+                _borrowed.give_back(name, self)
 
     def _set_variables(self, wanted):
         now = self._set
         for name, value in wanted.items():
             if now.get(name) != value:
                 if name not in now:
-                    _borrowed.take(name)
+                    _borrowed.take(name, self)
                     now[name] = None    # to be given back, even if it cannot be set
                 self._put(name, value)
                 now[name] = value
 
 
 class _BorrowedVariables:
-    """The variables that inline tasks set, of one run or of several in threads, and what stood in
-    the environment before the first of them."""
+    """The variables that inline tasks set, of one run or of several in threads or one within the
+    other, and what stood in the environment before each of them."""
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._before = {}  # type: typing.Dict[str, typing.Any]
-        self._users = collections.Counter()  # type: typing.Counter
+        self._before = {}  # type: typing.Dict[str, typing.List[list]]  # [user, what stood there]
 
-    def take(self, name):
+    def take(self, name, user):
         with self._lock:
-            if not self._users[name]:
-                self._before[name] = os.environ.get(name)
-            self._users[name] += 1
+            self._before.setdefault(name, []).append([user, os.environ.get(name)])
 
-    def give_back(self, name):
+    def give_back(self, name, user):
         with self._lock:
-            self._users[name] -= 1
-            if self._users[name]:
+            users = self._before[name]
+            place = next(n for n, one in enumerate(users) if one[0] is user)
+            _, before = users.pop(place)
+            if users[place:]:    # whoever came next gives back what stood there before us both
+                users[place][1] = before
                 return
-            before = self._before.pop(name)
+            if not users:
+                del self._before[name]
             if before is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = before
 
 
-_borrowed = _BorrowedVariables()
+_borrowed = _in_common('borrowed', _BorrowedVariables())
 
 
 def _takes_eventor(func):
@@ -5347,7 +5362,7 @@ class ThreadConstruct(TaskConstruct):
 
 _CHILD_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                   if hasattr(signal, name)]
-_ports = []  # type: typing.List[Port]
+_ports = _in_common('ports', [])  # type: typing.List[Port]
 
 
 class _Child:
@@ -5903,18 +5918,17 @@ class LoadEnds(BaseException):
     """
 
 
-_loading = False
+_load_ends = _in_common('LoadEnds', LoadEnds)
+_in_common('loading', False)
 
 
 def in_child():
     """Return whether this is a child that is loading the module of the function it is to run."""
-    return _loading
+    return _common.loading
 
 
 def _forked(job, line):
     """Where a forked child begins."""
-    global _start_lock
-    _start_lock = threading.RLock()  # the supervisor holds the one that we have inherited
     signal.set_wakeup_fd(-1)
     _freeze_garbage()
     inherited = _private_fds.union(*[port.private_fds() for port in _ports])
@@ -5926,8 +5940,20 @@ def _forked(job, line):
     _private_fds.clear()
     del _ports[:]
     _renew_logging_locks()
-    _task_log_handler.leave()
+    for leave in list(_leavers.values()):
+        leave()
     _serve(job, line.detach(), None)
+
+
+def _leave():
+    """Leave to the supervisor what is its own: done by every copy of this file."""
+    global _start_lock
+    _start_lock = threading.RLock()  # the supervisor holds the one that we have inherited
+    _task_log_handler.leave()
+
+
+_leavers = _in_common('leavers', {})
+_leavers[__name__] = _leave
 
 
 def _spawned(parcel, line):
@@ -6077,8 +6103,7 @@ def _say_at_last(text):
 
 def _unpack(job, call, main, level):
     """Load what a spawned child is to run: its modules, then function and arguments."""
-    global _loading
-    _loading = True
+    _common.loading = True
     finder = _PatientFinder()
     sys.meta_path.insert(0, finder)
     try:
@@ -6087,7 +6112,7 @@ def _unpack(job, call, main, level):
         job.func, job.args, job.kwargs, job.items = pickle.loads(call)
     finally:
         sys.meta_path.remove(finder)
-        _loading = False
+        _common.loading = False
     install_logging(level)
 
 
@@ -6110,7 +6135,7 @@ class _PatientFinder:
 def _until_load_ends(execute, *args):
     try:
         execute(*args)
-    except LoadEnds:
+    except _load_ends:
         pass
 
 
@@ -7698,7 +7723,7 @@ class _RunEnvironment:
                     os.environ[name] = value
 
 
-_run_environment = _RunEnvironment()
+_run_environment = _in_common('run_environment', _RunEnvironment())
 
 
 class RunTimeout(BaseException):
@@ -9227,7 +9252,7 @@ def _check_default(one):
 
 
 # What the command line says while it loads a flow's module; see `main`.
-_session = None
+_in_common('session', None)
 
 
 def _is_iterator(loop):
@@ -9346,8 +9371,8 @@ class _Flow(abc.ABC):
         self._pending = []  # type: typing.List[list]
         self._closed = False
         self._running = False
-        if _session is not None:
-            _session.made(self)
+        if _common.session is not None:
+            _common.session.made(self)
 
     def __repr__(self):
         return '<%s %s>' % (type(self).__name__, self.name)
@@ -9711,11 +9736,11 @@ class _Flow(abc.ABC):
             KeyboardInterrupt, SystemExit: a signal came (semantics 8.3).
         """
         if in_child():
-            raise LoadEnds('flow() is not for a child process')
+            raise _load_ends('flow() is not for a child process')
         if isinstance(max_loops, bool) or not isinstance(max_loops, int):
             raise FlowTypeError('max_loops must be an int, not %r' % (max_loops,))
-        if _session is not None:
-            _session.take_over(self)
+        if _common.session is not None:
+            _common.session.take_over(self)
         if self._closed:
             raise ClosedError('%r has been closed; make a new one to run it again' % self)
         if self._running:
@@ -10560,6 +10585,11 @@ def _program():
     return os.path.basename(sys.argv[0]) or __name__
 
 
+def _version():
+    return 'sequent %s from %s (Python %s)' % (
+        __version__, os.path.abspath(__file__), '.'.join(map(str, sys.version_info[:3])))
+
+
 def _make_parser():
     import argparse
     program = _program()
@@ -10597,7 +10627,7 @@ def _make_parser():
         'dead that were started on another host and cannot be looked at')
     add('--json', action='store_true', help='print JSON; after a run, how it ended')
     add('--all', action='store_true', help='status, --dry-run: show every task')
-    add('--version', action='store_true', help='show the version')
+    add('--version', action='store_true', help='show the version, and which file this is')
     add('-h', '--help', action='store_true', help='show this text')
     return parser
 
@@ -10628,7 +10658,7 @@ def _parse_arguments(argv):
         options.module = None if options.version else next(
             (one for one in words if not one.startswith('-') and one not in _VERBS), None)
         options.verb = 'help'
-        options.text = 'sequent %s' % __version__ if options.version else (
+        options.text = _version() if options.version else (
             _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip())
         if options.module:
             return options
@@ -10988,7 +11018,8 @@ def _warn_of_variables():
 
 
 class _Session:
-    """What the command line does with one module; `_session` while that is being loaded.
+    """What the command line does with one module; `_common.session` while that is
+    being loaded.
 
     Args:
         options: what `_parse_arguments` returned.
@@ -10997,6 +11028,7 @@ class _Session:
     def __init__(self, options):
         self.options = options
         self.flows = []   # those made so far
+        self.strange = []  # those made by other copies of this library
         self.code = None  # the exit code, once the verb has been applied while loading
         self.values = _Values(options)
 
@@ -11015,29 +11047,32 @@ class _Session:
             code = self._load_and_apply()
             while self.values.again is not None:
                 self.values.give_again()
-                self.flows, self.code = [], None
+                self.flows, self.strange, self.code = [], [], None
                 code = self._load_and_apply()
             return code
         finally:
             self.values.leave()
 
     def _load_and_apply(self):
-        global _session
-        _session = self
+        _common.session = self
         try:
             flow = self._choose(_load(self.options.module))
         except BaseException as error:
             return self._failed(error)
         finally:
-            _session = None
+            _common.session = None
         return self.code if flow is None else _apply(flow, self)
 
     def made(self, flow):
         """Called by a flow at the end of its construction."""
-        self.flows.append(flow)
+        (self.flows if isinstance(flow, _Flow) else self.strange).append(flow)
 
     def take_over(self, flow):
         """Called by a flow that is run while the module is being loaded; ends the program."""
+        if not isinstance(flow, _Flow):
+            _complain(_strange_flow(self.options.module, flow))
+            self.code = _EXIT_INVALID
+            raise SystemExit(self.code)
         if self.options.verb == 'help':
             self.code = _EXIT_SUCCESS
         if self.code is None:
@@ -11045,7 +11080,6 @@ class _Session:
         raise SystemExit(self.code)
 
     def _apply_within(self, flow):
-        global _session
         wanted = self.options.flow
         if wanted not in (None, flow.name):
             _complain('the module runs its flow %r while it is being loaded, so --flow %s has no '
@@ -11053,11 +11087,11 @@ class _Session:
                       % (flow.name, wanted))
             return _EXIT_USAGE
         here = sys._getframe()
-        _session = None
+        _common.session = None
         try:
             code = _apply(flow, self)
         finally:
-            _session = self
+            _common.session = self
         if self.options.verb in _RUN_MODES and self.values.again is None:
             self._warn_of_the_rest(flow, here)
         return code
@@ -11083,6 +11117,8 @@ class _Session:
             chosen = self._build(module, wanted)
         if len(chosen) == 1 or self.code is not None:
             return chosen[0] if self.code is None else None
+        if self.strange and not self.flows:
+            raise _LoadError(_strange_flow(module.__name__, self.strange[0]))
         names = sorted({flow.name for flow in self.flows})
         if wanted is not None and not chosen:
             raise _UsageError('module %r has no flow %r%s' % (
@@ -11096,6 +11132,8 @@ class _Session:
         if wanted is not None:
             return [flow for flow in self.flows if flow.name == wanted]
         chosen = getattr(module, 'flow', None)
+        if chosen in self.strange:
+            raise _LoadError(_strange_flow(module.__name__, chosen))
         return [chosen] if isinstance(chosen, _Flow) else list(self.flows)
 
     def _build(self, module, wanted):
@@ -11107,8 +11145,9 @@ class _Session:
                 return []
             raise
         if not isinstance(flow, _Flow):
-            raise _LoadError('build_flow() of module %r must return a flow, not %r'
-                             % (module.__name__, flow))
+            raise _LoadError(
+                _strange_flow(module.__name__, flow) if flow in self.strange else
+                'build_flow() of module %r must return a flow, not %r' % (module.__name__, flow))
         return [flow] if wanted in (None, flow.name) else []
 
     def _failed(self, error):
@@ -11136,8 +11175,7 @@ class _Session:
 
     def _help(self):
         """Show the help, and the parameters that the module declares."""
-        global _session
-        _session, trouble = self, None
+        _common.session, trouble = self, None
         self.values.give()
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -11148,7 +11186,7 @@ class _Session:
             if self.code is None and not isinstance(error, _UsageError):
                 trouble = str(error) if isinstance(error, SequentError) else describe_error(error)
         finally:
-            _session = None
+            _common.session = None
             self.values.leave()
         with _output(self.options.stdout) as say:
             say(self.options.text)
@@ -11177,12 +11215,17 @@ def _exit_code(error):
 
 
 def _no_flow(module):
-    other = type(getattr(module, 'flow', None))
-    if other.__name__ in ('Sequent', 'Eventor'):
-        return ('the flow of module %r belongs to another copy of this library, %s; use '
-                'python -m %s' % (module.__name__, other.__module__, other.__module__))
     return ("module %r makes no flow: give it an attribute 'flow', or a function build_flow() "
             'that returns one' % module.__name__)
+
+
+def _strange_flow(module, flow):
+    """Say whose flow it is that another copy of this library has made."""
+    copy = next(kind.__module__ for kind in type(flow).__mro__
+                if kind.__name__ in ('Sequent', 'Eventor'))
+    return ('the flow %r of module %r belongs to another copy of this library, %s (%s); use '
+            'python -m %s' % (flow.name, module, copy, getattr(
+                sys.modules.get(copy), '__file__', 'unknown'), copy))
 
 
 def _load(target):

@@ -1423,7 +1423,8 @@ def test_version(shop):
     done = shop('--version')
 
     assert done.returncode == 0
-    assert re.match(r'sequent \d+\.\d+\.\d+$', done.stdout.strip())
+    assert re.match(r'sequent \d+\.\d+\.\d+ from /.*/sequent\.py \(Python 3\.\d+\.\d+\)$',
+                    done.stdout.strip())
 
 
 @pytest.mark.parametrize('arguments', [['-h'], ['--help'], ['night', 'status', '-h']])
@@ -1654,7 +1655,7 @@ def test_main_returns_the_exit_code(capsys):
 
     assert sequent.main(['--version']) == 0
     assert sequent.main([]) == 2
-    assert 'sequent %s\n' % sequent.__version__ == capsys.readouterr().out
+    assert capsys.readouterr().out.startswith('sequent %s from ' % sequent.__version__)
 
 
 def test_other_flows_that_the_module_makes_before_are_named(tmp_path):

@@ -151,7 +151,7 @@ def test_the_installed_wheel_runs_a_flow_and_finds_its_backends(wheel, tmp_path)
     assert 'it is b' in python_says('-m', 'sequent', 'flow')
     assert python_says('-c', 'import sequent.executor as e; print(e.__file__)').rstrip().endswith(
         os.path.join('sequent_backends', 'executor.py'))
-    version = python_says('-m', 'sequent', '--version').split()[-1]
+    version = python_says('-m', 'sequent', '--version').split()[1]
     assert os.path.basename(wheel).startswith('sequent-%s-' % version)
 
 
