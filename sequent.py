@@ -130,16 +130,19 @@ else:
             if handler is not None and handler.lock is not None:
                 handler.createLock()
 
-if sys.version_info >= (3, 7):
-    def _start_methods():
-        """Return what config ``start_method`` can be here."""
-        import multiprocessing
-        return multiprocessing.get_all_start_methods()
+if not hasattr(os, 'fork'):
+    _UNFIT_METHODS = ('fork', 'forkserver')  # type: typing.Tuple[str, ...]
+elif sys.version_info >= (3, 7):
+    _UNFIT_METHODS = ()
 else:
-    def _start_methods():
-        """Without forkserver, which does not tell yet how a process has ended."""
-        import multiprocessing
-        return [one for one in multiprocessing.get_all_start_methods() if one != 'forkserver']
+    _UNFIT_METHODS = ('forkserver',)  # it does not tell yet how a process has ended
+
+
+def _start_methods():
+    """Return what config ``start_method`` can be here."""
+    import multiprocessing
+    known = multiprocessing.get_all_start_methods()
+    return [one for one in known if one not in _UNFIT_METHODS]
 
 if sys.version_info >= (3, 7):
     def _freeze_garbage():
@@ -10564,7 +10567,9 @@ def _main(argv):
         options = _parse_arguments(sys.argv[1:] if argv is None else argv)
     except SystemExit as end:  # how argparse ends
         return end.code
-    return _EXIT_SUCCESS if options is None else _Session(options).run()
+    if options is None:
+        return _EXIT_SUCCESS
+    return _self_check(options) if options.self_check else _Session(options).run()
 
 
 def _divert(stdout):
@@ -10628,6 +10633,8 @@ def _make_parser():
     add('--json', action='store_true', help='print JSON; after a run, how it ended')
     add('--all', action='store_true', help='status, --dry-run: show every task')
     add('--version', action='store_true', help='show the version, and which file this is')
+    add('--self-check', action='store_true', help='without a module: try each construct and '
+        'store in the folder of --store, or a temporary one, and show what this host can do')
     add('-h', '--help', action='store_true', help='show this text')
     return parser
 
@@ -10668,6 +10675,8 @@ def _parse_arguments(argv):
     objection = _objection_to(options, words, parser)
     if objection:
         parser.error(objection)
+    if options.self_check:
+        return options
     options.module, options.verb = words[0], (words[1:] or ['run'])[0]
     return options
 
@@ -10678,6 +10687,8 @@ def _objection_to(options, words, parser):
     if unknown:
         known = [one for action in parser._actions for one in action.option_strings]
         return 'unknown option %r%s' % (unknown[0], _nearest(unknown[0], known))
+    if options.self_check:
+        return '--self-check takes no module, not %r' % words[0] if words else None
     if not words:
         return 'which flow? Give a module or a file; -h shows examples'
     verb = (words[1:] or ['run'])[0]
@@ -10793,6 +10804,329 @@ def _say_table(say, header, rows):
         for row in chunk:
             cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
             say('  '.join(cells + [_cut(row[-1], room)]).rstrip())
+
+
+# Self-check -----------------------------------------------------------------------
+#
+# Whatever could hang is tried in a process of its own, which is ended when its time is over: the
+# supervising process itself never touches the folder, whose file server may be gone.
+
+_TRIAL_PATIENCE = 20.0  # seconds
+_TRIAL = """\
+import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[2])
+sys.exit(importlib.import_module(sys.argv[1])._try(*sys.argv[3:]))
+"""
+
+#: What is known of versions of SQLite and concerns a store: (since, mended in, what).
+_SQLITE_DEFECTS = (
+    ((0,), (3, 7, 17), 'older than 3.7.17, the oldest that the library is made for'),
+    ((3, 7), (3, 51, 3), 'before 3.51.3 the WAL-reset bug can lose commits in WAL mode, unless '
+     'your\n        distribution has mended it; a store is not in that mode if nobody has set it'),
+)
+_MEMORY_SYSTEMS = ('tmpfs', 'ramfs')
+_NETWORK_SYSTEMS = ('nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', '9p', 'ceph', 'lustre', 'gpfs', 'afs',
+                    'beegfs', 'glusterfs', 'fuse.glusterfs', 'fuse.sshfs')
+
+
+def _self_check(options):
+    """Print a page on what this host can do; return 1 if something fails that must work."""
+    before, check = {}, _SelfCheck()
+    if threading.current_thread() is threading.main_thread():
+        for name in ('SIGTERM', 'SIGHUP'):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        with _output(options.stdout) as say:
+            check.run(options.store, lambda text: (say(text), options.stdout.flush()))
+        return _EXIT_FAILURE if check.failed else _EXIT_SUCCESS
+    except KeyboardInterrupt:
+        return _EXIT_SIGINT
+    except SystemExit as end:    # SIGTERM, SIGHUP
+        return end.code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _SelfCheck:
+    """Tries one thing after the other, and prints a line on each."""
+
+    failed = ()  # type: typing.Tuple[str, ...]  # the labels of what did not work
+
+    def run(self, store, say):
+        self.say = say
+        say('sequent self-check')
+        folder = self.tried('the folder', 'make', store or '')
+        if folder is not None:
+            try:
+                self.try_all(folder)
+            finally:
+                self.tried('the removal of %s' % folder, 'remove', folder)
+        say('\n' + ('does not work: ' + '; '.join(self.failed) if self.failed else
+                    'all that must work works'))
+
+    def try_all(self, folder):
+        self.say('%s\n' % (self.tried('the facts', 'facts', folder) or ''))
+        for label, *what in _trials():
+            if not what:
+                self.say('no      ' + label)
+            elif self.tried(label, what[0], folder, *what[1:]) is not None:
+                self.say('ok      ' + label)
+
+    def tried(self, label, *what):
+        """Return what a trial printed; None, and say so, if it failed."""
+        printed, trouble = _in_trial(what)
+        if trouble is not None:
+            self.failed += label,
+            self.say('FAILED  %s: %s' % (label, trouble))
+        return printed
+
+
+def _in_trial(what, nested=False):
+    """Run `_try` in a process; return (what it printed, None) or (None, what is the matter)."""
+    import json
+    import subprocess
+    switches = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    patience = _TRIAL_PATIENCE / 4 if nested else _TRIAL_PATIENCE
+    try:
+        process = subprocess.Popen(
+            [sys.executable, '-B'] + switches + ['-c', _TRIAL, __name__, json.dumps(sys.path)]
+            + list(what), start_new_session=not nested, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items()
+                 if not name.startswith('SEQUENT_')})
+    except (OSError, ValueError, TypeError) as error:
+        return None, 'this Python (%r) cannot be started: %s' % (sys.executable, error)
+    try:
+        printed, errors = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        return None, 'it hangs, and was ended after %g s' % patience
+    finally:
+        if process.returncode is None:
+            _end_trial(process)
+    if process.returncode == 0:
+        return printed.decode('utf-8').replace('\r', '').rstrip('\n'), None
+    lines = errors.decode('utf-8', 'replace').splitlines()
+    return None, next((line for line in reversed(lines) if line), _manner(process.returncode))
+
+
+def _end_trial(process):
+    """End a trial; do not wait for what is stuck in a file server that is gone."""
+    import subprocess
+    for pid in set(_members(3, process.pid)) | {process.pid}:
+        try:
+            os.kill(pid, getattr(signal, 'SIGKILL', signal.SIGTERM))
+        except OSError:
+            pass  # it has ended meanwhile
+    try:
+        process.communicate(timeout=2.0)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def _trials():
+    """Return what is tried, [(label, how, ...)]; only a label: what is not for this system."""
+    trials = [('inline steps, memory store', 'flow', ':memory:', 'inline'),
+              ('thread steps, memory store', 'flow', ':memory:', 'thread'),
+              ('inline steps, SQLite store', 'flow', '', 'inline'),
+              ('thread steps, SQLite store', 'flow', '', 'thread')
+              ]  # type: typing.List[typing.Tuple[str, ...]]
+    if _HAS_GROUPS:
+        trials += [('process steps by %s, SQLite store' % method, 'flow', '', 'process', method)
+                   for method in _start_methods()]
+        trials.append(('programs, SQLite store', 'flow', '', 'program'))
+    else:
+        trials.append(('process steps: this system has no process groups and signal masks',))
+    try:
+        import fcntl  # noqa: F401
+        trials.append(('POSIX locks: they keep a second program out', 'locks'))
+    except ImportError:
+        trials.append(('POSIX locks: nothing keeps a second program from running a flow',))
+    names = _backend_names()
+    if 'executor' in names:
+        trials.append(('executor steps, SQLite store', 'flow', '', 'executor'))
+    return trials + [('backend %s: it is there, but not tried' % name,) for name in names
+                     if name != 'executor']
+
+
+# In the process of a trial:
+
+
+def _try(what, *given):
+    trials = {'make': _make_trial_folder, 'facts': _facts, 'locks': _try_locks, 'lock': _try_lock,
+              'flow': _try_flow, 'remove': _remove_trial_folder}  # type: typing.Dict
+    try:
+        printed = trials[what](*given) or ''
+        sys.stdout.buffer.write(printed.encode('utf-8', 'backslashreplace'))
+        return 0
+    except Exception as error:
+        text = '\n' + describe_error(error).replace('\n', ' ')
+        sys.stderr.buffer.write(text.encode('utf-8', 'backslashreplace'))
+        return 1
+
+
+def _make_trial_folder(store):
+    import tempfile
+    folder = None
+    if store:
+        there = SqliteStore(store)
+        folder = os.path.dirname(there.path)
+        there._check_trust(folder, create=True)
+    return tempfile.mkdtemp(prefix='sequent-check-', dir=folder)
+
+
+def _remove_trial_folder(folder):
+    import shutil
+    shutil.rmtree(folder)
+
+
+def _try_flow(folder, store, construct, method=None):
+    """Run and recover a small flow."""
+    import tempfile
+    if len(os.fsencode(folder)) < 64:    # the path of a socket has room for 107 bytes
+        tempfile.tempdir = folder
+    config = {'task_construct': 'process' if construct == 'program' else construct,
+              'logdir': os.path.join(folder, 'logs')}
+    if method is not None:
+        config['start_method'] = method
+    if construct == 'executor':
+        config['executor'] = 'concurrent.futures:ThreadPoolExecutor'
+    store = store or os.path.join(folder, '%s%s.db' % (construct, method or ''))
+    for mode in ['restart'] + ['recover'] * (store != ':memory:'):
+        flow = Sequent('check', store=store, run_mode=mode, config=config, logging_level=50)
+        a = flow.add_step('a', func=operator.add, args=(1, 2))
+        each = flow.add_step('each', loop=[3], require=a)
+        each.add_step('b', func=operator.mul, args=(each.item, a.result))
+        if construct == 'program':
+            flow.add_step('c', func=Command([sys.executable, '-S', '-c', 'pass']), require=each)
+        if not flow.run():
+            raise ProgramError('; '.join(task.error for task in flow.tasks() if task.error))
+
+
+def _try_locks(folder):
+    path = os.path.join(folder, 'locks')
+    held = _LockFile(path)
+    held.acquire(1, True)
+    taken = _in_trial(('lock', path), nested=True)
+    held.release(1)
+    free = _in_trial(('lock', path), nested=True)
+    if (taken, free) != (('refused', None), ('granted', None)):
+        raise StoreError('one that is taken: %s; one that is free: %s; put stores on another '
+                         'file system' % (taken[1] or taken[0], free[1] or free[0]))
+
+
+def _try_lock(path):
+    return 'granted' if _LockFile(path).acquire(1, True) else 'refused'
+
+
+# The facts ------------------------------------------------------------------------
+
+
+def _facts(folder):
+    """Return what there is to know of this host, as lines of text."""
+    rows = [('file', '%s, version %s' % (os.path.abspath(__file__), __version__))]
+    for name, told in (('Python', _python), ('system', _system_text), ('SQLite', _sqlite),
+                       ('folder', _file_system), ('disk', _disk), ('clock', _clock),
+                       ('limits', _limits), ('has', _abilities)):
+        try:
+            rows.append((name, told(folder)))
+        except Exception as error:
+            rows.append((name, 'unknown (%s)' % describe_error(error)))
+    return '\n'.join('%-8s%s' % row for row in rows)
+
+
+def _python(folder):
+    import platform
+    return '%s %s, %s' % (platform.python_implementation(), platform.python_version(),
+                          sys.executable)
+
+
+def _system_text(folder):
+    import platform
+    return '%s %s %s, host %s, CPUs: %s' % (platform.system(), platform.release(),
+                                            platform.machine(), _host(), os.cpu_count())
+
+
+def _sqlite(folder):
+    sqlite3 = _import_sqlite3()
+    return '\n        '.join([sqlite3.sqlite_version] + [
+        what for since, mended, what in _SQLITE_DEFECTS
+        if since <= sqlite3.sqlite_version_info < mended])
+
+
+def _file_system(folder):
+    """Return the type of the file system of a folder, and what that means for a store."""
+    folder, found = os.path.realpath(folder) + os.sep, ('', 'file system unknown', '')
+    try:
+        with open('/proc/self/mountinfo', 'rb') as file:
+            lines = os.fsdecode(file.read()).splitlines()
+        for fields in (line.split(' ') for line in lines):
+            place = re.sub(r'\\([0-7]{3})', lambda one: chr(int(one.group(1), 8)), fields[4])
+            if folder.startswith(place.rstrip('/') + '/') and len(place) >= len(found[0]):
+                found = place, fields[fields.index('-') + 1], fields[5]
+    except (OSError, ValueError, IndexError):
+        pass    # not Linux
+    remark = (': in memory, gone after the next boot' if found[1] in _MEMORY_SYSTEMS else
+              ': of a server, which must do POSIX locks for all hosts alike'
+              if found[1] in _NETWORK_SYSTEMS else '')
+    return '%s %s %s' % (os.path.dirname(folder[:-1]), found[1], found[2]) + remark
+
+
+def _disk(folder):
+    """Return how much room there is, and how long it takes to make something durable."""
+    import shutil
+    times = []
+    for number in range(5):
+        start = time.monotonic()
+        write_aside(os.path.join(folder, 'a', 'b', 'c', 'd%d' % number), b'durable?')
+        times.append(time.monotonic() - start)
+    return '%.1f GB free, %.1f ms to make a file durable' % (
+        shutil.disk_usage(folder).free / 1e9, sorted(times)[2] * 1000)
+
+
+def _clock(folder):
+    path = os.path.join(folder, 'clock')
+    now = time.time()
+    write_aside(path, b'')
+    skew = os.stat(path).st_mtime - now
+    return '%s%s, time zone %s%s' % (
+        time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now)), time.strftime('%z'),
+        '/'.join(time.tzname), '' if abs(skew) < 2 else
+        '; that of the file system is off by %.0f s' % skew)
+
+
+def _limits(folder):
+    import resource
+    names = (('NOFILE', 'open files'), ('NPROC', 'processes'), ('FSIZE', 'file size'),
+             ('AS', 'address space'), ('CPU', 'CPU seconds'), ('CORE', 'core'))
+    found = []
+    for name, what in names:
+        if hasattr(resource, 'RLIMIT_' + name):
+            soft = resource.getrlimit(getattr(resource, 'RLIMIT_' + name))[0]
+            found.append('%s %s' % (what, 'any' if soft == resource.RLIM_INFINITY else soft))
+    return ', '.join(found)
+
+
+def _abilities(folder):
+    """Return which of the means that the library makes use of this system has."""
+    import multiprocessing
+    has = [(name, hasattr(os, name)) for name in ('fork', 'posix_spawn', 'waitid')]
+    fd = _watch_pid(os.getpid())
+    if fd is not None:
+        os.close(fd)
+    has += [('pidfd_open', fd is not None), ('process groups', _HAS_GROUPS),
+            ('/proc', _proc_stat(os.getpid())[1] is not None)]
+    try:
+        multiprocessing.get_context(_START_METHOD).Lock()
+        has.append(('sem_open', True))
+    except (ImportError, OSError):
+        has.append(('sem_open', False))
+    return '%s; start methods %s' % (
+        ', '.join(name if there else 'no ' + name for name, there in has),
+        ', '.join([_START_METHOD + ' (default)'] + [
+            one for one in _start_methods() if one != _START_METHOD]))
 
 
 # The module -----------------------------------------------------------------------

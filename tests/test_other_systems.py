@@ -14,12 +14,13 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-#: What `lacking` takes away: modules; names of os, signal, time; whether /proc can be read.
+#: What is taken away: modules; names of os, signal, time; /proc. Not WNOHANG, of which subprocess
+#: makes use.
 WINDOWS = '''
     MODULES = ['fcntl', 'resource', 'pwd', 'grp', 'termios', 'tty', 'pty', 'syslog', 'readline']
     OS = """fork forkpty posix_spawn posix_spawnp setsid getsid killpg setpgid getpgid getpgrp
         getuid geteuid getgid getegid setuid setgid getgroups fchmod fchown chown lchown
-        register_at_fork waitid wait wait3 wait4 WNOHANG pidfd_open uname pread pwrite sysconf
+        register_at_fork waitid wait wait3 wait4 pidfd_open uname pread pwrite sysconf
         environb getenvb sched_getaffinity mkfifo statvfs sync fdatasync set_blocking
         getloadavg O_NOFOLLOW O_DIRECTORY O_NONBLOCK O_CLOEXEC O_SYNC O_DSYNC""".split()
     SIGNAL = """SIGKILL SIGHUP SIGCONT SIGCHLD SIGPIPE SIGSTOP SIGTSTP SIGQUIT SIGALRM SIGUSR1
@@ -58,8 +59,11 @@ class Hidden:
 sys.meta_path.insert(0, Hidden)
 for name in MODULES:
     sys.modules.pop(name, None)
-if 'posix_spawn' in OS:
-    subprocess._USE_POSIX_SPAWN = False    # on which it has decided already
+# On which they have decided already.
+subprocess._USE_POSIX_SPAWN = shutil._use_fd_functions = False
+os.process_cpu_count = os.cpu_count
+if hasattr(shutil, '_rmtree_unsafe'):
+    shutil._rmtree_impl = shutil._rmtree_unsafe
 for module, names in ((os, OS), (signal, SIGNAL), (time, TIME)):
     for name in names:
         if hasattr(module, name):
@@ -178,6 +182,19 @@ def test_a_lambda_for_a_process_is_refused_before_the_run_where_nothing_forks(on
     assert len(lines) == 1 and "'a'" in lines[0] and "'spawn'" in lines[0], lines
 
 
+def test_a_start_method_that_forks_is_refused_where_nothing_forks(on):
+    lines, errors = on(NO_FORK, '''
+        for method in ('fork', 'forkserver'):
+            try:
+                sequent.Sequent('etl', store='etl.db', config={'start_method': method})
+            except sequent.ConfigError as error:
+                print(error)
+        ''')
+    assert [line.partition(': ')[2] for line in lines] == [
+        "config 'start_method' cannot be %r; known: spawn" % method
+        for method in ('fork', 'forkserver')]
+
+
 def test_process_steps_are_refused_before_the_run_where_there_are_no_process_groups(on):
     lines, errors = on(WINDOWS, '''
         assert not hasattr(os, 'fork') and not hasattr(os, 'geteuid')
@@ -252,3 +269,17 @@ def test_the_command_line_runs_a_flow_shows_it_and_recovers_it_there(on, tmp_pat
         print(codes)
         ''')
     assert lines[0] == '1' and lines[-1] == '[0, 0, 0]'
+
+
+@pytest.mark.parametrize('system, missing', [
+    (WINDOWS, ['process steps', 'POSIX locks']), (NO_FORK, [])], ids=['windows', 'no-fork'])
+def test_a_self_check_there_tells_what_is_not_for_that_system_and_succeeds(on, system, missing):
+    lines, errors = on(system, '''
+        if __name__ == '__main__':
+            sys.exit(sequent.main(['--self-check']))
+        ''')
+    assert lines[-1] == 'all that must work works' and errors == ''
+    assert [line.split(None, 1)[1].partition(':')[0] for line in lines
+            if line.startswith('no ')] == missing
+    assert [line for line in lines if line.startswith('FAILED')] == []
+    assert ('ok      process steps by spawn, SQLite store' in lines) == (not missing)
