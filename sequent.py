@@ -11223,7 +11223,11 @@ def _try(what, *given):
 
 def _make_trial_folder(store):
     import tempfile
-    folder = os.path.dirname(os.path.abspath(store)) if store else None
+    folder = None
+    if store:
+        there = SqliteStore(store)
+        folder = os.path.dirname(there.path)
+        there._check_trust(folder, create=True)
     return tempfile.mkdtemp(prefix='sequent-check-', dir=folder)
 
 

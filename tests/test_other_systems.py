@@ -59,8 +59,11 @@ class Hidden:
 sys.meta_path.insert(0, Hidden)
 for name in MODULES:
     sys.modules.pop(name, None)
-if 'posix_spawn' in OS:
-    subprocess._USE_POSIX_SPAWN = False    # on which it has decided already
+# On which they have decided already.
+subprocess._USE_POSIX_SPAWN = shutil._use_fd_functions = False
+os.process_cpu_count = os.cpu_count
+if hasattr(shutil, '_rmtree_unsafe'):
+    shutil._rmtree_impl = shutil._rmtree_unsafe
 for module, names in ((os, OS), (signal, SIGNAL), (time, TIME)):
     for name in names:
         if hasattr(module, name):

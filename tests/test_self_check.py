@@ -134,7 +134,7 @@ def test_a_vendored_copy_checks_itself_in_the_folder_of_a_store_and_leaves_that_
     assert (done.returncode, done.stderr) == (0, ''), done.stdout
     assert lines_of(done, 'ok') == TRIED    # no backends are beside it
     assert lines_of(done, 'file')[0].startswith(path + ', version ')
-    assert lines_of(done, 'folder')[0].startswith(str(tmp_path) + ' ')
+    assert lines_of(done, 'folder')[0].startswith(os.path.realpath(str(tmp_path)) + ' ')
     assert os.listdir(str(tmp_path)) == ['etl.db'] and store.read_text() == 'not looked at'
     assert os.listdir(folder) == ['legacy']
 
@@ -173,6 +173,19 @@ def test_a_folder_that_is_not_there_is_the_matter(folder):
     [failure] = lines_of(done, 'FAILED')
     assert 'nowhere' in failure and 'No such file' in failure
     assert done.stdout.splitlines()[-1] == 'does not work: the folder'
+
+
+def test_a_folder_that_others_may_write_to_is_the_matter(folder):
+    place = os.path.join(folder, 'open')
+    os.mkdir(place)
+    os.chmod(place, 0o777)
+
+    done = ended(command('--store', place + '/etl.db'), folder)
+
+    assert done.returncode == 1 and done.stderr == ''
+    [failure] = lines_of(done, 'FAILED')
+    assert 'may be written by others' in failure and 'chmod go-w' in failure
+    assert os.listdir(place) == []
 
 
 MOUNTED = 'mount -t tmpfs -o %s none "$0" && shift && exec "$@"'
@@ -219,7 +232,9 @@ def customised(folder, source, only, patience=20.0):
 
 def test_what_hangs_is_ended_and_said_and_the_rest_is_tried(folder):
     # What spawn starts comes to nothing, neither dead nor alive.
-    done = customised(folder, "if '--multiprocessing-fork' in sys.argv:\n    time.sleep(1000)\n",
+    done = customised(folder, "with open('/proc/self/cmdline') as file:\n"
+                              "    if '--multiprocessing-fork' in file.read():\n"
+                              "        time.sleep(1000)\n",
                       ('process steps by spawn', 'programs'), patience=5.0)
 
     assert done.returncode == 1 and done.stderr == ''
