@@ -43,6 +43,7 @@ import enum
 import functools
 import heapq
 import importlib
+import io
 import itertools
 import logging
 import math
@@ -133,6 +134,55 @@ else:
             handler = reference()
             if handler is not None and handler.lock is not None:
                 handler.createLock()
+
+
+def _renew_stream_locks():
+    """In a forked child, make the buffers of streams anew, in which other threads were writing.
+
+    These are not there to release their locks. What they had not written yet is the supervisor's.
+    """
+    streams = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
+    for reference in list(getattr(logging, '_handlerList', ())):
+        streams.append(getattr(reference(), 'stream', None))
+    for stream in streams:
+        try:
+            buffer = getattr(stream, 'buffer', None)
+            if type(buffer) is io.BufferedWriter:
+                io.BufferedWriter.__init__(buffer, buffer.raw)
+        except ValueError:
+            pass  # it is closed
+
+
+def _forget_foreign_threads():
+    """In a forked child, see to it that the end of its threads can be waited for.
+
+    Those of an executor of the supervisor are not there, but the one that has forked may be among
+    them. It is the main thread now; 3.9 to 3.11 forget to give it the lock of one, where it is of
+    a kind that threading has not made.
+    """
+    module = sys.modules.get('concurrent.futures.thread')
+    if module is not None:
+        module._threads_queues.clear()
+    main = threading.main_thread()  # type: typing.Any
+    if getattr(main, '_tstate_lock', main) is None:
+        main._set_tstate_lock()
+
+
+def _forget_foreign_imports():
+    """In a forked child, let what other threads were just importing be imported anew.
+
+    Python leaves the locks of these modules to threads that are not there: who wanted one of the
+    modules would wait for ever.
+    """
+    locks = getattr(importlib, '_bootstrap')._module_locks  # noqa: B009 (mypy)
+    for name, reference in list(locks.items()):
+        owner = getattr(reference(), 'owner', None)
+        if owner is not None and owner != threading.get_ident():
+            del locks[name]
+            module = sys.modules.get(name)
+            if getattr(getattr(module, '__spec__', None), '_initializing', False):
+                del sys.modules[name]
+
 
 if not hasattr(os, 'fork'):
     _UNFIT_METHODS = ('fork', 'forkserver')  # type: typing.Tuple[str, ...]
@@ -6077,6 +6127,9 @@ def _forked(job, line):
     _private_fds.clear()
     del _ports[:]
     _renew_logging_locks()
+    _renew_stream_locks()
+    _forget_foreign_imports()
+    _forget_foreign_threads()
     for leave in list(_leavers.values()):
         leave()
     _serve(job, line.detach(), None)

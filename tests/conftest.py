@@ -22,7 +22,7 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
 #: SEQUENT_SAMPLE=n one in n of their tests runs, others on another version of Python.
 LONG = ('command_line', 'constructs', 'data_loops', 'edited_flows', 'examples', 'executor',
         'odd_recoveries', 'parameters', 'programs', 'recovery', 'results', 'retries', 'running',
-        'runs', 'timeouts')
+        'runs', 'start_methods', 'threads_and_forks', 'timeouts')
 #: Files that cause faults of all kinds, many times over: the same with SEQUENT_FAULT_SAMPLE=n.
 FAULTS = ('damage', 'deaths', 'disk', 'hosts_as_they_are', 'kills', 'power', 'security', 'signals',
           'wall_clock')

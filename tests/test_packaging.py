@@ -100,6 +100,43 @@ def test_importing_it_opens_nothing_and_loads_nothing_heavy(tmp_path):
     assert os.listdir(str(tmp_path)) == ['sequent.py']
 
 
+def test_importing_it_loads_what_its_top_says_and_nothing_else(tmp_path, source):
+    needed = {alias.name for one in ast.parse(source).body if isinstance(one, ast.Import)
+              for alias in one.names}
+    shutil.copy(SOURCE, str(tmp_path))
+
+    def loaded_by(statement):
+        done = run(['-S', '-B', '-c', statement + '\nimport sys; print(*sys.modules)'], tmp_path)
+        return set(done.stdout.split())
+
+    assert loaded_by('import sequent') == loaded_by(
+        'import ' + ', '.join(sorted(needed))) | {'sequent', '_sequent_common_1'}
+
+
+@pytest.mark.parametrize('used, unused', [
+    ("store=':memory:', config={'task_construct': 'inline'}",
+     'sqlite3 multiprocessing subprocess argparse asyncio'),
+    ("store=':memory:', config={'task_construct': 'thread'}",
+     'sqlite3 multiprocessing subprocess argparse asyncio'),
+    ("store='f.db', config={'task_construct': 'inline'}",
+     'multiprocessing subprocess argparse asyncio'),
+    ("store=':memory:'", 'sqlite3 argparse asyncio concurrent.futures'),
+])
+def test_a_run_loads_what_it_uses(tmp_path, used, unused):
+    shutil.copy(SOURCE, str(tmp_path))
+    program = textwrap.dedent("""
+        import sys, sequent
+        flow = sequent.Sequent('f', %s)
+        flow.add_step('a', func=len, args=('x',))
+        assert flow()
+        print('loaded:', *[name for name in %r.split() if name in sys.modules])
+        """) % (used, unused)
+
+    done = run(['-S', '-B', '-c', program], tmp_path)
+
+    assert done.stdout.splitlines()[-1] == 'loaded:', done.stdout
+
+
 # The wheel ########################################################################
 
 

@@ -9,6 +9,7 @@ more than 1.3 times as long. Exit code 1 says that some benchmark does not reach
 """
 
 import argparse
+import ast
 import concurrent.futures
 import contextlib
 import gc
@@ -23,7 +24,8 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, ROOT)
 
 import sequent  # noqa: E402 (the one of this tree)
 
@@ -453,6 +455,48 @@ def status(n, folder):
                                    False, None, None, 1.0, 2.0)
                 for number in range(first, min(first + 10000, n // 5)) for name in 'abcde'])
     return lambda: measured_apart(STATUS, path), None
+
+
+def starting(n, folder, *arguments):
+    """Return what starts a Python n times, without what the site adds and with byte code."""
+    environment = {name: value for name, value in os.environ.items()
+                   if name != 'PYTHONDONTWRITEBYTECODE'}
+    environment['PYTHONPATH'] = ROOT
+    command = [sys.executable, '-S'] + list(arguments)
+
+    def start(times=n):
+        for _ in range(times):
+            subprocess.run(command, check=True, cwd=folder, env=environment,
+                           stdout=subprocess.DEVNULL)
+    start(1)    # which writes the byte code
+    return start
+
+
+def needed_modules():
+    """Return the import statement of the standard modules that sequent.py imports at its top."""
+    with open(os.path.join(ROOT, 'sequent.py'), encoding='utf-8') as source:
+        tree = ast.parse(source.read())
+    return 'import ' + ', '.join(alias.name for one in tree.body if isinstance(one, ast.Import)
+                                 for alias in one.names)
+
+
+@Benchmark('{n} times import sequent', 'a start and the imports it cannot do without', 20,
+           times=1.5)
+def importing(n, folder):
+    return (starting(n, folder, '-c', 'import sequent'),
+            starting(n, folder, '-c', needed_modules()))
+
+
+@Benchmark('{n} times list, of a flow of ten steps',
+           'a start and the imports it cannot do without, argparse among them', 20,
+           times=1.5)
+def listing(n, folder):
+    with open(os.path.join(folder, 'flow.py'), 'w') as stream:
+        stream.write('import sequent as seq\nflow = seq.Sequent()\nstep = ()\n'
+                     'for number in range(10):\n'
+                     "    step = flow.add_step('s%d' % number, func=print, require=step)\n")
+    return (starting(n, folder, '-m', 'sequent', 'flow.py', 'list'),
+            starting(n, folder, '-c', needed_modules() + ', argparse'))
 
 
 def main(argv=None):
