@@ -10,8 +10,8 @@ import pytest
 
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401
-    Line, a_flow, a_private_temporary_folder, construct, fail, journal, programs, records_of,
-    results, statuses, store, the_task)
+    Calls, Line, a_flow, a_private_temporary_folder, construct, fail, journal, programs,
+    records_of, results, statuses, store, the_task)
 from sequent import ConfigError, FlowError, FlowTypeError  # noqa: E402
 
 
@@ -131,6 +131,27 @@ def test_item_is_also_what_current_tells(construct, store):
     assert flow() is True
 
     assert set(results(flow).values()) == {True}
+
+
+def exits(error):
+    yield 1
+    raise error
+
+
+@pytest.mark.parametrize('error', [SystemExit(), SystemExit(0), KeyboardInterrupt(),
+                                   GeneratorExit()], ids=repr)
+@pytest.mark.parametrize('lazily', [True, False])
+def test_a_loop_that_exits_fails_its_container(error, lazily, store):
+    # semantics 1.4: nothing that a loop raises ends the run, least of all with exit code 0
+    flow, calls = a_flow(store, config={'stop_on_exception': False}), Calls()
+    flow.add_step('c', func=calls, loop=(lambda: exits(error)) if lazily else exits(error))
+    flow.add_step('after', func=calls)
+
+    assert flow() is False
+
+    assert sorted(calls.names) == ['after', 'c']
+    assert the_task(flow, 'c', '1').error.startswith(
+        'its loop failed: ' + type(error).__name__)
 
 
 @pytest.mark.parametrize('value, text', [

@@ -335,7 +335,7 @@ def again(path, mode, calls, **config):
     return flow
 
 
-ELSEWHERE = [{'host': 'elsewhere'}, {'host': 'elsewhere', 'boot': 'x'}, {'ns': 'another'}]
+ELSEWHERE = [{'host': 'elsewhere', 'boot': 'x'}, {'ns': 'another'}]
 
 
 @pytest.mark.parametrize('mode', ['restart', 'recover', 'continue'])
@@ -368,7 +368,7 @@ def test_one_that_is_known_to_be_dead_runs_again(mode, identity, tmp_path):
 def test_the_outcome_that_an_orphan_elsewhere_has_left_is_taken(assume_dead, tmp_path):
     # whoever finished it, it has finished
     path = str(tmp_path / 'etl.db')
-    place = recorded(path, host='elsewhere')
+    place = recorded(path, host='elsewhere', boot='x')
     sequent.write_outcome(place, sequent.Outcome('success', ended=1.0))
     calls = Calls()
     assert again(path, 'recover', calls, assume_dead=assume_dead)() is True
@@ -384,6 +384,93 @@ def test_to_assume_nothing_is_not_needed_where_it_can_be_looked_at(identity, tmp
     calls = Calls()
     assert again(path, 'recover', calls)() is True
     assert calls.names == ['a']
+
+
+# Children that somebody else reaps ###############################################
+
+REAPED = '''
+    def reap():
+        for _ in range(200):
+            try:
+                if os.waitpid(-1, os.WNOHANG)[0]:
+                    break
+            except ChildProcessError:
+                pass
+            time.sleep(0.01)
+    def work(code):
+        journal.sign('work')
+        journal.pass_gate('go')
+        os._exit(code) if code else None
+    if %(ignored)s:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    flow = make(config={'start_method': %(method)r, 'stop_on_exception': False})
+    flow.add_step('dies', func=work, args=(7,))
+    flow.add_step('ends', func=work, args=(0,))
+    if not %(ignored)s:
+        flow.add_step('reaps', func=reap, config={'task_construct': 'thread'})
+    flow.add_step('program', command=['sh', '-c', 'exit 3'])
+    if __name__ == '__main__':
+        leave(flow)
+    '''
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+@pytest.mark.parametrize('ignored', [True, False])
+def test_a_death_is_noticed_though_somebody_else_reaps(programs, journal, ignored, method):
+    programs.write(REAPED % {'ignored': ignored, 'method': method})
+    supervisor = programs.start()
+    journal.pid('work')
+    journal.open('go')
+
+    assert supervisor.wait() == 1
+
+    assert [programs.last(name) for name in ('dies', 'ends', 'program')] == [
+        'failure', 'success', 'failure']
+    assert 'Traceback' not in supervisor.errors()
+    assert ('how is not known' in supervisor.errors()
+            or 'exited with code 7' in supervisor.errors())
+
+
+# Supervisors that die with forks of others beside them ###########################
+
+FORKS = '''
+    def work(name):
+        journal.note(name + ' begins')
+        journal.pass_gate('go')
+        journal.note(name + ' ends')
+    def fork():
+        while journal.count('process begins') + journal.count('program begins') < 2:
+            time.sleep(0.01)
+        if not os.fork():    # it holds all that the supervisor has open
+            journal.sign('daemon')
+            while True:
+                signal.pause()
+        journal.pid('daemon')
+        kill_me()
+    flow = make(config={'start_method': %r, 'max_concurrent': 4})
+    flow.add_step('process', func=work, args=('process',))
+    flow.add_step('program', func=seq.Command(
+        'echo program begins >> journal; until [ -e gate-go ]; do sleep 0.02; done; '
+        'echo program ends >> journal', shell=True))
+    if MODE == 'restart':
+        flow.add_step('fork', func=fork, config={'task_construct': 'thread'})
+    if __name__ == '__main__':
+        leave(flow)
+    '''
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_dead_supervisor_is_noticed_though_a_daemon_holds_its_pipes(programs, journal, method):
+    # semantics 7.6: however long others live
+    programs.write(FORKS % method)
+    assert programs.run() == -signal.SIGKILL
+    journal.open('go')
+
+    assert programs.run('recover') == 0
+
+    assert is_running(journal.pid('daemon'))
+    for name in ('process', 'program'):
+        assert journal.count(name + ' begins') == journal.count(name + ' ends') == 1
 
 
 def test_to_assume_death_does_not_kill_or_double_one_that_is_seen_to_live(programs, journal):

@@ -575,3 +575,9 @@ def test_step_state_is_step_status_and_task_status_lacks_complete():      # sema
     assert seq.StepState is seq.StepStatus
     assert [one.name for one in seq.TaskStatus] == [
         one.name for one in seq.StepStatus if one.name != 'complete']
+
+
+@pytest.mark.parametrize('name', ['a\0b', 'caf\udce9'])
+def test_a_name_that_no_store_or_environment_can_hold_is_refused(name):
+    with pytest.raises(seq.FlowError, match='the name of a step cannot be'):
+        seq.Sequent(store=':memory:').add_step(name, func=len)

@@ -817,7 +817,19 @@ def test_a_name_inside_quotes_of_a_shell_is_refused(script):
         Command(script, shell=True)
 
 
+@pytest.mark.parametrize('script, where', [
+    ('cat <<END\n{day}\nEND', 'here-document'), ('cat <<-"E"; x\n\t{day}\n\tE\n', 'here-document'),
+    ('cat <<A <<B\nx\nA\n{day}\nB\n', 'here-document'), ('cat <<END\n{day}', 'here-document'),
+    ('(cat << \'E F\'\n{day}\nE F\n)', 'here-document'),
+    ('ls # {day}\nls', 'comment'), ('# {day}', 'comment')])
+def test_a_name_where_a_shell_does_not_take_it_as_a_word_is_refused(script, where):
+    with pytest.raises(FlowError, match='stands in a %s' % where):
+        Command(script, shell=True)
+
+
 @pytest.mark.parametrize('script', [
+    'cat <<END {day}\nx\nEND\nls {day}', 'cat <<A <<B\nx\nA\ny\nB\nls {day}', "cat <<< {day}",
+    'echo $((1 << 2))\nls {day}', "cat <<'END'\n#\nEND\nls {day}", 'cat <<E\n\'\nE\nls {day}',
     'echo {day} "x" {day}', 'echo "$(date -d {day})"', "# don't\necho {day}",
     "echo it\\'s {day}", "awk '{print $1}' {day}", 'echo "{{day}}"', "(cd 'x' && ls {day})"])
 def test_a_name_outside_of_quotes_is_taken(script):

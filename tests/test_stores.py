@@ -784,7 +784,7 @@ def changed(**fields):
 
 
 @pytest.mark.parametrize('identity, alive', [
-    (changed(host='elsewhere'), None),
+    (changed(host='since renamed'), True),
     (changed(host='elsewhere', boot='x'), None),
     (changed(boot='of the last boot'), False),
     (changed(ns='pid:[1]'), None),
