@@ -3318,14 +3318,16 @@ class SqliteStore(Store):
         sqlite3 = _import_sqlite3()
         db = None
         try:
-            with _looking:
+            with _looking, _sqlite_use:
                 if not self._find(create):
                     return
                 db = sqlite3.connect(_file_uri(self.path) + '?mode=rw', uri=True,
                                      timeout=_BUSY, isolation_level=None)
                 _opened[os.getpid(), self.path] += 1
                 self._file = _file_key(self.path)
-            if self._check_format(db, create):
+            with _sqlite_use:
+                has_tables = self._check_format(db, create)
+            if has_tables:
                 self._db, db = db, None
         except StoreError:
             raise
@@ -3445,12 +3447,13 @@ class SqliteStore(Store):
     def _drop_journal(self, db):
         sqlite3 = _import_sqlite3()
         try:
-            db.execute('PRAGMA journal_mode = DELETE')
+            with _sqlite_use:
+                db.execute('PRAGMA journal_mode = DELETE')
         except sqlite3.Error as exc:  # what stays is harmless
             logger.debug('%s-journal stays: %s', self.path, exc)
 
     def _hang_up(self, db):
-        with _looking:
+        with _looking, _sqlite_use:
             db.close()
             _opened[os.getpid(), self.path] -= 1
 
@@ -3473,7 +3476,8 @@ class SqliteStore(Store):
         if db is None:
             return []
         try:
-            return db.execute(sql, parameters).fetchall()  # all, so that its read lock ends here
+            with _sqlite_use:
+                return db.execute(sql, parameters).fetchall()  # all, so that its read lock ends
         except (_import_sqlite3().Error, UnicodeError) as exc:
             raise self._error('read', exc) from exc
 
@@ -3494,9 +3498,10 @@ class SqliteStore(Store):
                              'what is there now was not touched. Put the file back, or start '
                              'anew' % (self.path,))
         try:
-            db.execute('BEGIN IMMEDIATE')
-            result = work(db, *arguments)
-            db.execute('COMMIT')
+            with _sqlite_use:
+                db.execute('BEGIN IMMEDIATE')
+                result = work(db, *arguments)
+                db.execute('COMMIT')
             return result
         except BaseException as exc:
             self._roll_back(db)
@@ -3507,7 +3512,8 @@ class SqliteStore(Store):
     def _roll_back(self, db):
         try:
             if db.in_transaction:
-                db.execute('ROLLBACK')
+                with _sqlite_use:
+                    db.execute('ROLLBACK')
         except _import_sqlite3().Error as exc:  # whoever opens the file next does it
             logger.debug('%s: a rollback failed: %s', self.path, exc)
 
@@ -3680,6 +3686,41 @@ def _file_uri(path):
 # SQLite as well. So a file is looked at, and made, only while no connection of ours is open to it.
 _looking = _in_common('looking', threading.RLock())
 _opened = _in_common('opened', collections.Counter())  # (pid, path): connections
+
+
+class _SqliteUse:
+    """Who is inside SQLite: while a thread is, no other one forks, as a child would find the locks
+    of SQLite itself taken, for ever.
+
+    ``with use:`` is put around calls of SQLite, which do not keep one another waiting, and ``with
+    use.none():`` around a fork, which waits for them, but not longer than PATIENCE seconds: they
+    may be waiting for a locked file.
+    """
+
+    PATIENCE = 5.0
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._users = 0
+
+    def __enter__(self):
+        with self._changed:
+            self._users += 1
+
+    def __exit__(self, *exception):
+        with self._changed:
+            self._users -= 1
+            if not self._users:
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def none(self):
+        with self._changed:
+            self._changed.wait_for(lambda: not self._users, self.PATIENCE)
+            yield
+
+
+_sqlite_use = _in_common('sqlite_use', _SqliteUse())
 
 
 def _objection(path):
@@ -6000,7 +6041,7 @@ def _start(process, forked):
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
     try:
-        with _fork_beside_threads() if forked else _hidden_main():
+        with _sqlite_use.none(), _fork_beside_threads() if forked else _hidden_main():
             process.start()
         _private_fds.update(_pipes_of(process))
     except OSError as error:
@@ -6137,8 +6178,9 @@ def _forked(job, line):
 
 def _leave():
     """Leave to the supervisor what is its own: done by every copy of this file."""
-    global _start_lock
-    _start_lock = threading.RLock()  # the supervisor holds the one that we have inherited
+    global _start_lock, _sqlite_use
+    # The supervisor holds those that we have inherited.
+    _start_lock, _sqlite_use = threading.RLock(), _SqliteUse()
     _task_log_handler.leave()
 
 

@@ -312,3 +312,37 @@ def test_a_child_logs_to_a_stream_to_which_a_thread_was_writing(programs):
         """)
     supervisor = programs.start()
     assert supervisor.wait() == 0, supervisor.errors()
+
+
+def test_a_child_uses_sqlite_though_a_flow_in_another_thread_was_inside_of_it(programs):
+    programs.write("""
+        def use_sqlite():
+            import sqlite3
+            connection = sqlite3.connect(':memory:')
+            connection.execute('CREATE TABLE a (b)')
+            connection.close()
+
+        def commit():
+            number = 0
+            while not over.is_set():
+                number += 1
+                flow = make('inline', store=os.path.join(FOLDER, 'other.db'), run_id=str(number),
+                            config={'synchronous': 'off'}, logging_level='ERROR')
+                step = ()
+                for name in range(100):
+                    step = flow.add_step('s%d' % name, func=len, args=('',), require=step)
+                assert flow() is True
+
+        over = threading.Event()
+        thread = threading.Thread(target=commit)
+        thread.start()
+        flow = make(config={'timeout': 10, 'synchronous': 'off', 'capture': 'none'})
+        for number in range(FORKS):
+            flow.add_step('s%d' % number, func=use_sqlite)
+        ok = flow()
+        over.set()
+        thread.join()
+        assert ok
+        """.replace('FORKS', str(10 * FORKS)))
+    supervisor = programs.start()
+    assert supervisor.wait() == 0, supervisor.errors()
