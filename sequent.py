@@ -10949,7 +10949,9 @@ def _make_parser():
     program = _program()
     parser = argparse.ArgumentParser(
         prog=program, usage='%s MODULE [VERB] [options]' % program, add_help=False,
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        # Of a width of its own: argparse would ask for that of the terminal 15 times.
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=78),
         description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n'
         + '\n'.join('  %-10s%s' % pair for pair in _VERBS.items()), epilog=_EPILOG)
     add = parser.add_argument
@@ -11694,10 +11696,11 @@ def _warn_of_variables():
     known = [name.upper() for name in _parameters.declared]
     for variable in sorted(os.environ):
         name = variable[len(prefix):]
-        near = _nearest(name.upper(), known)
-        if variable.startswith(prefix) and name not in known and near:
-            logger.warning('%s is the variable of no parameter%s', variable,
-                           near.replace("'", "'" + prefix, 1))
+        if variable.startswith(prefix) and name not in known:
+            near = _nearest(name.upper(), known)
+            if near:
+                logger.warning('%s is the variable of no parameter%s', variable,
+                               near.replace("'", "'" + prefix, 1))
 
 
 class _Session:
