@@ -7869,8 +7869,8 @@ class _History:
         has changed, as far as that was recorded.
         """
         before, now = self._recorded(self.base_run()), self.signatures
-        if not before or before == now:
-            return self._changed_details()
+        if not before:
+            return []
         gone = [path for path in before if path not in now]
         new = [path for path in now if path not in before]
         other = [path for path in now if path in before and bool(now[path]) != bool(before[path])]
@@ -11184,17 +11184,15 @@ def _self_check(options):
     """Print a page on what this host can do; return 1 if something fails that must work."""
     before, check = {}, _SelfCheck()
     if threading.current_thread() is threading.main_thread():
-        for name in ('SIGTERM', 'SIGHUP'):
+        for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, lambda number, _: sys.exit(128 + number))
+                before[number] = signal.signal(number, check.on_signal)
     try:
         with _output(options.stdout) as say:
             check.run(options.store, lambda text: (say(text), options.stdout.flush()))
         return _EXIT_FAILURE if check.failed else _EXIT_SUCCESS
-    except KeyboardInterrupt:
-        return _EXIT_SIGINT
-    except SystemExit as end:    # SIGTERM, SIGHUP
+    except SystemExit as end:    # a signal came
         return end.code
     finally:
         for number, handler in before.items():
@@ -11205,6 +11203,8 @@ class _SelfCheck:
     """Tries one thing after the other, and prints a line on each."""
 
     failed = ()  # type: typing.Tuple[str, ...]  # the labels of what did not work
+    waits = False  # for the end of a trial that may be cut short
+    signal = 0  # the one that came
 
     def run(self, store, say):
         self.say = say
@@ -11223,20 +11223,41 @@ class _SelfCheck:
         for label, *what in _trials():
             if not what:
                 self.say('no      ' + label)
-            elif self.tried(label, what[0], folder, *what[1:]) is not None:
+            elif self.tried(label, what[0], folder, *what[1:],
+                            waiting=self.waiting()) is not None:
                 self.say('ok      ' + label)
 
-    def tried(self, label, *what):
+    def on_signal(self, number, frame):
+        self.signal = number
+        if self.waits:
+            raise SystemExit(128 + number)
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Let a signal cut short the wait for a trial: not its start, where it would be lost."""
+        self.waits = True
+        try:
+            if self.signal:
+                raise SystemExit(128 + self.signal)
+            yield
+        finally:
+            self.waits = False
+
+    def tried(self, label, *what, **waiting):
         """Return what a trial printed; None, and say so, if it failed."""
-        printed, trouble = _in_trial(what)
+        printed, trouble = _in_trial(what, **waiting)
         if trouble is not None:
             self.failed += label,
             self.say('FAILED  %s: %s' % (label, trouble))
         return printed
 
 
-def _in_trial(what, nested=False):
-    """Run `_try` in a process; return (what it printed, None) or (None, what is the matter)."""
+def _in_trial(what, nested=False, waiting=contextlib.suppress()):
+    """Run `_try` in a process; return (what it printed, None) or (None, what is the matter).
+
+    Args:
+        waiting: a context manager; within it is waited.
+    """
     import json
     import subprocess
     switches = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -11251,7 +11272,8 @@ def _in_trial(what, nested=False):
     except (OSError, ValueError, TypeError) as error:
         return None, 'this Python (%r) cannot be started: %s' % (sys.executable, error)
     try:
-        printed, errors = process.communicate(timeout=patience)
+        with waiting:
+            printed, errors = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         return None, 'it hangs, and was ended after %g s' % patience
     finally:
