@@ -450,7 +450,8 @@ FORKS = '''
     flow = make(config={'start_method': %r, 'max_concurrent': 4})
     flow.add_step('process', func=work, args=('process',))
     flow.add_step('program', func=seq.Command(
-        'echo program begins >> journal; until [ -e gate-go ]; do sleep 0.02; done; '
+        'echo program begins >> journal; '
+        'until [ -e gate-go -o -e gate-all ]; do sleep 0.02; done; '
         'echo program ends >> journal', shell=True))
     if MODE == 'restart':
         flow.add_step('fork', func=fork, config={'task_construct': 'thread'})
