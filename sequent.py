@@ -11252,11 +11252,11 @@ class _SelfCheck:
         return printed
 
 
-def _in_trial(what, nested=False, waiting=contextlib.suppress()):
+def _in_trial(what, nested=False, waiting=None):
     """Run `_try` in a process; return (what it printed, None) or (None, what is the matter).
 
     Args:
-        waiting: a context manager; within it is waited.
+        waiting: a context manager within which it is waited, or None.
     """
     import json
     import subprocess
@@ -11272,7 +11272,7 @@ def _in_trial(what, nested=False, waiting=contextlib.suppress()):
     except (OSError, ValueError, TypeError) as error:
         return None, 'this Python (%r) cannot be started: %s' % (sys.executable, error)
     try:
-        with waiting:
+        with waiting or contextlib.ExitStack():
             printed, errors = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         return None, 'it hangs, and was ended after %g s' % patience

@@ -45,3 +45,12 @@ def test_an_unknown_benchmark_is_a_usage_error_that_names_the_known_ones():
     done = run_bench('nosuch')
     assert done.returncode == 2
     assert "no benchmark 'nosuch'" in done.stderr and 'parallel_map' in done.stderr
+
+
+def test_the_comparison_with_others_measures_a_chain_and_a_fan():
+    done = subprocess.run([sys.executable, '-m', 'tests.bench.peers', '--json', '--steps', '20',
+                           'sequent (inline)'], cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, universal_newlines=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found['chain'] > 0 and found['fan'] > 0, found
