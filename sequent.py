@@ -5985,9 +5985,7 @@ class ProcessConstruct(_ChildConstruct):
             if process.exitcode is not None:
                 if child.killed and patience == math.inf:
                     child.signal(signal.SIGKILL)  # what it has left behind
-                process.join()
-                _private_fds.difference_update(_pipes_of(process))
-                _close_process(process)
+                _close(process)
                 continue
             if now >= patience:
                 child.signal(signal.SIGKILL)
@@ -5999,9 +5997,18 @@ class ProcessConstruct(_ChildConstruct):
 def _let_go(process):
     """Let a process go on alone: neither we nor multiprocessing wait for its end."""
     from multiprocessing import process as module
-    module._children.discard(process)  # type: ignore[attr-defined]
-    _private_fds.difference_update(_pipes_of(process))
-    process._popen = None  # whose end closes them
+    with _start_lock:    # a start in another thread looks at all of them
+        module._children.discard(process)  # type: ignore[attr-defined]
+        _private_fds.difference_update(_pipes_of(process))
+        process._popen = None  # whose end closes them
+
+
+def _close(process):
+    """Give back what a process that has ended still takes."""
+    with _start_lock:    # as in `_let_go`
+        process.join()
+        _private_fds.difference_update(_pipes_of(process))
+        _close_process(process)
 
 
 def _start_method(config, name):

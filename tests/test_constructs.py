@@ -413,6 +413,19 @@ class TestForkedProcess(ProcessContract):
         assert (tmp_path / 'log').read_bytes().decode('utf-8').count('seen') == 1
 
 
+def test_no_process_is_closed_while_another_thread_starts_one():
+    # multiprocessing looks at all processes then, and does not know of those without a state
+    process = multiprocessing.get_context('fork').Process(target=int)
+    process.start()
+    closing = threading.Thread(target=sequent._close, args=(process,))
+    with sequent._start_lock:
+        closing.start()
+        closing.join(0.1)
+        assert process._popen is not None
+    closing.join()
+    assert process._popen is None
+
+
 class NewInterpreter(ProcessContract):
     @pytest.mark.parametrize('func', [lambda: 7, threading.Lock().acquire])
     def test_a_function_that_cannot_be_sent_is_refused_by_name(self, construct, func):
