@@ -3589,7 +3589,10 @@ class SqliteStore(Store):
 
     def counts(self, run):
         key, found, first = self._key(run), collections.Counter(), {}
-        for path, kind, status, n, number in self._read(_SQL_COUNTS, key, key):
+        for row in self._read(_SQL_COUNTS, key, key):
+            path, kind, status, n, number = row
+            if not isinstance(number, int):
+                raise _damaged_record('task', row)
             found[path, kind, status] += n
             first[path] = min(number, first.get(path, number))
         return sorted((one + (n,) for one, n in found.items() if n and one[1] != 'iteration'),
@@ -5584,10 +5587,12 @@ class _Child:
 
     def is_gone(self):
         """Whether its exit code is lost: somebody else has reaped it, or SIGCHLD is ignored."""
+        if getattr(self.process._popen, 'method', None) == 'forkserver':
+            return False    # the server reaps it, and tells a little later
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
-            return True
+            return self.process.exitcode is None    # else another thread of ours has
         except PermissionError:
             pass    # it has other rights
         return False

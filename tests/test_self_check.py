@@ -16,10 +16,9 @@ import sequent
 from runtools import is_running, wait_until
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FORK_METHODS = ['fork', 'spawn'] + ['forkserver'] * (sys.version_info >= (3, 7))
 TRIED = (['inline steps, memory store', 'thread steps, memory store',
           'inline steps, SQLite store', 'thread steps, SQLite store']
-         + ['process steps by %s, SQLite store' % method for method in FORK_METHODS]
+         + ['process steps by %s, SQLite store' % method for method in sequent._start_methods()]
          + ['programs, SQLite store', 'POSIX locks: they keep a second program out'])
 as_root = pytest.mark.skipif(os.geteuid() != 0 or shutil.which('unshare') is None,
                              reason='not for users who cannot mount anything')
