@@ -152,7 +152,7 @@ def fan(flow, n):
 
 
 def commit_rows(folder, works, at_once=1, synchronous='FULL', statuses=('active', 'success')):
-    """Do each work and commit after so many, with SQLite's journal, the same rows as a store does.
+    """Do each work and commit after so many the rows that a store does, as SQLite is by default.
 
     Args:
         statuses: those that a task goes through: each time its row is written again.
@@ -161,8 +161,7 @@ def commit_rows(folder, works, at_once=1, synchronous='FULL', statuses=('active'
         ', '.join(sequent.TaskRecord._fields), ', ?' * len(sequent.TaskRecord._fields))
     with contextlib.closing(sqlite3.connect(os.path.join(folder, 'bound.db'))) as database:
         database.isolation_level = None
-        for statement in ('PRAGMA journal_mode = PERSIST', 'PRAGMA synchronous = ' + synchronous):
-            database.execute(statement)
+        database.execute('PRAGMA synchronous = ' + synchronous)
         for statement in sequent._FORMATS[0]:
             database.execute(statement)
         waiting = []
