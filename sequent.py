@@ -31,7 +31,7 @@ The file reads downward; no section names a later one:
     10 Command line      python -m sequent
 """
 
-# The types of what users see stand in sequent.pyi; here they are inferred, also under --strict:
+# The types of what users see stand in backends/stubs; here they are inferred, also under --strict:
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs, allow-any-generics
 # mypy: no-strict-optional, disable-error-code="var-annotated"
 
@@ -350,8 +350,9 @@ else:
             raise OSError(int(failed), os.strerror(int(failed)))
         return pid
 
-# Where that is unknown, a symbolic link is followed; elsewhere files are binary without a word.
-_AS_IT_IS = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
+# For opening what others may have planted: no symbolic link is followed, and nobody waits for the
+# other end of a pipe. Where a system does not know one of these, that is left to it.
+_AS_IT_IS = sum(getattr(os, name, 0) for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_BINARY'))
 
 # What every process task needs: a process group, and a moment in which no signal is handled.
 _HAS_GROUPS = all(hasattr(os, name) for name in ('killpg', 'setpgid')) and hasattr(
@@ -2611,9 +2612,8 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `latest`, `count` and `counts` have defaults; the rest is
-    abstract.
-    ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
+    `open`, `close`, `private_fds`, `latest`, `fold` and `counts` have defaults; the rest is
+    abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -2726,7 +2726,7 @@ class Store(abc.ABC):
             StoreError: nothing of it is stored.
         """
 
-    def count(self, run, path, sequence, kind):
+    def fold(self, run, path, sequence, kind):
         """Take a success of which only the number can still be asked for; return whether it did.
 
         The driver asks a `volatile` store before it makes a record, which is not committed then.
@@ -3055,11 +3055,11 @@ class MemoryStore(Store):
             raise _never_begun(run, self)
         for record in list(records):
             if self.volatile and (record.kind == 'iteration' or record.status == SUCCESS and (
-                    self.count(run, record.path, record.sequence, record.kind))):
+                    self.fold(run, record.path, record.sequence, record.kind))):
                 continue
             kept.add(record)
 
-    def count(self, run, path, sequence, kind):
+    def fold(self, run, path, sequence, kind):
         if not (self.volatile and _in_later_iteration(sequence)):
             return False
         self._kept[run[:2]].fold(path, sequence, kind)
@@ -4637,8 +4637,7 @@ class LogRelay:
         if self._broken:
             return
         try:
-            # It may be a pipe.
-            fd = os.open(job.log, os.O_RDONLY | _AS_IT_IS | getattr(os, 'O_NONBLOCK', 0))
+            fd = os.open(job.log, os.O_RDONLY | _AS_IT_IS)
         except OSError:
             return  # nothing was written yet, or somebody has moved it away
         try:
@@ -4765,8 +4764,7 @@ def _sync_folder(path):
 def _open_own(path, what):
     """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
     try:
-        # It may be a pipe.
-        fd = os.open(path, os.O_RDONLY | _AS_IT_IS | getattr(os, 'O_NONBLOCK', 0))
+        fd = os.open(path, os.O_RDONLY | _AS_IT_IS)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -5074,34 +5072,33 @@ def _checked_script(command):
 
 
 #: The start of a here-document: its delimiter, after what quotes it.
-_HERE_DOCUMENT = re.compile(r'<<-?[ \t]*[\'"\\]?([A-Za-z_][^\s\'";&|<>()]*)')
+_HERE_DOCUMENT = r'(?<!<)<<-?[ \t]*[\'"\\]?([A-Za-z_][^\s\'";&|<>()]*)'
 
 
 def _misplaced_names(script):
     """Yield the names that stand where a quoted value is not taken as one word, and where that is:
     inside quotes, in a here-document or in a comment."""
+    here_document = re.compile(_HERE_DOCUMENT)
     quotes, at = [''], 0    # the open ones; '' is what stands in parentheses
     ends = []               # delimiters of the here-documents that begin with the next line
     while at < len(script):
         char, quote = script[at], quotes[-1]
         match = _BRACES.match(script, at)
-        if match is not None and match.group(1) and quote:
-            yield match.group(0), 'inside quotes'
         if match is not None:
+            if match.group(1) and quote:
+                yield match.group(0), 'inside quotes'
             at = match.end()
             continue
         if char == '\n' and ends:
-            end = re.compile(r'^\t*%s$' % re.escape(ends.pop(0)), re.M).search(script, at + 1)
-            stop = end.start() if end else len(script)
-            for match in _BRACES.finditer(script, at, stop):
-                if match.group(1):
-                    yield match.group(0), 'in a here-document'
-            at = (end.end() if end else stop) if not ends else stop - 1
+            start, at = at, _end_of_here_documents(script, at, ends)
+            for name in _names_between(script, start, at):
+                yield name, 'in a here-document'
+            ends = []
             continue
-        match = None if quote else _HERE_DOCUMENT.match(script, at)
-        if match is not None and script[at - 1:at] != '<':
+        match = None if quote else here_document.match(script, at)
+        if match is not None:
             ends.append(match.group(1))
-        if char == '\\' and quote != "'":
+        elif char == '\\' and quote != "'":
             at += 1
         elif char == quote or char == ')' and not quote and len(quotes) > 1:
             quotes.pop()
@@ -5111,10 +5108,21 @@ def _misplaced_names(script):
             quotes.append('')
         elif char == '#' and not quote and (not at or script[at - 1] in ' \t\n;('):
             start, at = at, (script + '\n').index('\n', at) - 1
-            for match in _BRACES.finditer(script, start, at + 1):
-                if match.group(1):
-                    yield match.group(0), 'in a comment'
+            for name in _names_between(script, start, at + 1):
+                yield name, 'in a comment'
         at += 1
+
+
+def _names_between(script, start, stop):
+    return [match.group(0) for match in _BRACES.finditer(script, start, stop) if match.group(1)]
+
+
+def _end_of_here_documents(script, at, delimiters):
+    """Return where those end that begin with the next line, one after the other."""
+    for delimiter in delimiters:
+        end = re.compile(r'^\t*%s$' % re.escape(delimiter), re.M).search(script, at + 1)
+        at = end.end() if end is not None else len(script)
+    return at
 
 
 def _checked_parts(command):
@@ -5568,6 +5576,24 @@ def is_shortage(error):
     return error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
+def warn_of_shortage(name, sequence, reason):
+    logger.warning('step %s at %s cannot be started now (%s); it is tried again for %g s',
+                   name, sequence, reason, _SHORTAGE)
+
+
+def _group_runs(number):
+    """Whether anything of a process group runs. Without /proc zombies count, too."""
+    if os.path.exists('/proc/self/stat'):
+        return any(True for _ in _members(2, number))
+    try:
+        os.killpg(number, 0)
+    except PermissionError:
+        pass    # all that is left of it has other rights
+    except ProcessLookupError:
+        return False
+    return True
+
+
 class _Child:
     """What `ProcessConstruct` knows of a process of its own (``job.state``)."""
 
@@ -5637,7 +5663,7 @@ class _Child:
 
     def leaves_others(self):
         """Return whether of a process that has ended others of its group still run."""
-        return self.signal(0)    # it is reaped itself
+        return self.pid is not None and _group_runs(self.pid)
 
     def read(self):
         """Read some of the outcome. True: some came; None: nothing yet; False: the end."""
@@ -5676,9 +5702,6 @@ class _Orphan(_Child):
 
     def exitcode(self):
         return None
-
-    def leaves_others(self):
-        return self.pid is not None and _runs(2, self.pid)
 
     def cause(self):
         return ('process %s, started by an earlier supervisor, ended without leaving an outcome'
@@ -6492,17 +6515,10 @@ class _Program(_Child):
             self.tender.send('signal', self.number, int(number))
         return True
 
-    def leaves_others(self):
-        return self.pid is not None and _runs(2, self.pid)
-
     def outcome(self):
         if self.report is None:
             return None
         return Outcome(**_program_outcome(*self.report, self.ok, self.keep))  # type: ignore
-
-
-def _runs(field, number):
-    return any(True for _ in _members(field, number))
 
 
 class _Tender:
@@ -6765,8 +6781,7 @@ class ProgramConstruct(_ChildConstruct):
             child.report = report
             self._check(job)
         elif kind == 'short':
-            logger.warning('step %s at %s cannot be started now (%s); it is tried again for %g s',
-                           job.name, job.sequence, report[0], _SHORTAGE)
+            warn_of_shortage(job.name, job.sequence, report[0])
         else:
             job.process = process_identity(pid, child.tender.pid)
             self.port.moved(job)
@@ -8485,14 +8500,13 @@ class Driver:
 
         Meanwhile the task is not stored as begun.
         """
-        now = time.monotonic()
+        now = self.clock()
         since, _, pause = self._short.get(task, (now, now, 0.025))
         if not is_shortage(error) or now - since >= _SHORTAGE:
             self._short.pop(task, None)
             return False
         if not self._short:
-            logger.warning('%s cannot be started now (%s); it is tried again for %g s',
-                           _describe(task), error.strerror, _SHORTAGE)
+            warn_of_shortage(task.step.path, task.sequence, error.strerror)
         pause = min(2 * pause, 5.0)
         self._short[task] = since, min(now + pause, since + _SHORTAGE), pause
         self._dirty.pop(task, None)
@@ -8500,7 +8514,7 @@ class Driver:
 
     def _start_again(self):
         """Start what could not be started before and is to be tried now."""
-        now = time.monotonic()
+        now = self.clock()
         for task, (_, due, _) in self._short.items():
             if due <= now and task not in self._starting:
                 self._dirty[task] = None
@@ -8687,7 +8701,7 @@ class Driver:
             self._add_moved()
         rows, run = self._rows, self.run_record
         for task in self._dirty:
-            if not (self.store.volatile and task.status == SUCCESS and self.store.count(
+            if not (self.store.volatile and task.status == SUCCESS and self.store.fold(
                     run, task.step.path, task.sequence, task.step.kind)):
                 rows.append(self._record(task))
         self._rows, self._dirty, self._window = [], {}, None
@@ -8866,11 +8880,10 @@ class Driver:
         polled = [one for one in self._opened_constructs if one.polls] or self.relay.active
         if self._jobs and polled:
             timeout = max(0.01, self.settings['sleep_between_loops'])
-        if self._short:
-            left = max(0.0, min(due for _, due, _ in self._short.values()) - time.monotonic())
-            timeout = left if timeout is None else min(timeout, left)
         moved = self._moved_at + 0.5 if self._moved else None
-        for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved):
+        short = min((due for _, due, _ in self._short.values()), default=None)
+        for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved,
+                    short):
             if due is not None:
                 left = max(0.0, due - self.clock())
                 timeout = left if timeout is None else min(timeout, left)

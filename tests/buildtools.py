@@ -11,9 +11,9 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: What the project consists of; the rest of a working copy (logs, stores, caches) is left out.
-FILES = ('sequent.py', 'sequent.pyi', 'setup.py', 'setup.cfg', 'README.md', 'CHANGES.md',
-         'LICENSE', 'MANIFEST.in')
-FOLDERS = ('backends', 'stubs', 'tests', 'examples')
+FILES = ('sequent.py', 'setup.py', 'setup.cfg', 'README.md', 'CHANGES.md', 'LICENSE',
+         'MANIFEST.in')
+FOLDERS = ('backends', 'tests', 'examples')
 
 
 def needs_tools():

@@ -448,7 +448,7 @@ class KeepingStoreContract(StoreContract):
                     (task.path, task.kind, task.status) for task in store.tasks(run)).items())
 
     def test_every_task_needs_a_record(self, store, run):
-        assert store.count(run, 's_a', '1.2', 'leaf') is False
+        assert store.fold(run, 's_a', '1.2', 'leaf') is False
 
     def test_successes_in_iterations_are_kept(self, store, run):
         tasks = [a_task('s_a', '1.%d' % number, result=b'x') for number in range(1, 4)]

@@ -243,6 +243,14 @@ class Programs:
         """Run the program to its end; returns the exit code (negative: a signal)."""
         return self.start(mode, **given).wait()
 
+    def leave_orphan(self, name='a', **given):
+        """Start the program, and kill it when a task has signed the journal; return its pid."""
+        supervisor = self.start(**given)
+        pid = self.journal.pid(name)
+        supervisor.kill()
+        supervisor.wait()
+        return pid
+
     def tasks(self, run_id=''):
         """Return {path: [(sequence, recovery, attempt, status)]}: every attempt stored."""
         found = collections.defaultdict(list)

@@ -368,10 +368,7 @@ def test_a_dry_run_counts_what_an_orphan_left_and_leaves_it_there(
         environment, expected, mode, programs, journal):  # noqa: F811
     # semantics 7.6
     programs.write(ORPHAN)
-    supervisor = programs.start(environment=environment)
-    pid = journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    pid = programs.leave_orphan(environment=environment)
     journal.open('go')
     wait_gone(pid)
     before = left(programs)
@@ -397,10 +394,7 @@ def test_a_dry_run_counts_what_an_orphan_left_and_leaves_it_there(
 def test_a_dry_run_says_that_a_living_orphan_would_be_adopted(programs, journal):  # noqa: F811
     # semantics 7.6
     programs.write(ORPHAN)
-    supervisor = programs.start()
-    pid = journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    pid = programs.leave_orphan()
     before = left(programs)
 
     found = shown(programs, 'recover')
@@ -433,10 +427,7 @@ def test_a_supervisor_at_work_is_said_and_not_disturbed(programs, journal):  # n
 def test_a_new_run_beside_an_orphan_is_refused_by_a_dry_run(programs, journal):  # noqa: F811
     # semantics 6.5
     programs.write(ORPHAN)
-    supervisor = programs.start()
-    journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    programs.leave_orphan()
     before = left(programs)
 
     refused = programs.start('dry-restart')

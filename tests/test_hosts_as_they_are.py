@@ -126,6 +126,33 @@ def test_tasks_wait_while_there_are_not_enough_descriptors(programs, journal, mo
     assert {one[-1][3] for one in programs.tasks().values()} == {'success'}
 
 
+FEW = '''
+import logging, resource
+flow = make(config={'max_concurrent': 13, 'capture': 'file'})
+logging.getLogger().addHandler(logging.StreamHandler())
+def limit():
+    with open('/proc/self/task/%d/children' % os.getpid()) as stream:
+        [tender] = map(int, stream.read().split())
+    resource.prlimit(tender, resource.RLIMIT_NOFILE, (16, 16))
+first = flow.add_step('first', command=['true'])
+limited = flow.add_step('limited', func=limit, require=first,
+                        config={'task_construct': 'inline'})
+for number in range(12):
+    flow.add_step('s%d' % number, require=limited,
+                  command=['/bin/sh', '-c', 'echo done >> journal; sleep 0.3'])
+leave(flow)
+'''
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/task/%d/children' % os.getpid()),
+                    reason='not for systems that do not tell the children of a process')
+def test_programs_wait_while_the_process_that_starts_them_lacks_descriptors(programs, journal):
+    done = run(programs, FEW)
+    assert done.returncode == 0, done.stderr
+    assert b'(Too many open files); it is tried again for 60 s' in done.stderr
+    assert journal.count('done') == 12
+
+
 @pytest.mark.parametrize('most', [30, 20, 12])
 def test_with_hardly_any_descriptors_nothing_is_lost_and_what_is_wrong_is_said(
         programs, journal, most):

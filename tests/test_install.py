@@ -108,7 +108,7 @@ def test_the_sdist_holds_all_that_the_wheel_is_built_and_tested_from(sdist, tmp_
     import tarfile
     with tarfile.open(sdist) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
-    assert {'sequent.py', 'sequent.pyi', 'stubs/__init__.pyi', 'stubs/executor.pyi', 'setup.py',
-            'backends/executor.py', 'backends/__init__.pyi', 'LICENSE', 'README.md', 'CHANGES.md',
-            'tests/test_install.py', 'tests/engines/old-sqlite.sh', 'examples/nightly.py',
-            'examples/data/sf-temps.csv'} <= names
+    assert {'sequent.py', 'setup.py', 'backends/executor.py', 'backends/__init__.pyi',
+            'backends/stubs/__init__.pyi', 'backends/stubs/executor.pyi', 'LICENSE', 'README.md',
+            'CHANGES.md', 'tests/test_install.py', 'tests/engines/old-sqlite.sh',
+            'examples/nightly.py', 'examples/data/sf-temps.csv'} <= names

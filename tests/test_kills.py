@@ -110,10 +110,7 @@ def test_an_orphan_that_ends_before_it_is_looked_at_is_not_lost(programs, journa
         flow.add_step('a', func=one)
         leave(flow)
         ''')
-    first = programs.start()
-    journal.pid('a')
-    first.kill()
-    first.wait()
+    programs.leave_orphan()
     assert programs.run('recover') == 0
     assert journal.words() == ['a']
 

@@ -767,10 +767,7 @@ FAILS_AS_ORPHAN = '''
 def fail_as_orphan(programs, journal):
     """Kill the supervisor of a task, and let that fail and end."""
     programs.write(FAILS_AS_ORPHAN)
-    supervisor = programs.start()
-    pid = journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    pid = programs.leave_orphan()
     journal.open('supervisor killed')
     wait_gone(pid)
 
@@ -831,10 +828,7 @@ def test_what_failed_as_an_orphan_is_tried_again_by_a_second_continue(programs, 
 def test_an_adopted_task_that_fails_is_tried_again(programs, journal):
     # semantics 7.6
     programs.write(FAILS_AS_ORPHAN)
-    supervisor = programs.start()
-    journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    programs.leave_orphan()
     second = programs.start('continue')
     second.wait_for('it is adopted')
     journal.open('supervisor killed')
@@ -849,10 +843,7 @@ def test_the_attempt_of_an_earlier_recovery_is_not_of_this_budget(programs, jour
     # semantics 8.4
     programs.write(FAILS_AS_ORPHAN.replace("seq.current().attempt == 1 and MODE == 'restart'",
                                            "MODE == 'restart' or seq.current().attempt == 1"))
-    supervisor = programs.start()
-    journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    programs.leave_orphan()
     second = programs.start('recover')
     second.wait_for('it is adopted')
     journal.open('supervisor killed')

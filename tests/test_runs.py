@@ -544,10 +544,7 @@ def test_a_new_run_is_refused_while_orphans_of_an_earlier_one_live(programs, jou
             print(error, file=sys.stderr)
             sys.exit(75)
         ''')
-    supervisor = programs.start()
-    pid = journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    pid = programs.leave_orphan()
 
     refused = programs.start()
     assert refused.wait() == 75

@@ -60,12 +60,12 @@ class TestVolatileMemoryStore(StoreContract):
 
     def test_a_success_in_a_later_iteration_needs_no_record(self, store, run):
         store.commit(run, [a_task('s_a', '1.2', status='active')])
-        assert store.count(run, 's_a', '1.2', 'leaf') is True
+        assert store.fold(run, 's_a', '1.2', 'leaf') is True
         assert list(store.attempts(run)) == []
         assert store.counts(run) == [('s_a', 'leaf', 'success', 1)]
 
     def test_a_success_that_can_be_asked_for_needs_one(self, store, run):
-        assert store.count(run, 's_a', '1.1', 'leaf') is False
+        assert store.fold(run, 's_a', '1.1', 'leaf') is False
         assert store.counts(run) == []
 
     def test_a_hundred_thousand_iterations_take_no_more_memory_than_ten_thousand(self):

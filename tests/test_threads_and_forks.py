@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
+
+import sequent
 
 pytest.register_assert_rewrite('runtools')
 pytest_plugins = ['runtools']
@@ -312,6 +315,24 @@ def test_a_child_logs_to_a_stream_to_which_a_thread_was_writing(programs):
         """)
     supervisor = programs.start()
     assert supervisor.wait() == 0, supervisor.errors()
+
+
+def test_a_fork_waits_for_who_is_inside_sqlite_but_not_for_ever():
+    use, forked = sequent._SqliteUse(), threading.Event()
+
+    def fork():
+        with use.none():
+            forked.set()
+
+    with use:
+        thread = threading.Thread(target=fork)
+        thread.start()
+        assert not forked.wait(0.1)
+    assert forked.wait(20)
+    thread.join()
+    use.PATIENCE = 0.01
+    with use, use.none():
+        pass
 
 
 def test_a_child_uses_sqlite_though_a_flow_in_another_thread_was_inside_of_it(programs):

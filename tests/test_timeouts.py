@@ -400,10 +400,7 @@ ORPHAN = '''
 def test_an_adopted_orphan_times_out_like_any_other(deaf, mode, programs, journal):
     # semantics 7.6
     programs.write(ORPHAN)
-    supervisor = programs.start(environment={'DEAF': deaf})
-    journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    programs.leave_orphan(environment={'DEAF': deaf})
 
     assert programs.run(mode) == 1
 
@@ -417,10 +414,7 @@ def test_the_end_of_an_orphan_is_seen_though_nobody_reaps_it(programs, journal):
     """As in a container whose first process does not."""
     programs.write(ORPHAN)
     with subreaper():
-        supervisor = programs.start()
-        pid = journal.pid('a')
-        supervisor.kill()
-        supervisor.wait()
+        pid = programs.leave_orphan()
         began = time.monotonic()
 
         assert programs.run('continue', environment={'GRACE': '20'}) == 1
@@ -470,10 +464,7 @@ def test_the_time_of_an_orphan_counts_from_its_start(programs, journal):
 
 def test_a_timed_out_orphan_is_tried_again(programs, journal):
     programs.write(ORPHAN)
-    supervisor = programs.start()
-    journal.pid('a')
-    supervisor.kill()
-    supervisor.wait()
+    programs.leave_orphan()
 
     assert programs.run('continue', environment={'RETRIES': '1'}) == 0
 

@@ -1,4 +1,4 @@
-"""The types of the public interface: sequent.pyi, beside the file, and installed."""
+"""The types of the public interface: the stub, as a copy beside the file, and installed."""
 
 import ast
 import importlib.util
@@ -18,6 +18,8 @@ needs_mypy = pytest.mark.skipif(
     importlib.util.find_spec('mypy') is None,
     reason='not for Pythons without mypy: .ci/run runs it where mypy is')
 FLOW = os.path.join(ROOT, 'tests', 'typed_flow.py')
+STUBS = os.path.join(ROOT, 'backends', 'stubs')
+STUB = os.path.join(STUBS, '__init__.pyi')
 
 #: Enumerations of str are made by the metaclass, which mypy takes for str's own making.
 ALLOWED = r'sequent\.(StepStatus|StepState|TaskStatus|StepReplay|RunMode)\.__new__'
@@ -56,17 +58,11 @@ def strict(*files, **given):
 
 
 def test_the_stub_has_every_public_name_in_the_same_order():
-    with open(os.path.join(ROOT, 'sequent.pyi')) as stream:
+    with open(STUB) as stream:
         tree = ast.parse(stream.read())
     [names] = [ast.literal_eval(one.value) for one in tree.body if isinstance(one, ast.Assign)
                and one.targets[0].id == '__all__']
     assert names == sequent.__all__
-
-
-def test_the_package_of_stubs_is_the_stub():
-    with open(os.path.join(ROOT, 'stubs', '__init__.pyi')) as one:
-        with open(os.path.join(ROOT, 'sequent.pyi')) as other:
-            assert one.read() == other.read()
 
 
 def test_the_typed_flow_runs(tmp_path):
@@ -74,20 +70,28 @@ def test_the_typed_flow_runs(tmp_path):
     assert 'report: success' in said and said.count('city_load: success') == 2
 
 
+@pytest.fixture
+def types(tmp_path):
+    """A folder in which a checker finds the types."""
+    shutil.copytree(STUBS, str(tmp_path / 'types' / 'sequent'))
+    return str(tmp_path / 'types')
+
+
 @needs_mypy
-@pytest.mark.parametrize('name', ['sequent.py', 'sequent.pyi', 'tests/typed_flow.py'])
-def test_mypy_strict_passes(name):
-    code, said = strict(name, cwd=ROOT)
+@pytest.mark.parametrize('path', [os.path.join(ROOT, 'sequent.py'), STUB, FLOW],
+                         ids=os.path.basename)
+def test_mypy_strict_passes(path, types, tmp_path):
+    code, said = strict(path, cwd=tmp_path, **({} if path.endswith('sequent.py') else
+                                               {'MYPYPATH': types}))
     assert code == 0, said
 
 
 @needs_mypy
-def test_stub_and_code_say_the_same(tmp_path):
-    shutil.copytree(os.path.join(ROOT, 'stubs'), str(tmp_path / 'types' / 'sequent'))
+def test_stub_and_code_say_the_same(types, tmp_path):
     (tmp_path / 'allowed').write_text(ALLOWED)
     code, said = mypy(['mypy.stubtest', 'sequent', '--allowlist', str(tmp_path / 'allowed'),
                        '--ignore-unused-allowlist'],
-                      ROOT, MYPYPATH=str(tmp_path / 'types'))
+                      ROOT, MYPYPATH=types)
     assert code == 0, said
 
 
@@ -108,8 +112,8 @@ def vendored(tmp_path):
     vendor.mkdir(parents=True)
     for folder in (vendor, vendor.parent):
         (folder / '__init__.py').write_text('')
-    for name in ('sequent.py', 'sequent.pyi'):
-        shutil.copy(os.path.join(ROOT, name), str(vendor))
+    shutil.copy(os.path.join(ROOT, 'sequent.py'), str(vendor))
+    shutil.copy(STUB, str(vendor / 'sequent.pyi'))
     return tmp_path
 
 
@@ -135,7 +139,7 @@ def test_types_reach_one_who_copies_stub_and_file(vendored):
 
 
 @needs_mypy
-def test_what_is_wrong_in_a_flow_is_found_before_it_runs(tmp_path):
+def test_what_is_wrong_in_a_flow_is_found_before_it_runs(types, tmp_path):
     head = textwrap.dedent("""\
         import sequent as seq
         def load(city: str) -> None: ...
@@ -144,7 +148,7 @@ def test_what_is_wrong_in_a_flow_is_found_before_it_runs(tmp_path):
         """)
     first = head.count('\n') + 1
     (tmp_path / 'flow.py').write_text(head + ''.join(one + '\n' for one, _ in MISTAKES))
-    code, said = strict('flow.py', cwd=tmp_path, MYPYPATH=ROOT)
+    code, said = strict('flow.py', cwd=tmp_path, MYPYPATH=types)
     found = {int(line.split(':')[1]): line for line in said.splitlines() if ': error: ' in line}
     for number, (statement, words) in enumerate(MISTAKES, first):
         assert any(word in found.get(number, '') for word in words.split('|')), (statement, said)

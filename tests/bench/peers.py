@@ -36,8 +36,6 @@ def measured(run):
     took = time.perf_counter() - began
     os.dup2(real, 1)
     print('\\nTOOK', took)
-    sys.stdout.flush()
-    os._exit(0)
 '''
 
 
@@ -78,8 +76,8 @@ class Peer:
         if base is None:
             raise LookupError('it needs one of %s' % ', '.join(self.pythons))
         folder = os.path.join(CACHE, self.name.split()[0])
-        python = os.path.join(folder, 'bin', 'python')
-        if not os.path.exists(os.path.join(folder, 'complete')):
+        python, marker = [os.path.join(folder, *one) for one in (('bin', 'python'), ('holds',))]
+        if not self._holds(marker):
             shutil.rmtree(folder, ignore_errors=True)
             for command in ([base, '-m', 'venv', folder],
                             [python, '-m', 'pip', 'install', '-q'] + list(self.requires)):
@@ -87,8 +85,15 @@ class Peer:
                 if done.returncode:
                     raise LookupError('it cannot be installed: %s' % (
                         done.stdout.decode('utf-8', 'replace').strip().splitlines() or [''])[-1])
-            open(os.path.join(folder, 'complete'), 'w').close()
+            with open(marker, 'w') as file:
+                file.write(repr(self.requires))
         return python
+
+    def _holds(self, marker):
+        if not os.path.exists(marker):
+            return False
+        with open(marker) as file:
+            return file.read() == repr(self.requires)
 
     def run(self, shape, n):
         """Return the milliseconds that it takes for a step."""
@@ -212,6 +217,7 @@ def whole():
         step()
 DBOS.launch()
 measured(whole)
+DBOS.destroy()
 ''', shapes=('chain',))
 Peer('dask', 'two threads, nothing durable', ('dask',), '''
 import dask
