@@ -71,8 +71,7 @@ class Peer:
         """
         if not self.requires:
             return sys.executable
-        base = next((one or sys.executable for one in self.pythons
-                     if one is None or shutil.which(one)), None)
+        base = next((one or sys.executable for one in self.pythons if starts(one)), None)
         if base is None:
             raise LookupError('it needs one of %s' % ', '.join(self.pythons))
         folder = os.path.join(CACHE, self.name.split()[0])
@@ -112,6 +111,12 @@ class Peer:
             text = (done.stderr or done.stdout).decode('utf-8', 'replace').strip()
             raise LookupError('it fails: %s' % (text.splitlines() or [''])[-1])
         return float(lines[-1]) / n * 1e3
+
+
+def starts(python):
+    """Whether an interpreter can be started: what is on PATH may be a shim that cannot."""
+    return python is None or shutil.which(python) is not None and not subprocess.call(
+        [python, '-c', ''], stderr=subprocess.DEVNULL)
 
 
 OURS = '''
