@@ -2504,13 +2504,14 @@ def _members(field, number):
             yield int(pid)
 
 
-def process_identity(pid=None, keeper=None):
+def process_identity(pid=None, keeper=None, waited=False):
     """Return what tells a process from all others, also from a later one with its pid.
 
     Args:
         pid: of a living process or a zombie; None: this process.
         keeper: pid of its parent, if that lets it stay a zombie until its outcome is left: such
             a zombie counts as alive as long as that is its parent.
+        waited: whether it had been waiting for its work, which begins now: see `process_age`.
     Returns:
         JSON of ``host``, ``boot`` (id), ``ns`` (pid namespace), ``pid`` and ``start`` (clock
         ticks since boot); ``boot``, ``ns`` and ``start`` are null where there is no ``/proc``.
@@ -2522,7 +2523,17 @@ def process_identity(pid=None, keeper=None):
              'start': _proc_stat(pid)[1]}
     if keeper is not None:
         known['keeper'] = keeper
+    if waited:
+        known['since'] = _boot_time()
     return json.dumps(known)
+
+
+def _boot_time():
+    """Return the seconds since the last boot, None where that is not known."""
+    try:
+        return time.clock_gettime(7)    # CLOCK_BOOTTIME, which has no name before Python 3.7
+    except (OSError, AttributeError):
+        return None
 
 
 def _read_identity(identity):
@@ -2562,17 +2573,16 @@ def process_alive(identity):
 
 
 def process_age(identity):
-    """Return the seconds since a process of this host began, whatever the wall clock was set to
-    meanwhile; None if that is not known.
+    """Return the seconds since a process of this host began its work, whatever the wall clock
+    was set to meanwhile; None if that is not known.
     """
-    known = _read_identity(identity)
-    if known.get('start') is None or 'program' in known:    # that is the tender's
+    known, now = _read_identity(identity), _boot_time()
+    if known.get('start') is None or now is None or 'program' in known:    # that is the tender's
         return None
-    try:
-        now = time.clock_gettime(7)    # CLOCK_BOOTTIME, which has no name before Python 3.7
-        return max(0.0, now - known['start'] / os.sysconf('SC_CLK_TCK'))
-    except (OSError, AttributeError):
-        return None
+    since = known.get('since')
+    if since is None:
+        since = known['start'] / os.sysconf('SC_CLK_TCK')
+    return max(0.0, now - since)
 
 
 def _takes_signals(pid):
@@ -3846,6 +3856,7 @@ class Job:
         logger_name: name of the logger that the task is told to use.
         epoch: the time of the run when time.monotonic() was 0, or None: see `now`.
         eventor: what an inline function gets as ``eventor=`` when it accepts that, or None.
+        given: whether func, args and kwargs are those of the flow, with nothing filled in.
         task, triggered: the driver's own.
         process: identity of the process (JSON), set by `TaskConstruct.prepare`; None: none.
         state: the construct's own.
@@ -3853,7 +3864,8 @@ class Job:
 
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
                  'kwargs', 'items', 'own', 'shared', 'config', '_log', 'logdir', 'outcome',
-                 'logger_name', 'eventor', 'task', 'triggered', 'process', 'state', 'epoch')
+                 'logger_name', 'eventor', 'given', 'task', 'triggered', 'process', 'state',
+                 'epoch')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
@@ -3877,6 +3889,7 @@ class Job:
         self.outcome = outcome
         self.logger_name = logger_name
         self.eventor = eventor
+        self.given = False
         self.task = task
         self.triggered = ()  # type: tuple
         self.process = process
@@ -3912,10 +3925,12 @@ class Port(abc.ABC):
     Attributes:
         stopping: True once a signal has ended the run (semantics 8.3).
         config: the resolved configuration of the flow: {str: value}.
+        forks: the fork server of the run, for processes, or None.
     """
 
     stopping = False
     config = {}  # type: dict
+    forks = None  # type: typing.Any
 
     @abc.abstractmethod
     def done(self, job, outcome):
@@ -5597,11 +5612,13 @@ def _group_runs(number):
 class _Child:
     """What `ProcessConstruct` knows of a process of its own (``job.state``)."""
 
-    __slots__ = ('process', 'pid', 'fd', 'pidfd', 'inbox', 'killed', 'forced', 'refusal')
+    __slots__ = ('process', 'pid', 'identity', 'fd', 'pidfd', 'inbox', 'killed', 'forced',
+                 'refusal')
 
     def __init__(self, process=None, pid=None, fd=None):
         self.process = process
         self.pid = pid
+        self.identity = None     # as `process_identity` tells it
         self.fd = fd             # our end of the pair, None once it is closed
         self.pidfd = None
         self.inbox = bytearray()
@@ -5609,7 +5626,7 @@ class _Child:
         self.refusal = None      # the outcome of what could not be sent to a process
 
     def alive(self, job):
-        return self.process.exitcode is None and not self.is_gone()
+        return self.exitcode() is None and not self.is_gone()
 
     def is_gone(self):
         """Whether its exit code is lost: somebody else has reaped it, or SIGCHLD is ignored."""
@@ -5635,6 +5652,21 @@ class _Child:
     def exitcode(self):
         """Return the exit code of a process that has ended, or minus the signal; None: unknown."""
         return self.process.exitcode
+
+    def close(self):
+        """Give back what a process that has ended still takes."""
+        with _start_lock:    # as in `let_go`
+            self.process.join()
+            _private_fds.difference_update(_pipes_of(self.process))
+            _close_process(self.process)
+
+    def let_go(self):
+        """Let a process go on alone: neither we nor multiprocessing wait for its end."""
+        from multiprocessing import process as module
+        with _start_lock:    # a start in another thread looks at all of them
+            module._children.discard(self.process)  # type: ignore[attr-defined]
+            _private_fds.difference_update(_pipes_of(self.process))
+            self.process._popen = None  # whose end closes them
 
     def cause(self):
         """Return how a process ended that has left no outcome."""
@@ -5871,7 +5903,7 @@ class ProcessConstruct(_ChildConstruct):
     def open(self, port):
         super().open(port)
         self._children = set()  # those whose line is open
-        self._leaving = []   # on their way out: (_Child, its process, when patience ends)
+        self._leaving = []   # on their way out: (_Child, when patience ends)
 
     @property
     def polls(self):
@@ -5896,25 +5928,32 @@ class ProcessConstruct(_ChildConstruct):
                     % (name, what, method, describe_error(error))) from error
 
     def prepare(self, job):
-        job.state = child = _Child()
         method = _start_method(job.config, job.name)
         with _start_lock:
-            child.fd, theirs = _make_pair()
-            try:
-                child.process = _make_process(job, method, theirs)
-                _start(child.process, method == 'fork')
-            except ConstructError as error:  # check() did not see the loop item
-                child.refusal = Outcome(FAILURE, str(error))
-            finally:
-                theirs.close()
-                if child.process is None or child.process.pid is None:
-                    _close_private(child.fd)
-                    child.fd = None
+            served = self.port.forks.child(job) if self.port.forks and method == 'fork' else None
+            job.state = child = served or self._start(job, method)
         if child.refusal is None:
-            child.pid = child.process.pid
             self._children.add(child)
             _make_group(child.pid)
-            job.process = process_identity(child.pid)
+            job.process = process_identity(child.pid, waited=served is not None)
+            child.identity = job.process
+
+    @staticmethod
+    def _start(job, method):
+        child = _Child()
+        child.fd, theirs = _make_pair()
+        try:
+            child.process = _make_process(job, method, theirs)
+            _start(child.process, method == 'fork')
+            child.pid = child.process.pid
+        except ConstructError as error:  # check() did not see the loop item
+            child.refusal = Outcome(FAILURE, str(error))
+        finally:
+            theirs.close()
+            if child.pid is None:
+                _close_private(child.fd)
+                child.fd = None
+        return child
 
     def release(self, job):
         child = job.state
@@ -5927,7 +5966,7 @@ class ProcessConstruct(_ChildConstruct):
         _send(child.fd, b'g')
 
     def withdraw(self, job):
-        if job.state.process is not None:
+        if job.state.pid is not None:
             self._part(job.state)
 
     def settle(self, job):
@@ -5936,7 +5975,7 @@ class ProcessConstruct(_ChildConstruct):
             _send(child.fd, b'k')
         else:
             super().settle(job)  # it may have left its outcome in the file
-        if child.process is not None:
+        if child in self._children:
             self._part(child)
 
     def poll(self):
@@ -5950,15 +5989,15 @@ class ProcessConstruct(_ChildConstruct):
         for child in list(self._children):  # what is done and not stored goes into files
             self._part(child, math.inf if child in done else 5.0)
         self._reap_all(2.0)
-        for child, process, _ in self._leaving:
+        for child, _ in self._leaving:
             if child in done:
                 logger.warning('process %d has finished, and goes on trying to leave its outcome '
-                               'in a file: see to the disk, and recover the run', process.pid)
-                _let_go(process)
+                               'in a file: see to the disk, and recover the run', child.pid)
+                child.let_go()
         self._leaving = [one for one in self._leaving if one[0] not in done]
         self._reap_all(6.0)
-        for _, process, _ in self._leaving:
-            logger.error('process %d cannot be ended', process.pid)
+        for child, _ in self._leaving:
+            logger.error('process %d cannot be ended', child.pid)
 
     # What happens to a released job.
 
@@ -5992,8 +6031,7 @@ class ProcessConstruct(_ChildConstruct):
             child.fd = None
         if child.killed and patience < math.inf:
             child.signal(signal.SIGKILL)  # what it has left behind
-        if child.process is not None:
-            self._leaving.append((child, child.process, time.monotonic() + patience))
+        self._leaving.append((child, time.monotonic() + patience))
         self._reap()
 
     def _reap_all(self, patience):
@@ -6006,37 +6044,20 @@ class ProcessConstruct(_ChildConstruct):
     def _reap(self):
         now = time.monotonic()
         staying = []
-        for child, process, patience in self._leaving:
-            if process.exitcode is None and child.is_gone():
-                _let_go(process)
-                continue
-            if process.exitcode is not None:
+        for child, patience in self._leaving:
+            if child.exitcode() is not None:
                 if child.killed and patience == math.inf:
                     child.signal(signal.SIGKILL)  # what it has left behind
-                _close(process)
+                child.close()
+                continue
+            if child.is_gone():
+                child.let_go()
                 continue
             if now >= patience:
                 child.signal(signal.SIGKILL)
                 patience = now + 1.0
-            staying.append((child, process, patience))
+            staying.append((child, patience))
         self._leaving = staying
-
-
-def _let_go(process):
-    """Let a process go on alone: neither we nor multiprocessing wait for its end."""
-    from multiprocessing import process as module
-    with _start_lock:    # a start in another thread looks at all of them
-        module._children.discard(process)  # type: ignore[attr-defined]
-        _private_fds.difference_update(_pipes_of(process))
-        process._popen = None  # whose end closes them
-
-
-def _close(process):
-    """Give back what a process that has ended still takes."""
-    with _start_lock:    # as in `_let_go`
-        process.join()
-        _private_fds.difference_update(_pipes_of(process))
-        _close_process(process)
 
 
 def _start_method(config, name):
@@ -6145,13 +6166,19 @@ def _pack(job, method):
     except Exception as error:
         raise ConstructError('it cannot be sent to a process started by %r (%s)'
                              % (method, describe_error(error))) from error
-    plain = {name: getattr(job, name) for name in _PLAIN}
-    plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result', 'env')
-                       if name in job.config}
+    plain = _plain(job)
     if job.config.get('cwd'):  # multiprocessing changes the folder
         plain['config']['cwd'] = os.path.abspath(job.config['cwd'])
     main = _main_origin() if b'__main__' in call or b'__mp_main__' in call else None
     return plain, call, main, logging.getLogger().level, pack_parameters()
+
+
+def _plain(job):
+    """Return what a job consists of that can be sent anywhere."""
+    plain = {name: getattr(job, name) for name in _PLAIN}
+    plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result', 'env', 'cwd')
+                       if name in job.config}
+    return plain
 
 
 def _needs_main(pickled):
@@ -6192,23 +6219,32 @@ def in_child():
 
 def _forked(job, line):
     """Where a forked child begins."""
+    _leave_supervisor()
+    _serve(lambda lives: (job, line.detach(), None), _watched_parent())
+
+
+def _leave_supervisor():
+    """In a forked child, give up what is the supervisor's own."""
     signal.set_wakeup_fd(-1)
     _freeze_garbage()
-    inherited = _private_fds.union(*[port.private_fds() for port in _ports])
-    for one in inherited:
-        try:
-            os.close(one)
-        except OSError:
-            pass  # of another port, and closed a moment ago
-    _private_fds.clear()
-    del _ports[:]
+    _close_private_fds()
     _renew_logging_locks()
     _renew_stream_locks()
     _forget_foreign_imports()
     _forget_foreign_threads()
     for leave in list(_leavers.values()):
         leave()
-    _serve(job, line.detach(), None)
+
+
+def _close_private_fds():
+    """Close what is another process's own of the library's descriptors."""
+    for one in _private_fds.union(*[port.private_fds() for port in _ports]):
+        try:
+            os.close(one)
+        except OSError:
+            pass  # of another port, and closed a moment ago
+    _private_fds.clear()
+    del _ports[:]
 
 
 def _leave():
@@ -6228,20 +6264,25 @@ def _spawned(parcel, line):
     plain, call, main, level, parameters = parcel
     take_parameters(parameters)
     job = Job(**plain)
-    _serve(job, line.detach(), functools.partial(_unpack, job, call, main, level))
+    supervisor = process_identity(_parent_pid())    # a fork server may have made us
+    _serve(lambda lives: (job, line.detach(), functools.partial(_unpack, job, call, main, level)),
+           lambda: process_alive(supervisor) is not False)
 
 
-def _serve(job, fd, load):
-    """Wait at the gate, run the job, deliver its outcome. Does not return."""
+def _serve(take, lives):
+    """Wait at the gate, run the job, deliver its outcome. Does not return.
+
+    Args:
+        take: given ``lives``, returns the job, the line to the supervisor and what loads the
+            function, or None; or None if there is nothing to run.
+        lives: tells whether the supervisor lives.
+    """
     code = 1
     try:
         _own_signals()
-        identity = os.fstat(fd)
-        lives = _watched_supervisor(load is None)
-        if _receive(fd, lives):
-            outcome = _run_here(job, load)
-            _end_threads()
-            _deliver(job, fd, identity, outcome._replace(ended=job.now()), lives)
+        taken = take(lives)
+        if taken is not None:
+            _serve_job(lives, *taken)
         code = 0
     except BaseException:
         import traceback
@@ -6249,6 +6290,14 @@ def _serve(job, fd, load):
     finally:
         _flush()
         os._exit(code)
+
+
+def _serve_job(lives, job, fd, load):
+    identity = os.fstat(fd)
+    if _receive(fd, lives):
+        outcome = _run_here(job, load)
+        _end_threads()
+        _deliver(job, fd, identity, outcome._replace(ended=job.now()), lives)
 
 
 def _own_signals():
@@ -6267,31 +6316,37 @@ def _own_signals():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CHILD_SIGNALS)
 
 
-def _watched_supervisor(forked):
-    """Return what tells whether the supervisor lives."""
+def _parent_pid():
     import multiprocessing
-    pid = multiprocessing.current_process()._parent_pid  # type: ignore[attr-defined]
-    if forked:
-        return lambda: os.getppid() == pid
-    identity = process_identity(pid)    # a fork server may have made us
-    return lambda: process_alive(identity) is not False
+    return multiprocessing.current_process()._parent_pid  # type: ignore[attr-defined]
+
+
+def _watched_parent():
+    """Return what tells whether the process lives that has forked this one."""
+    pid = _parent_pid()
+    return lambda: os.getppid() == pid
 
 
 def _receive(fd, lives):
-    """Wait for a byte of the supervisor's; return False if it is gone.
+    """Wait for a byte of the supervisor's; return False if it is gone."""
+    try:
+        return _await(fd, lives) and bool(os.read(fd, 1))
+    except OSError:  # gone without having read all that we sent
+        return False
+
+
+def _await(fd, lives):
+    """Wait until something comes, or the end of the stream; return False if nobody lives.
 
     That is not seen by the line alone: what other processes were forked from it hold its end open.
     """
     import select
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while not poll.poll(500):
-            if not lives():
-                return False
-        return bool(os.read(fd, 1))
-    except OSError:  # gone without having read all that we sent
-        return False
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while not poll.poll(500):
+        if not lives():
+            return False
+    return True
 
 
 def _run_here(job, load):
@@ -6386,6 +6441,364 @@ def _say_at_last(text):
         sys.stderr.write(text + '\n')
     except (OSError, ValueError, AttributeError):
         pass  # closed, or on the disk that is full: there is nobody left to tell
+
+
+# Process: the fork server ----------------------------------------------------------
+#
+# A fork takes the longer the more memory the process has that forks, and both sides pay for what
+# they write to afterwards. So, where nothing of the user's runs in the supervisor while the flow
+# runs, children are forked from a copy of it that was made when the run began, before the plan
+# and all that a run needs. It keeps one child ready:
+#
+#   supervisor                           server                           spare
+#   run() begins            fork --->    forks                --->        waits for a job
+#   ...
+#   prepare     ---------- the job and its line ------------------------> takes it
+#               <--------- its pid -------------------------------------- waits at its gate
+#                                        forks the next one
+#   ...
+#               <--------- exit code --- waits for its end                ends
+#
+# What is sent are names: the child finds function, arguments and loop items in the flow, which it
+# has inherited. Where that cannot be (something was filled in), and whenever the server does not
+# answer, the supervisor forks itself.
+
+
+_PLAIN_LOOPS = (list, tuple, range, str)    # going over them runs nothing of the user's
+_ORDER_SIZE = 1 << 16    # bytes; what is larger would not fit into one message everywhere
+
+
+class ForkServer:
+    """The supervisor's side of a process that forks children; see the text above.
+
+    Args:
+        steps: the steps of the flow, by path.
+
+    Attributes:
+        WORTH: from how many processes on a flow has one: it takes two processes more.
+        PATIENCE: seconds to wait for an answer.
+
+    Raises:
+        OSError: there are no processes or descriptors left, or no such sockets.
+    """
+
+    WORTH = 20
+    PATIENCE = 10.0
+
+    def __init__(self, steps):
+        import multiprocessing
+        import socket
+        _occupy_standard_fds()
+        with _start_lock:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            _private_fds.add(ours.fileno())
+            self._socket = ours  # type: typing.Any
+            self._process = multiprocessing.get_context('fork').Process(
+                target=_serve_forks, args=(theirs, steps, process_identity()), name='fork server')
+            try:
+                _start(self._process, True)
+            except BaseException:
+                self._hang_up()
+                raise
+            finally:
+                theirs.close()
+        ours.setblocking(False)
+        self._asked = 0        # how many jobs
+        self._taken = None     # (which of them, pid of its child), the last one
+        self._codes = {}       # pid of a child -> its exit code, None: it runs
+
+    def child(self, job):
+        """Return the `_Child` that waits at the gate of a job, or None: fork it yourself."""
+        if self._socket is None or not job.given or not _has_plain_items(job.task.step.step):
+            return None
+        order = pickle.dumps((self._asked + 1, _plain(job)), protocol=4)
+        if len(order) > _ORDER_SIZE:
+            return None
+        child = _ServedChild(self)
+        child.fd, theirs = _make_pair()
+        with theirs:
+            child.pid = self._ask(order, theirs.fileno())
+        if child.pid is None:    # whoever takes it later finds its gate closed
+            _close_private(child.fd)
+            return None
+        self._codes[child.pid] = None
+        return child
+
+    def _ask(self, order, line):
+        """Send an order; return the pid of who has taken it, or None."""
+        import array
+        import socket
+        self._asked += 1
+        deadline = time.monotonic() + self.PATIENCE
+        try:
+            self._socket.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
+                                            array.array('i', [line]))])
+        except OSError as error:
+            self._do_without(error.strerror)
+        while self._socket is not None:
+            self.listen()
+            if self._taken is not None and self._taken[0] == self._asked:
+                return self._taken[1]
+            if time.monotonic() >= deadline:
+                self._do_without('it does not answer')
+            elif self._socket is not None:
+                _await_readable(self._socket, max(0.0, deadline - time.monotonic()))
+        return None
+
+    def listen(self):
+        """Take note of what the server and its children say."""
+        while self._socket is not None:
+            try:
+                message = self._socket.recv(1024)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b''
+            if not message:
+                self._do_without('it is gone')
+                return
+            kind, *said = pickle.loads(message)
+            if kind == 'taken':
+                self._taken = said
+            elif said[0] in self._codes:
+                self._codes[said[0]] = said[1]
+
+    def exitcode(self, pid):
+        if self._codes[pid] is None:
+            self.listen()
+        return self._codes[pid]
+
+    def is_there(self):
+        return self._socket is not None
+
+    def forget(self, pid):
+        del self._codes[pid]
+
+    def _do_without(self, why):
+        logger.warning('the server that forks children cannot be used any more (%s): the '
+                       'supervisor forks them itself from now on', why)
+        self._hang_up()
+
+    def _hang_up(self):
+        if self._socket is not None:
+            _private_fds.discard(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def close(self):
+        """End the server, and the child that it keeps ready."""
+        self._hang_up()
+        server = _Child(self._process)
+        self._process.join(2.0)
+        if self._process.exitcode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+            self._process.join(2.0)
+        if self._process.exitcode is None:    # somebody else has reaped it
+            server.let_go()
+        else:
+            server.close()
+
+
+class _ServedChild(_Child):
+    """A child of the fork server's."""
+
+    __slots__ = ('server',)
+
+    def __init__(self, server):
+        super().__init__()
+        self.server = server
+
+    def exitcode(self):
+        return self.server.exitcode(self.pid)
+
+    def is_gone(self):
+        # As long as the server is there, it tells a little later.
+        return not self.server.is_there() and process_alive(self.identity) is False
+
+    def close(self):
+        self.server.forget(self.pid)
+
+    let_go = close
+
+    def cause(self):
+        if self.exitcode() is None:
+            return ('ended before its outcome was delivered; how is not known, as the server that '
+                    'has forked it is gone')
+        return super().cause()
+
+
+def _has_plain_items(step):
+    """Whether a child can find the loop items of a step in the flow."""
+    while step is not None:
+        if step.loop is not None and type(step.loop) not in _PLAIN_LOOPS:
+            return False
+        step = step.parent
+    return True
+
+
+def _runs_nothing_here(step):
+    """Whether going over its loop runs nothing of the user's, and its construct is the flow's."""
+    return 'task_construct' not in step.config and (
+        step.loop is None or type(step.loop) in _PLAIN_LOOPS
+        or isinstance(step.loop, Placeholder))
+
+
+def _count_processes(step):
+    """Return how many processes a step takes at least; 0: it is a container, or takes no fork."""
+    if step.func is None or isinstance(step.func, Command):
+        return 0
+    return len(step.loop) if type(step.loop) in _PLAIN_LOOPS else 1
+
+
+def _await_readable(sock, seconds):
+    import select
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.poll(seconds * 1e3)
+
+
+def _serve_forks(orders, steps, supervisor):
+    """Where the server begins. Does not return."""
+    code = 1
+    try:
+        _leave_supervisor()
+        forks = _Forks(orders, steps, supervisor)
+        _own_signals()
+        forks.run()
+        code = 0
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        _flush()
+        os._exit(code)
+
+
+class _Forks:
+    """The server: keeps a child ready, and tells how children ended.
+
+    It ends with the supervisor; when it cannot fork, as it takes processes that others need; and
+    when a child has died before it was given a job: something is wrong that others would meet
+    with, too. Signals that ask the supervisor to stop are passed on,
+    as a function may send them to its parent.
+    """
+
+    def __init__(self, orders, steps, supervisor):
+        self._orders = orders
+        self._steps = steps
+        self._supervisor = supervisor
+        self._spare = None     # pid of the child that waits for a job
+        self._ignored = [number for number in _CHILD_SIGNALS + [signal.SIGCHLD]
+                         if signal.getsignal(number) is signal.SIG_IGN]
+
+    def run(self):
+        import select
+        ended, wake = os.pipe()
+        taken, self._take = os.pipe()
+        for fd in (wake, taken):
+            os.set_blocking(fd, False)
+        _private_fds.update((ended, wake, taken))
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        pid = _read_identity(self._supervisor)['pid']
+        for number in set(_CHILD_SIGNALS) - set(self._ignored):
+            signal.signal(number, lambda number, frame: os.kill(pid, number))
+        poll = select.poll()
+        poll.register(self._orders, 0)    # its end is told of always
+        poll.register(taken, select.POLLIN)
+        poll.register(ended, select.POLLIN)
+        while process_alive(self._supervisor) is not False:
+            if self._spare is None and not self._fork():
+                break
+            came = [fd for fd, _ in poll.poll(5000)]
+            if self._orders.fileno() in came:
+                break
+            gone = self._tell_ends() if ended in came and os.read(ended, 512) else ()
+            with contextlib.suppress(BlockingIOError):    # of what is gone, too
+                os.read(taken, 1)
+                self._spare = None
+            if self._spare in gone:
+                break
+        self._orders.close()
+        if self._spare is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._spare, 0)
+
+    def _fork(self):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
+        try:
+            pid = os.fork()
+            if not pid:
+                for number in self._ignored:
+                    signal.signal(number, signal.SIG_IGN)
+                _begin_spare(self._orders, self._take, self._steps, self._supervisor)
+            self._spare = pid
+        except OSError:
+            pass
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._spare is not None
+
+    def _tell_ends(self):
+        """Reap children; return their pids."""
+        gone = []
+        with contextlib.suppress(ChildProcessError):
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            while pid:
+                gone.append(pid)
+                code = (-os.WTERMSIG(status) if os.WIFSIGNALED(status)
+                        else os.WEXITSTATUS(status))
+                with contextlib.suppress(OSError):    # the supervisor is gone, which ends us
+                    self._orders.send(pickle.dumps(('ended', pid, code), protocol=4))
+                pid, status = os.waitpid(-1, os.WNOHANG)
+        return gone
+
+
+def _begin_spare(orders, take, steps, supervisor):
+    """Where a child of the server's begins. Does not return."""
+    signal.set_wakeup_fd(-1)
+    _close_private_fds()
+    _serve(functools.partial(_take_order, orders, take, steps),
+           lambda: process_alive(supervisor) is not False)
+
+
+def _take_order(orders, take, steps, lives):
+    """Wait for a job; return it and its line, or None if there will not be one: see `_serve`."""
+    import multiprocessing
+    import socket
+    if not _await(orders, lives):
+        return None
+    message, received, _, _ = orders.recvmsg(2 * _ORDER_SIZE, socket.CMSG_SPACE(4))
+    if not message:
+        return None
+    line = int.from_bytes(received[0][2], sys.byteorder)
+    os.set_inheritable(line, False)
+    number, plain = pickle.loads(message)
+    with contextlib.suppress(OSError):    # server or supervisor are gone: the gate tells
+        os.write(take, b'.')
+        orders.send(pickle.dumps(('taken', number, os.getpid()), protocol=4))
+    os.close(take)
+    orders.close()
+    job = Job(**plain)
+    multiprocessing.current_process().name = '%s %s' % (job.name, job.sequence)
+    step = steps[job.name]
+    job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
+    job.items = _items_at(step, job.sequence.split('.'))
+    return job, line, None
+
+
+def _items_at(step, numbers):
+    """Return the loop items of a step at a sequence, outermost first (semantics 1.3)."""
+    around = []
+    while step.parent is not None:
+        around.append(step)
+        step = step.parent
+    return tuple(one.loop[int(numbers[depth]) - 1]
+                 for depth, one in enumerate(reversed(around), 1) if one.loop is not None)
+
+
+# Process: a spawned child ----------------------------------------------------------
 
 
 def _unpack(job, call, main, level):
@@ -8545,6 +8958,7 @@ class Driver:
             step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
             self.flow if self.plan.dynamic else None, task, None, self._constant_env,
             self.logdir or None, self.clock.offset)
+        job.given = task.step.fills is None
         if step.construct.can_adopt:
             job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
@@ -10136,6 +10550,35 @@ class _Flow(abc.ABC):
     def _run(self, max_loops):
         install_logging(self.logging_level)
         self.log_warnings()
+        forks = self._fork_server()
+        try:
+            return self._run_beside(forks, max_loops)
+        finally:
+            if forks is not None:
+                forks.close()
+
+    def _fork_server(self):
+        """Return a `ForkServer` for the run, or None.
+
+        There is none where something of the user's runs in this process meanwhile, as children
+        would not see what that changes: inline and thread steps, loops that are callables or
+        iterables of other types than the common ones, other threads.
+        """
+        settings, steps = self.settings(), self._paths.values()
+        if not (_HAS_GROUPS
+                and type(find_construct(settings['task_construct'])) is ProcessConstruct
+                and (settings['start_method'] or _START_METHOD) == 'fork'
+                and threading.active_count() == 1
+                and all(_runs_nothing_here(one) for one in steps)
+                and sum(map(_count_processes, steps)) >= ForkServer.WORTH):
+            return None
+        try:
+            return ForkServer(self._paths)
+        except OSError as error:
+            logger.debug('no fork server (%s)', error)
+            return None
+
+    def _run_beside(self, forks, max_loops):
         if self._driver is None:
             self.compile()
             if self._began:
@@ -10146,6 +10589,7 @@ class _Flow(abc.ABC):
         else:
             self._resume()
         driver = self._driver
+        driver.port.forks = forks
         try:
             result = driver.run(max_loops)
             over = driver.engine.over

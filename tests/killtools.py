@@ -84,7 +84,7 @@ def outlive(folder, supervisor):
 
     So that one finds us alive, and must not start a second copy.
     """
-    if os.getpid() != supervisor and os.getppid() != supervisor:
+    if os.getpid() != supervisor and runtools.birth(supervisor) is None:
         runtools.wait_until(lambda: begun(folder) != supervisor, 'another supervisor')
 
 

@@ -35,6 +35,10 @@ CONSTRUCTS = ['inline', 'thread', 'process']
 INLINE = {'task_construct': 'inline'}
 THREAD = {'task_construct': 'thread'}
 PROCESS = {'task_construct': 'process', 'start_method': 'fork'}
+# Small flows, as tests have them, are forked by the supervisor itself. With this environment
+# variable they have a fork server, as large ones do.
+if os.environ.get('SEQUENT_FORK_SERVER'):
+    sequent.ForkServer.WORTH = 1
 
 
 def wait_until(condition, what, seconds=DEADLINE):

@@ -305,6 +305,7 @@ class Job:
     outcome: Optional[str]
     logger_name: str
     eventor: Any
+    given: bool
     task: Any
     triggered: Tuple[Any, ...]
     process: Optional[str]
@@ -330,6 +331,7 @@ class Job:
 class Port(ABC):
     stopping: bool
     config: Dict[str, Any]
+    forks: Any
     @abstractmethod
     def done(self, job: Job, outcome: Outcome) -> None: ...
     @abstractmethod

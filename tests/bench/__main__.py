@@ -16,6 +16,7 @@ import gc
 import json
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import sqlite3
 import statistics
@@ -197,6 +198,25 @@ def processes(n, folder):
     return chain(flow, n, func=no_op), lambda: commit_rows(folder, [fork_and_join] * n)
 
 
+@Benchmark('{n} independent processes and one that requires them, two at a time, sqlite',
+           'the same with fork, join and a commit each', 10000, times=1.25)
+def independent_processes(n, folder):
+    flow = new_flow(os.path.join(folder, 'flow.db'), max_concurrent=2)
+    started, running_now = iter(range(n + 1)), []
+
+    def await_one():
+        while len(running_now) < 2 and next(started, None) is not None:
+            process = multiprocessing.get_context('fork').Process(target=no_op)
+            process.start()
+            running_now.append(process)
+        ended = multiprocessing.connection.wait([one.sentinel for one in running_now])
+        process = [one for one in running_now if one.sentinel in ended][0]
+        running_now.remove(process)
+        process.join()
+    return fan(flow, n), lambda: commit_rows(folder, [await_one] * (n + 1),
+                                             statuses=('ready', 'active', 'success'))
+
+
 @Benchmark('a parallel map over {n} items, inline, memory', 'the calls', 10000, over=15)
 def parallel_map(n, folder):
     flow = new_flow(':memory:', task_construct='inline')
@@ -295,6 +315,10 @@ def edges(n, folder):
 class Stopped(Exception):
     """Ends a flow at its first new start."""
 
+    @classmethod
+    def throw(cls):
+        raise cls
+
 
 def first_start(make, n, folder, tasks):
     """Return what recovers a flow up to its first new start, and a SELECT of what is done.
@@ -376,6 +400,42 @@ def latency(n, folder):
         return gaps(path) * n    # as it is told by the task
     return (lambda: measured(flow, paths[0]),
             lambda: measured(lambda: commit_rows(folder, [fork] * n), paths[1]))
+
+
+def starts(n, **given):
+    """Return what runs a chain of 200 steps in a flow of n steps; it returns their seconds."""
+    store = sequent.MemoryStore()
+    flow = sequent.Sequent('bench', store, logging_level=logging.CRITICAL)
+    step = ()
+    for number in range(200):
+        step = flow.add_step('s%d' % number, require=step, **given)
+    last = flow.add_step('last', func=Stopped.throw, require=step, config={'retries': 0})
+    for number in range(n):
+        flow.add_step('t%d' % number, func=no_op, require=last)
+
+    def run():
+        assert flow() is False
+        first, last = [[one for one in flow.tasks() if one.path == path][0]
+                       for path in ('s0', 's199')]
+        return last.end - first.start
+    return run
+
+
+@Benchmark('200 processes in a flow of {n} steps', 'the same in a small flow', 100000, times=1.25)
+def large_flow(n, folder):
+    return starts(n, func=no_op), starts(10, func=no_op)
+
+
+@Benchmark("200 processes of start_method 'forkserver' in a flow of {n} steps",
+           'the same in a small flow', 100000, times=1.25)
+def large_flow_forkserver(n, folder):
+    given = {'func': no_op, 'config': {'start_method': 'forkserver'}}
+    return starts(n, **given), starts(10, **given)
+
+
+@Benchmark('200 programs in a flow of {n} steps', 'the same in a small flow', 100000, times=1.25)
+def large_flow_programs(n, folder):
+    return starts(n, command=['true']), starts(10, command=['true'])
 
 
 def idle_flow(n, **given):

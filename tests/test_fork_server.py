@@ -1,0 +1,308 @@
+"""Children of large flows are forked from a small server, and are the same as any others."""
+
+import os
+import signal
+import threading
+
+import pytest
+from runtools import Programs, birth, journal, programs, wait_gone, wait_until  # noqa: F401
+
+import sequent
+from sequent import Sequent
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='not for systems without fork')
+MANY = sequent.ForkServer.WORTH
+
+
+@pytest.fixture
+def flow(tmp_path):
+    """A flow of so many steps that a server is worth it; they come last and do nothing."""
+    flow = Sequent('etl', sequent.MemoryStore(), config={'logdir': str(tmp_path)})
+    yield flow
+    flow.close()
+
+
+def fill_up(flow, require=()):
+    for number in range(MANY):
+        flow.add_step('more%d' % number, func=int, require=require)
+
+
+def results_of(flow, path):
+    return [one.result for one in flow.tasks() if one.path == path and one.kind == 'leaf']
+
+
+def status_of(flow, path):
+    return [one.status for one in flow.tasks() if one.path == path][-1]
+
+
+def test_children_have_one_parent_that_is_not_the_supervisor(flow):
+    for name in 'abc':
+        flow.add_step(name, func=os.getppid)
+    fill_up(flow)
+
+    assert flow() is True
+
+    parents = {results_of(flow, name)[0] for name in 'abc'}
+    assert len(parents) == 1 and os.getpid() not in parents
+
+
+def test_the_server_and_its_spare_child_are_gone_after_the_run(flow):
+    flow.add_step('a', func=os.getppid)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert birth(results_of(flow, 'a')[0]) is None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)    # nor is anything left to reap
+
+
+def test_a_few_steps_are_forked_by_the_supervisor_itself(flow):
+    flow.add_step('a', func=os.getppid)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') == [os.getpid()]
+
+
+def test_functions_arguments_and_loop_items_are_the_very_objects_of_the_flow(flow):
+    sentinel, gate = object(), threading.Lock()    # which cannot be pickled
+
+    def compare(*args, **kwargs):
+        assert args == (sentinel,) and kwargs == {'gate': gate}
+        items = sequent.current().items
+        assert items[0] in (1, 2) and items[1] is sentinel
+        return items[0], os.environ['SEQUENT_STEP_SEQUENCE'], os.environ['SEQUENT_STEP_NAME']
+    box = flow.add_step('outer', loop=range(1, 3)).add_step('inner')
+    box.add_step('a', func=compare, args=(sentinel,), kwargs={'gate': gate},
+                 loop=['x', sentinel][1:])
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'outer_inner_a') == [
+        (1, '1.1.1.1', 'outer_inner_a'), (2, '1.2.1.1', 'outer_inner_a')]
+
+
+def test_a_loop_over_many_items_is_worth_a_server(flow):
+    flow.add_step('a', func=os.getppid, loop=range(MANY), config={'max_concurrent': 4})
+
+    assert flow() is True
+
+    assert len(set(results_of(flow, 'a'))) == 1 and os.getpid() not in results_of(flow, 'a')
+
+
+def test_what_was_filled_in_is_forked_by_the_supervisor(flow):
+    made = flow.add_step('a', func=lambda: [1])
+    flow.add_step('b', func=lambda found: (found, os.getppid()), args=(made.result,))
+    flow.add_step('c', func=os.getppid, loop=made.result)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'b') == [([1], os.getpid())]
+    assert results_of(flow, 'c') == [os.getpid()]
+
+
+CHANGED = []
+
+
+def change():
+    CHANGED.append('yes')
+
+
+def changing_items():
+    change()
+    return [1]
+
+
+def generated():
+    yield 1
+    change()
+    yield 2
+
+
+@pytest.mark.parametrize('given', [
+    {'func': change, 'config': {'task_construct': 'inline'}},
+    {'func': change, 'config': {'task_construct': 'thread'}},
+    {'func': int, 'loop': changing_items},
+    {'func': int, 'loop': generated()}], ids=['inline', 'thread', 'callable', 'generator'])
+def test_a_child_sees_what_the_supervisor_has_changed_during_the_run(given, flow):
+    del CHANGED[:]
+    changed = flow.add_step('a', **given)
+    flow.add_step('b', func=lambda: list(CHANGED), require=changed)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'b') == [['yes']]
+
+
+def test_there_is_no_server_beside_other_threads(flow):
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    flow.add_step('a', func=os.getppid)
+    fill_up(flow)
+    thread.start()
+    try:
+        assert flow() is True
+    finally:
+        stop.set()
+        thread.join()
+
+    assert results_of(flow, 'a') == [os.getpid()]
+
+
+def test_how_a_child_died_is_told(flow):
+    flow.add_step('exits', func=os._exit, args=(3,), config={'stop_on_exception': False})
+    flow.add_step('dies', func=lambda: os.kill(os.getpid(), signal.SIGKILL),
+                  config={'stop_on_exception': False})
+    fill_up(flow)
+
+    assert flow() is False
+
+    errors = {one.path: one.error for one in flow.tasks() if one.error}
+    assert 'with code 3' in errors['exits'] and 'SIGKILL' in errors['dies']
+
+
+def end_server():
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
+def test_without_its_server_a_run_goes_on(flow, caplog):
+    ended = flow.add_step('a', func=end_server)
+    flow.add_step('b', func=os.getppid, require=ended)
+    died = flow.add_step('c', func=os._exit, args=(3,), require=ended)
+    flow.add_step('d', func=int, require=(died, 'failure'))
+    fill_up(flow, require=ended)
+
+    assert flow() is True
+
+    assert [one.status for one in flow.tasks()].count('success') == MANY + 3
+    assert results_of(flow, 'b') == [os.getpid()]
+    assert len([one for one in caplog.records if 'fork server' in one.getMessage()]) <= 1
+
+
+def test_a_child_whose_server_is_gone_can_still_die(flow, tmp_path):
+    """Its exit code is lost with the server."""
+    def die():
+        end_server()
+        wait_until(lambda: os.getppid() != server, 'the end of the server')
+        os._exit(3)
+    server = None
+
+    def begin():
+        nonlocal server
+        server = os.getppid()
+        die()
+    flow.add_step('a', func=begin)
+    fill_up(flow)
+
+    assert flow() is False
+
+    assert 'before its outcome was delivered' in [
+        one.error for one in flow.tasks() if one.path == 'a'][0]
+
+
+def stop_server():
+    os.kill(os.getppid(), signal.SIGSTOP)
+
+
+def test_a_server_that_does_not_answer_is_done_without(flow, monkeypatch, caplog):
+    monkeypatch.setattr(sequent.ForkServer, 'PATIENCE', 0.2)
+    before = flow.add_step('a', func=stop_server)
+    for name in 'bcd':    # one of them is the child that it had ready
+        before = flow.add_step(name, func=os.getppid, require=before)
+    fill_up(flow, require=before)
+
+    assert flow() is True
+
+    assert results_of(flow, 'd') == [os.getpid()]
+    assert [one.status for one in flow.tasks()].count('success') == MANY + 4
+    assert 'it does not answer' in caplog.text
+
+
+def test_where_no_server_can_be_made_the_supervisor_forks(flow, monkeypatch):
+    def refuse(*given):
+        raise OSError(11, 'Resource temporarily unavailable')
+    monkeypatch.setattr(sequent, '_serve_forks', refuse)
+    monkeypatch.setattr(sequent.ForkServer, '__init__', refuse)
+    flow.add_step('a', func=os.getppid)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') == [os.getpid()]
+
+
+def test_a_job_that_is_too_large_for_a_message_is_forked_by_the_supervisor(flow):
+    flow.add_step('a', func=os.getppid, config={'env': {'LARGE': 'x' * (1 << 16)}})
+    flow.add_step('b', func=os.getppid)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') == [os.getpid()] != results_of(flow, 'b')
+
+
+def test_the_age_of_a_process_that_waited_counts_from_its_work():
+    """So the timeout of an orphan does, too."""
+    assert sequent.process_age(sequent.process_identity(waited=True)) < sequent.process_age(
+        sequent.process_identity())
+
+
+LARGE = """
+flow = make(mode=MODE)
+def work():
+    journal.note('a')
+    journal.sign('server', os.getppid())
+    journal.sign('a')
+    journal.pass_gate('go')
+first = flow.add_step('a', func=work)
+for number in range(%d):
+    flow.add_step('b%%d' %% number, func=journal.note, args=('b',), require=first)
+leave(flow)
+""" % MANY
+
+
+def test_the_server_dies_with_the_supervisor_and_a_recovery_does_only_what_is_left(
+        programs, journal):
+    programs.write(LARGE)
+    pid = programs.leave_orphan()
+
+    wait_gone(journal.pid('server'))
+    assert birth(pid) is not None
+    journal.open('go')
+    assert programs.run('recover') == 0
+
+    assert (journal.count('a'), journal.count('b')) == (1, MANY)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str)
+def test_a_signal_that_a_function_sends_to_its_parent_reaches_the_supervisor(
+        number, programs, journal):
+    programs.write(LARGE.replace("journal.sign('a')", 'os.kill(os.getppid(), %d)' % number))
+
+    supervisor = programs.start()
+    code = supervisor.wait()
+
+    assert code in (128 + number, -number), supervisor.errors()
+    assert programs.last('a') == 'active' and journal.count('b') == 0
+
+
+def test_a_function_that_ignores_hangups_still_does_under_the_server(programs, journal):
+    programs.write("""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        flow = make()
+        def work():
+            journal.note(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
+            journal.note(signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN)
+        for number in range(%d):
+            flow.add_step('b%%d' %% number, func=work)
+        leave(flow)
+    """ % MANY)
+
+    assert programs.run() == 0
+
+    assert journal.words() == ['True'] * (2 * MANY)
