@@ -6083,10 +6083,20 @@ def _make_pair():
 def _make_process(job, method, theirs):
     import multiprocessing
     context = multiprocessing.get_context(method)
+    if method == 'forkserver':
+        _preload_here()
     name = '%s %s' % (job.name, job.sequence)
     if method == 'fork':
         return context.Process(target=_forked, args=(job, theirs), name=name)
     return context.Process(target=_spawned, args=(_pack(job, method), theirs), name=name)
+
+
+def _preload_here():
+    """Have the server of start method forkserver load this file once, instead of each child."""
+    from multiprocessing import forkserver
+    known = list(forkserver._forkserver._preload_modules)  # type: ignore[attr-defined]
+    if __name__ not in known:
+        forkserver.set_forkserver_preload(known + [__name__])
 
 
 def _start(process, forked):
@@ -6111,10 +6121,15 @@ def _close_forgotten(error):
     """Close the pipes that multiprocessing leaves open when it cannot fork."""
     import traceback
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_filename.endswith('popen_fork.py'):
-            for name in ('parent_r', 'child_w', 'child_r', 'parent_w'):
-                if name in frame.f_locals:
-                    os.close(frame.f_locals[name])
+        for fd in _pipes_in(frame, 'parent_r', 'child_w', 'child_r', 'parent_w'):
+            os.close(fd)
+
+
+def _pipes_in(frame, *names):
+    """Return what multiprocessing has by these names in a call that forks."""
+    if not frame.f_code.co_filename.endswith('popen_fork.py'):
+        return []
+    return [frame.f_locals[name] for name in names if name in frame.f_locals]
 
 
 @contextlib.contextmanager
@@ -6660,15 +6675,17 @@ def _await_readable(sock, seconds):
 
 def _serve_forks(orders, steps, supervisor):
     """Where the server begins. Does not return."""
+    import traceback
     code = 1
     try:
         _leave_supervisor()
+        for frame, _ in traceback.walk_stack(None):    # by this the supervisor sees our end
+            _private_fds.update(_pipes_in(frame, 'child_w'))
         forks = _Forks(orders, steps, supervisor)
         _own_signals()
         forks.run()
         code = 0
     except BaseException:
-        import traceback
         traceback.print_exc()
     finally:
         _flush()

@@ -43,13 +43,15 @@ class Benchmark:
         times: how many times the bound it may take; or
         over: how many microseconds of CPU time more a task; or
         most: how much it may take in all, in ``unit``: what the flow returns.
+        name: of the benchmark; default: that of the function.
 
     It is put before a function that is given the number of tasks and a folder and returns two
     functions to time: the flow and the bound. What they need is made before. One that returns a
     number has measured itself.
     """
 
-    def __init__(self, what, bound, tasks, times=None, over=None, most=None, unit=None):
+    def __init__(self, what, bound, tasks, times=None, over=None, most=None, unit=None,
+                 name=None):
         self.what = what
         self.bound = bound
         self.tasks = tasks
@@ -57,10 +59,11 @@ class Benchmark:
         self.over = over
         self.most = most
         self.unit = unit
+        self.name = name
 
     def __call__(self, make):
         self.make = make
-        BENCHMARKS[make.__name__] = self
+        BENCHMARKS[self.name or make.__name__] = self
         return make
 
     def measure(self, runs, n):
@@ -315,10 +318,6 @@ def edges(n, folder):
 class Stopped(Exception):
     """Ends a flow at its first new start."""
 
-    @classmethod
-    def throw(cls):
-        raise cls
-
 
 def first_start(make, n, folder, tasks):
     """Return what recovers a flow up to its first new start, and a SELECT of what is done.
@@ -402,40 +401,44 @@ def latency(n, folder):
             lambda: measured(lambda: commit_rows(folder, [fork] * n), paths[1]))
 
 
-def starts(n, **given):
-    """Return what runs a chain of 200 steps in a flow of n steps; it returns their seconds."""
-    store = sequent.MemoryStore()
-    flow = sequent.Sequent('bench', store, logging_level=logging.CRITICAL)
-    step = ()
-    for number in range(200):
-        step = flow.add_step('s%d' % number, require=step, **given)
-    last = flow.add_step('last', func=Stopped.throw, require=step, config={'retries': 0})
-    for number in range(n):
-        flow.add_step('t%d' % number, func=no_op, require=last)
-
-    def run():
-        assert flow() is False
-        first, last = [[one for one in flow.tasks() if one.path == path][0]
-                       for path in ('s0', 's199')]
-        return last.end - first.start
-    return run
+def measured_apart(program, *arguments):
+    """Return the number that a program prints, run in an interpreter of its own."""
+    root = os.path.dirname(os.path.abspath(sequent.__file__))
+    return float(subprocess.run(
+        [sys.executable, '-c', program] + list(map(str, arguments)), cwd=root, check=True,
+        stdout=subprocess.PIPE, universal_newlines=True).stdout)
 
 
-@Benchmark('200 processes in a flow of {n} steps', 'the same in a small flow', 100000, times=1.25)
-def large_flow(n, folder):
-    return starts(n, func=no_op), starts(10, func=no_op)
+STARTS = """
+import logging, sys, sequent
+given = {'fork': {'func': int}, 'program': {'command': ['true']},
+         'forkserver': {'func': int, 'config': {'start_method': 'forkserver'}}}[sys.argv[2]]
+flow = sequent.Sequent('bench', sequent.MemoryStore(), logging_level=logging.CRITICAL)
+step = ()
+for number in range(200):
+    step = flow.add_step('s%d' % number, require=step, **given)
+last = flow.add_step('last', func=[].pop, require=step, config={'start_method': 'fork'})
+for number in range(int(sys.argv[1])):
+    flow.add_step('t%d' % number, func=int, require=last)
+assert flow() is False
+times = {one.path: one for one in flow.tasks()}
+print(times['s199'].end - times['s0'].start)
+"""
 
 
-@Benchmark("200 processes of start_method 'forkserver' in a flow of {n} steps",
-           'the same in a small flow', 100000, times=1.25)
-def large_flow_forkserver(n, folder):
-    given = {'func': no_op, 'config': {'start_method': 'forkserver'}}
-    return starts(n, **given), starts(10, **given)
+def large(kind):
+    """Make the benchmark of 200 tasks in a large flow and in a small one."""
+    def make(n, folder):
+        # As it is told by the task.
+        return (lambda: measured_apart(STARTS, n, kind) * n / 200,
+                lambda: measured_apart(STARTS, 10, kind) * n / 200)
+    return make
 
 
-@Benchmark('200 programs in a flow of {n} steps', 'the same in a small flow', 100000, times=1.25)
-def large_flow_programs(n, folder):
-    return starts(n, command=['true']), starts(10, command=['true'])
+for kind, what in [('fork', 'processes'), ('program', 'programs'),
+                   ('forkserver', "processes of start_method 'forkserver'")]:
+    Benchmark('200 %s in a flow of {n} steps' % what, 'the same in a small flow', 100000,
+              times=1.25, name='large_flow_' + kind)(large(kind))
 
 
 def idle_flow(n, **given):
@@ -458,14 +461,6 @@ def idle_delay(n, folder):
 @Benchmark('waiting {n} s for a process', None, 60, most=30, unit='ms of CPU')
 def idle_process(n, folder):
     return idle_flow(n, func=time.sleep, args=(n,))
-
-
-def measured_apart(program, *arguments):
-    """Return the number that a program prints, run in an interpreter of its own."""
-    root = os.path.dirname(os.path.abspath(sequent.__file__))
-    return float(subprocess.run(
-        [sys.executable, '-c', program] + list(map(str, arguments)), cwd=root, check=True,
-        stdout=subprocess.PIPE, universal_newlines=True).stdout)
 
 
 MEMORY = """
