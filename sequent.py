@@ -6725,11 +6725,10 @@ class _Forks:
         poll.register(self._orders, 0)    # its end is told of always
         poll.register(taken, select.POLLIN)
         poll.register(ended, select.POLLIN)
-        while process_alive(self._supervisor) is not False:
-            if self._spare is None and not self._fork():
-                break
+        while self._spare is not None or self._fork():
             came = [fd for fd, _ in poll.poll(5000)]
-            if self._orders.fileno() in came:
+            if self._orders.fileno() in came or not (
+                    came or process_alive(self._supervisor) is not False):
                 break
             gone = self._tell_ends() if ended in came and os.read(ended, 512) else ()
             with contextlib.suppress(BlockingIOError):    # of what is gone, too
@@ -6743,7 +6742,9 @@ class _Forks:
                 os.waitpid(self._spare, 0)
 
     def _fork(self):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
+        """Return whether there is a child that waits for a job."""
+        import _signal as raw  # see `_own_signals`
+        before = raw.pthread_sigmask(raw.SIG_BLOCK, _CHILD_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
@@ -6754,7 +6755,7 @@ class _Forks:
         except OSError:
             pass
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            raw.pthread_sigmask(raw.SIG_SETMASK, before)
         return self._spare is not None
 
     def _tell_ends(self):
