@@ -305,7 +305,6 @@ class Job:
     outcome: Optional[str]
     logger_name: str
     eventor: Any
-    given: bool
     task: Any
     triggered: Tuple[Any, ...]
     process: Optional[str]
