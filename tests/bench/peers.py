@@ -9,6 +9,7 @@ skipped, with the reason. They do not do the same: ``how`` tells what each leave
 """
 
 import argparse
+import glob
 import json
 import os
 import shutil
@@ -50,10 +51,11 @@ class Peer:
         steps: how many steps at most, for what is very slow.
         pythons: interpreters that can run it, tried in turn; None: this one.
         shapes: what it can run.
+        unpacked: source distributions that are only unpacked, as they cannot be built any more.
     """
 
     def __init__(self, name, how, requires, source, steps=None, pythons=(None,),
-                 shapes=('chain', 'fan')):
+                 shapes=('chain', 'fan'), unpacked=()):
         self.name = name
         self.how = how
         self.requires = requires
@@ -61,6 +63,7 @@ class Peer:
         self.steps = steps
         self.pythons = pythons
         self.shapes = shapes
+        self.unpacked = unpacked
         PEERS[name] = self
 
     def python(self):
@@ -78,21 +81,38 @@ class Peer:
         python, marker = [os.path.join(folder, *one) for one in (('bin', 'python'), ('holds',))]
         if not self._holds(marker):
             shutil.rmtree(folder, ignore_errors=True)
-            for command in ([base, '-m', 'venv', folder],
-                            [python, '-m', 'pip', 'install', '-q'] + list(self.requires)):
-                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-                if done.returncode:
-                    raise LookupError('it cannot be installed: %s' % (
-                        done.stdout.decode('utf-8', 'replace').strip().splitlines() or [''])[-1])
+            pip = [python, '-m', 'pip']
+            self._install([base, '-m', 'venv', folder])
+            if self.pythons != (None,):    # an old one, whose pip knows no wheels of today
+                self._install(pip + ['install', '-q', '-U', 'pip<22'])
+            self._install(pip + ['install', '-q'] + list(self.requires))
+            for one in self.unpacked:
+                self._install(pip + ['download', '-q', '--no-deps', '-d', folder, one])
+            for path in glob.glob(os.path.join(folder, '*.tar.gz')):
+                shutil.unpack_archive(path, folder)
             with open(marker, 'w') as file:
-                file.write(repr(self.requires))
+                file.write(repr((self.requires, self.unpacked)))
         return python
+
+    @staticmethod
+    def _install(command):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise LookupError('it cannot be installed: %s' % (
+                done.stdout.decode('utf-8', 'replace').strip().splitlines() or [''])[-1])
 
     def _holds(self, marker):
         if not os.path.exists(marker):
             return False
         with open(marker) as file:
-            return file.read() == repr(self.requires)
+            return file.read() == repr((self.requires, self.unpacked))
+
+    def path(self):
+        """Return PYTHONPATH for it."""
+        if not self.requires:
+            return ROOT
+        return os.pathsep.join(os.path.join(CACHE, self.name.split()[0], one.replace('==', '-'))
+                               for one in self.unpacked)
 
     def run(self, shape, n):
         """Return the milliseconds that it takes for a step."""
@@ -101,7 +121,7 @@ class Peer:
             path = os.path.join(folder, 'program.py')
             with open(path, 'w') as file:
                 file.write(self.source)
-            environment = dict(os.environ, PYTHONPATH=ROOT if not self.requires else '')
+            environment = dict(os.environ, PYTHONPATH=self.path())
             done = subprocess.run([self.python(), path, shape, str(n)], cwd=folder,
                                   env=environment, stdin=subprocess.DEVNULL,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900)
@@ -253,15 +273,19 @@ with open('Makefile', 'w') as file:
             number, 's%d' % (number - 1) if SHAPE == 'chain' and number else ''))
 measured(lambda: subprocess.run(['make', '-j2'], check=True))
 ''')
-Peer('predecessor', 'a process each; sequent 3.1.7', ('sequent==3.1.7',), '''
-from sequent import Sequent
-flow = Sequent(logging_level=logging.CRITICAL, config={'max_concurrent': 2}, store='flow.db')
-step = None
+Peer('predecessor', 'a process each, sqlite; sequent 3.1.7, 100 steps', (
+    'sqlalchemy<1.4', 'pyyaml', 'namedlist', 'acris'), '''
+from sequent import Sequent, StepStatus
+flow = Sequent(config={'max_concurrent': 2}, store='flow.db')
+steps = []
 for number in range(N):
-    step = flow.add_step('s%d' % number, func=no_op, require=(
-        ((step, 'success'),) if SHAPE == 'chain' and step else None))
-measured(flow)
-''', steps=100, pythons=('python3.6', os.path.expanduser('~/.pyenv/versions/3.6.15/bin/python')))
+    steps.append(flow.add_step('s%d' % number, func=no_op, requires=(
+        ((steps[-1], StepStatus.success),) if SHAPE == 'chain' and steps else ())))
+flow.add_step('end', func=no_op, requires=tuple((one, StepStatus.success) for one in steps))
+measured(flow.run)
+''', steps=100, pythons=('python3.6', os.path.expanduser('~/.pyenv/versions/3.6.15/bin/python')),
+    unpacked=('sequent==3.1.7', 'eventor==5.1.9', 'acrilib==1.0.6', 'acrilog==2.0.13',
+              'sshpipe==0.5.2'))
 
 
 def compare(name, steps):
