@@ -18,6 +18,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import sqlite3
 import statistics
 import subprocess
@@ -441,26 +442,48 @@ for kind, what in [('fork', 'processes'), ('program', 'programs'),
               times=1.25, name='large_flow_' + kind)(large(kind))
 
 
-def idle_flow(n, **given):
+def idle_flow(measure, **given):
+    """Return what runs a flow of one step that waits, and returns what that adds to a measure."""
     flow = new_flow(':memory:')
     flow.add_step('wait', **given)
     run = running(flow)
 
-    def cpu():
-        began = time.process_time()
+    def added():
+        before = measure()
         run()
-        return (time.process_time() - began) * 1e3
-    return cpu, None
+        return float(measure() - before)
+    return added, None
+
+
+def cpu_time():
+    return time.process_time() * 1e3
+
+
+def wake_ups():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 @Benchmark('waiting {n} s for a delay', None, 60, most=30, unit='ms of CPU')
 def idle_delay(n, folder):
-    return idle_flow(n, func=no_op, delay=n)
+    return idle_flow(cpu_time, func=no_op, delay=n)
 
 
 @Benchmark('waiting {n} s for a process', None, 60, most=30, unit='ms of CPU')
 def idle_process(n, folder):
-    return idle_flow(n, func=time.sleep, args=(n,))
+    return idle_flow(cpu_time, func=time.sleep, args=(n,))
+
+
+@Benchmark('waiting {n} s for a delay; some are for the start of the process', None, 60, most=20,
+           unit='wake-ups')
+def wakes_delay(n, folder):
+    return idle_flow(wake_ups, func=no_op, delay=n)
+
+
+@Benchmark('waiting {n} s for a process; one in each sleep_between_loops, and some for its start',
+           None, 60, most=60 / sequent.CONFIG_KEYS['sleep_between_loops'].default + 20,
+           unit='wake-ups')
+def wakes_process(n, folder):
+    return idle_flow(wake_ups, func=time.sleep, args=(n,))
 
 
 MEMORY = """
