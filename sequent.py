@@ -6697,8 +6697,8 @@ class _Forks:
 
     It ends with the supervisor; when it cannot fork, as it takes processes that others need; and
     when a child has died before it was given a job: something is wrong that others would meet
-    with, too. Signals that ask the supervisor to stop are passed on,
-    as a function may send them to its parent.
+    with, too. Signals that ask the supervisor to stop are passed on, as a function may send them
+    to its parent.
     """
 
     def __init__(self, orders, steps, supervisor):
@@ -6793,8 +6793,9 @@ def _take_order(orders, take, steps, lives):
     line = int.from_bytes(received[0][2], sys.byteorder)
     os.set_inheritable(line, False)
     number, plain = pickle.loads(message)
-    with contextlib.suppress(OSError):    # server or supervisor are gone: the gate tells
+    with contextlib.suppress(OSError):    # the server is gone, without which we can do
         os.write(take, b'.')
+    with contextlib.suppress(OSError):    # the supervisor is gone: the gate tells
         orders.send(pickle.dumps(('taken', number, os.getpid()), protocol=4))
     os.close(take)
     orders.close()
