@@ -649,11 +649,15 @@ class ResourcePool:
 
 _step_numbers = itertools.count()
 
+#: What is given to most steps: shared, as there may be very many of them, and never changed.
+_NOTHING = {}  # type: dict
+
 
 class Step:
     """One step of a flow, as it was given. No behaviour: see ``add_step`` of the flow.
 
-    ``children`` is a list; a step without is a leaf. ``require`` is a parsed expression.
+    ``children`` is a list; a step without is a leaf, and has an empty tuple. ``require`` is a
+    parsed expression. Dicts in which there is nothing are shared.
     ``stop_on_exception``, ``max_concurrent`` and ``tolerate`` (None: not set on this step),
     ``retries``, ``serial`` (its func runs in the supervisor, so one at a time), ``settings`` (its
     resolved configuration), ``asks`` (the placeholders in what it calls and in its loop; None:
@@ -662,34 +666,41 @@ class Step:
     for a parameter}) are filled in when the flow is run.
     """
 
-    kind = 'leaf'
-    func = loop = None
-    args = ()
-    kwargs = {}  # type: dict
-    delay = 0
-    acquires = ()
-    releases = None
-    recovery = {}  # type: dict
-    config = {}  # type: dict
-    stop_on_exception = True
-    max_concurrent = tolerate = None
-    retries = 0
-    serial = False
-    settings = {}  # type: dict
-    asks = None  # type: typing.Optional[tuple]
-    flat = False
-    names = {}  # type: dict
+    __slots__ = (
+        'flow', 'parent', 'name', 'path', 'children', 'number', 'require', 'func', 'args',
+        'kwargs', 'loop', 'delay', 'acquires', 'releases', 'recovery', 'config',
+        'stop_on_exception', 'max_concurrent', 'tolerate', 'retries', 'serial', 'settings',
+        'construct', 'asks', 'flat', 'names', 'placeholders')
 
-    def __init__(self, flow, parent, name, **given):
+    kind = 'leaf'
+
+    def __init__(self, flow, parent, name, func=None, args=(), kwargs=_NOTHING, loop=None,
+                 delay=0, acquires=(), releases=None, recovery=_NOTHING, config=_NOTHING,
+                 stop_on_exception=True, max_concurrent=None, tolerate=None, retries=0):
         self.flow = flow
         self.parent = parent
         self.name = name
         self.path = '%s_%s' % (parent.path, name) if parent is not None and parent.path else name
-        self.children = []
+        self.children = ()
         self.number = next(_step_numbers)    # the order of adding
-        self.require = All(())
-        for key in given:
-            setattr(self, key, given[key])
+        self.require = _UNCONDITIONAL
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+        self.loop = loop
+        self.delay = delay
+        self.acquires = acquires
+        self.releases = releases
+        self.recovery = recovery
+        self.config = config
+        self.stop_on_exception = stop_on_exception
+        self.max_concurrent = max_concurrent
+        self.tolerate = tolerate
+        self.retries = retries
+        self.serial = self.flat = False
+        self.settings = self.names = _NOTHING
+        self.asks = None
+        self.placeholders = _NOTHING
 
     def __repr__(self):
         return '<Step %s>' % self.path
@@ -711,7 +722,9 @@ class Step:
         return self._placeholder(ItemOf)
 
     def _placeholder(self, kind):
-        return self.__dict__.setdefault(kind.__name__, kind(self))
+        if not self.placeholders:
+            self.placeholders = {}
+        return self.placeholders.setdefault(kind, kind(self))
 
 
 class Placeholder:
@@ -824,6 +837,9 @@ class Any(typing.NamedTuple):
     operands: tuple
 
 
+_UNCONDITIONAL = All(())
+
+
 def parse_expression(given, flow, who):
     """Turn a requirement as users write it into `Atom`, `All`, `Any` and `Event` objects.
 
@@ -847,7 +863,7 @@ def parse_expression(given, flow, who):
     if isinstance(given, (tuple, list)):
         if len(given) == 2 and isinstance(given[0], Step) and isinstance(given[1], str):
             return parse_pair(given[0], given[1], flow, who)
-        return All(tuple(parse_expression(one, flow, who) for one in given))
+        return All(tuple([parse_expression(one, flow, who) for one in given]))
     raise FlowTypeError('%s requires %r, which is no step, event, (step, status) pair, tuple or '
                         'or_' % (who, given))
 
@@ -879,58 +895,43 @@ _REPLAYS = {READY: 'rerun', ACTIVE: 'rerun', FAILURE: 'rerun', SUCCESS: 'skip'}
 
 
 class PlanStep:
-    """One step compiled. A container has ``children`` and the gates of its scope; else None."""
+    """One step compiled. There may be very many, and each makes a fork dearer: what only
+    containers have is in `PlanContainer`."""
 
     __slots__ = (
-        'step', 'path', 'kind', 'index', 'rank', 'slot', 'parent', 'depth', 'last', 'calls',
-        'serial', 'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery', 'retries',
-        # how many failed iterations a container bears, None: none; a share, in per cent, that is
-        # looked at when its loop is over
-        'bears', 'share',
+        'step', 'path', 'kind', 'rank', 'last', 'slot', 'parent', 'calls', 'serial', 'delay',
+        'needs', 'gives', 'stop', 'handled', 'recovery', 'retries',
         # {placeholder: where its value is}: (levels up, the leaf), or the number of the loop item;
         # whether its result is asked for; (containers) the leaves in it whose results are
         'fills', 'wanted', 'gathers',
         # whether a recovery must go through it though it succeeded: something in it is rerun
         # then, keeps resources, or may have waited in vain for something outside
         'replayed',
-        # who is to be told of its statuses: gates beside it; gates in containers beside it;
-        # the bits of the statuses that are of use to them
-        'on', 'inner', 'told',
+        # who is to be told of its statuses: gates beside it, those of success apart; gates in
+        # containers beside it; the bits of the statuses that are of use to them
+        'after', 'on', 'inner', 'told',
         # atoms about steps further out: (levels up, step, bit)
-        'outer',
-        # containers only: (levels, step, status, gate) read when an iteration starts; children
-        # with such atoms; the gates: what each misses, which gates and which step it leads to
-        'children', 'loops', 'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
+        'outer')
 
-    def __init__(self, step, kind, parent, index, slot):
+    children = None  # type: typing.Optional[typing.List[PlanStep]]
+
+    def __init__(self, step, kind, parent, slot):
         self.step = step
         self.path = step.path
         self.kind = kind
-        self.index = self.last = index
-        self.rank = step.number
+        self.rank = self.last = step.number
         self.slot = slot
         self.parent = parent
-        self.depth = parent.depth + 1 if parent is not None else 0
         self.calls = step.func is not None
         self.serial = step.serial
         self.delay = step.delay
-        self.needs = self.gives = ()
+        self.needs = self.gives = self.gathers = self.outer = self.after = ()
         self.stop = step.stop_on_exception
-        self.limit = 1
-        self.handled = False
+        self.handled = self.wanted = self.replayed = False
         self.recovery = _REPLAYS
-        self.retries = 0
-        self.bears = self.share = None
+        self.retries = self.told = 0
         self.fills = None
-        self.wanted = False
-        self.gathers = ()
-        self.replayed = False
-        self.on = {}
-        self.inner = {}
-        self.told = 0
-        self.outer = ()
-        self.children = None
-        self.loops = False
+        self.on = self.inner = _NOTHING
 
     def __repr__(self):
         return '<PlanStep %s>' % self.path
@@ -947,8 +948,28 @@ class PlanStep:
             container = container.parent
         return found
 
-    def contain(self):
-        """Make it a container, still empty."""
+
+class PlanContainer(PlanStep):
+    """A container compiled: its ``children``, and the gates of its scope."""
+
+    __slots__ = (
+        'children', 'depth', 'limit', 'loops',
+        # how many failed iterations it bears, None: none; a share, in per cent, that is looked at
+        # when its loop is over
+        'bears', 'share',
+        # what starts with an iteration; (levels, step, status, gate) read then; children with
+        # atoms about steps further out; the gates: what each misses, which gates and which step
+        # it leads to
+        'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
+
+    def __init__(self, step, kind, parent, slot):
+        PlanStep.__init__(self, step, kind, parent, slot)
+        self.depth = parent.depth + 1 if parent is not None else 0
+        self.limit = 1
+        if step.max_concurrent is not None and parent is not None:
+            self.limit = step.max_concurrent
+        self.loops = step.loop is not None
+        self.bears, self.share = _tolerance(step)
         self.children = []
         self.initial = []
         self.imports = []
@@ -1036,21 +1057,16 @@ class _Compiler:
         container = parent is None or bool(step.children) or leaf_loop
         kind = step.kind if step.kind != 'leaf' else (
             'loop' if leaf_loop else 'container' if container else 'leaf')
-        plan_step = PlanStep(step, kind, parent, len(self.steps), slot)
+        plan_step = (PlanContainer if container else PlanStep)(step, kind, parent, slot)
         self.steps.append(plan_step)
         self.compiled[step] = plan_step
         recovery = dict(recovery, **step.recovery) if step.recovery else recovery
         if recovery:
             plan_step.recovery = dict(_REPLAYS, **recovery)
-        plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
+            plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
         if not leaf_loop:
             held = self.resources(plan_step, step, held)
         if container:
-            plan_step.contain()
-            plan_step.loops = step.loop is not None
-            plan_step.bears, plan_step.share = _tolerance(step)
-            if step.max_concurrent is not None and parent is not None:
-                plan_step.limit = step.max_concurrent
             if leaf_loop:
                 self.add_body(plan_step, step, held)
             for slot, child in enumerate(step.children):
@@ -1062,12 +1078,12 @@ class _Compiler:
 
     def add_child(self, container, child):
         container.children.append(child)
-        container.last = child.last
+        container.last = max(container.last, child.last)
         container.replayed = container.replayed or child.replayed
 
     def add_body(self, loop, step, held):
         """The leaf inside a leaf with a loop: it has the same path, one component deeper."""
-        body = PlanStep(step, 'leaf', loop, len(self.steps), 0)
+        body = PlanStep(step, 'leaf', loop, 0)
         self.steps.append(body)
         body.delay = 0
         body.retries = step.retries
@@ -1179,8 +1195,8 @@ class _Compiler:
 
     def require(self, plan_step):
         """Compile what a step requires into gates of its container."""
-        container = plan_step.parent
-        expression = self.fold(self.requirement(plan_step))
+        container, expression = plan_step.parent, self.requirement(plan_step)
+        expression = expression is _UNCONDITIONAL or self.fold(expression)
         if expression is True:
             container.initial.append(plan_step)
         elif expression is not False:
@@ -1200,6 +1216,9 @@ class _Compiler:
         conjunction = isinstance(expression, All)
         kept = []
         for operand in expression.operands:
+            if type(operand) is Atom:    # nearly all are
+                kept.append(operand)
+                continue
             operand = self.fold(operand)
             if operand is not conjunction and isinstance(operand, bool):
                 return operand
@@ -1221,7 +1240,8 @@ class _Compiler:
         operands = (expression.operands if isinstance(expression, (All, Any)) else (expression,))
         gate = container.gate(len(operands) if isinstance(expression, All) else 1)
         for operand in operands:
-            self.feed(operand, container, gate, plan_step, outer)
+            feed = self.feed_atom if type(operand) is Atom else self.feed
+            feed(operand, container, gate, plan_step, outer)
         return gate
 
     def feed(self, operand, container, gate, plan_step, outer):
@@ -1252,8 +1272,33 @@ class _Compiler:
         return known[0]
 
     def feed_atom(self, atom, container, gate, plan_step, outer):
-        target = self.compiled[atom.step]
-        if atom.status in (FAILURE, COMPLETE) and plan_step in self.implied and (
+        target, status = self.compiled[atom.step], atom.status
+        if status in (FAILURE, COMPLETE):
+            self.handle(atom, target, plan_step)
+        levels = 0 if target.parent is container else self.levels(target, container, plan_step)
+        if plan_step is None or target.last >= plan_step.rank:
+            self.ordered = False
+        if levels == 0:
+            target.told |= _BITS[status]
+            if status == SUCCESS:
+                target.after = target.after or []
+                target.after.append(gate)
+            else:
+                target.on = target.on or {}
+                target.on.setdefault(status, []).append(gate)
+        else:
+            target.told = _ANY    # further in it matters, too, what cannot be any more
+            target.inner = target.inner or {}
+            target.inner.setdefault(status, []).append((container, gate))
+            container.imports.append((levels, target, status, gate))
+            outer.append((levels, target, _BITS[status]))
+            for _ in range(levels):    # what was not raised then may be raised in a recovery
+                container.replayed = container.replayed or container is not target
+                container = container.parent
+
+    def handle(self, atom, target, plan_step):
+        """Let a failure be handled by an atom about it."""
+        if plan_step in self.implied and (
                 Atom(atom.step, SUCCESS) in self.implied[plan_step].operands[1:]):
             # It runs only after a success, whose result it asks for: no failure is handled by it.
             if atom.status == FAILURE:
@@ -1262,20 +1307,6 @@ class _Compiler:
                                 % (plan_step.path, target.path))
         elif atom.status in self.handles:
             target.handled = True
-        levels = self.levels(target, container, plan_step)
-        if plan_step is None or target.last >= plan_step.index:
-            self.ordered = False
-        if levels == 0:
-            target.told |= _BITS[atom.status]
-            target.on.setdefault(atom.status, []).append(gate)
-        else:
-            target.told = _ANY    # further in it matters, too, what cannot be any more
-            target.inner.setdefault(atom.status, []).append((container, gate))
-            container.imports.append((levels, target, atom.status, gate))
-            outer.append((levels, target, _BITS[atom.status]))
-            for _ in range(levels):    # what was not raised then may be raised in a recovery
-                container.replayed = container.replayed or container is not target
-                container = container.parent
 
     def levels(self, target, container, plan_step):
         """How many levels further out than the container's scope a required step stands."""
@@ -1802,7 +1833,7 @@ class Engine:
             if scope.raised[step.slot] & mark:
                 return
             scope.raised[step.slot] |= mark
-        gates = step.on.get(status)
+        gates = step.after if status == SUCCESS else step.on.get(status)
         if gates:
             self._agenda.append((scope, gates))
         if step.inner:
@@ -3867,7 +3898,7 @@ class Job:
         self.run_id = run_id
         self.func = func
         self.args = args
-        self.kwargs = {} if kwargs is None else kwargs
+        self.kwargs = kwargs or {}    # its own: that of its step may be shared
         self.items = items
         self.own = {} if env is None else env
         self.shared = {} if shared is None else shared
@@ -7545,11 +7576,11 @@ class _Results:
         step, value = task.step.step, self.value
         if step.flat:    # nearly all are so, and it takes a third of the time
             return step.func, tuple([value(task, one) if isinstance(one, Placeholder) else one
-                                     for one in step.args]), step.kwargs
+                                     for one in step.args]), step.kwargs or {}
         func, find = step.func, functools.partial(value, task)
         if isinstance(func, Command):
             func = func.filled(functools.partial(self._look_up, step.names, find), find)
-        return func, filled(step.args, find), filled(step.kwargs, find)
+        return func, filled(step.args, find), filled(step.kwargs, find) or {}
 
     @staticmethod
     def _look_up(names, find, *name):
@@ -9423,7 +9454,8 @@ def _check_level(level, who):
 
 def _check_text(text, what):
     """Refuse what neither a store nor the environment can hold."""
-    if '\0' in text or text != text.encode('utf-8', 'replace').decode('utf-8'):
+    if '\0' in text or not _is_ascii(text) and (
+            text != text.encode('utf-8', 'replace').decode('utf-8')):
         raise FlowError('%s cannot be %r: it must be text without null characters' % (what, text))
 
 
@@ -9639,6 +9671,8 @@ def _is_iterator(loop):
 class FlowStep(Step):
     """A step of a `Sequent` flow; made by ``add_step``."""
 
+    __slots__ = ()
+
     def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
         """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
@@ -9852,6 +9886,8 @@ class _Flow(abc.ABC):
                 'rename one' % (known.name, known.parent.path or self.name, step.name,
                                 step.parent.path or self.name, step.path))
         self._paths[step.path] = step
+        if not step.parent.children:
+            step.parent.children = []
         step.parent.children.append(step)
         return step
 
@@ -9859,19 +9895,21 @@ class _Flow(abc.ABC):
         """Return what both facades' steps are given, checked."""
         if not isinstance(args, (tuple, list)):
             raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
-        if not isinstance(kwargs, dict) or any(not isinstance(key, str) for key in kwargs):
+        if not isinstance(kwargs, dict) or kwargs and any(
+                not isinstance(key, str) for key in kwargs):
             raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
-        if isinstance(func, Command) and (args or kwargs):
+        if (args or kwargs) and isinstance(func, Command):
             raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
                                 'or kwargs' % who)
         return {
-            'args': tuple(args), 'kwargs': dict(kwargs),
-            'acquires': self._checked_amounts(who, 'acquires', acquires),
+            'args': tuple(args), 'kwargs': dict(kwargs) if kwargs else _NOTHING,
+            'acquires': () if acquires == () else self._checked_amounts(
+                who, 'acquires', acquires),
             'releases': None if releases is None else self._checked_amounts(
                 who, 'releases', releases),
-            'recovery': self._checked_recovery(who, recovery),
-            'config': _checked_config(_read_config(config, '', who), who, self._warnings,
-                                      on_step=True)}
+            'recovery': _NOTHING if recovery == {} else self._checked_recovery(who, recovery),
+            'config': _NOTHING if config == {} else _checked_config(
+                _read_config(config, '', who), who, self._warnings, on_step=True)}
 
     @staticmethod
     def _checked_amounts(who, what, pairs):
@@ -9945,60 +9983,72 @@ class _Flow(abc.ABC):
         if step.config:
             settings = dict(settings, **step.config)
             settings.update(self._options.get('config', {}))
+            step.max_concurrent = step.config.get('max_concurrent')
+            step.tolerate = step.config.get('tolerate')
+            if step.tolerate is not None and step.loop is None:
+                raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
         step.settings = settings
-        step.max_concurrent = step.config.get('max_concurrent')
         step.stop_on_exception = settings['stop_on_exception']
         step.retries = settings['retries']
-        step.tolerate = step.config.get('tolerate')
-        if step.tolerate is not None and step.loop is None:
-            raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
         if step.func is not None:
-            spec = settings['task_construct']
-            key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
-            if key not in constructs:
-                constructs[key] = find_construct(spec)
-            step.construct = constructs[key]
-            if isinstance(step.func, Command):
-                step.construct = self._construct_of_program(step, constructs, key)
-            self._check_place(step, settings)
+            # Most steps share their settings with others, for which they have been checked.
+            key = id(settings), isinstance(step.func, Command)
+            step.construct = constructs.get(key)
+            if step.construct is None:
+                step.construct = constructs[key] = self._find_construct(step, constructs)
             step.serial = step.construct.inline
-            if settings['timeout'] is not None and not step.construct.can_kill:
-                raise ConfigError(
-                    'step %r: config timeout needs a construct that can end what it runs, such as '
-                    "'process'; %s cannot; set timeout to None on this step, or choose another"
-                    % (step.path, type(step.construct).__name__))
             args, kwargs = self._shapes(step)
             step.construct.check(step.path, step.func, args, kwargs, settings)
         for child in step.children:
             self._configure(child, settings, constructs)
 
+    def _find_construct(self, step, constructs):
+        """Return the construct of a step, if it can do what the settings ask of it."""
+        settings = step.settings
+        spec = settings['task_construct']
+        key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
+        if key not in constructs:
+            constructs[key] = find_construct(spec)
+        construct = constructs[key]
+        if isinstance(step.func, Command):
+            construct = self._construct_of_program(constructs, key)
+        self._check_place(step, construct)
+        if settings['timeout'] is not None and not construct.can_kill:
+            raise ConfigError(
+                'step %r: config timeout needs a construct that can end what it runs, such as '
+                "'process'; %s cannot; set timeout to None on this step, or choose another"
+                % (step.path, type(construct).__name__))
+        return construct
+
     @staticmethod
-    def _construct_of_program(step, constructs, key):
-        """Return what runs the `Command` of a step."""
+    def _construct_of_program(constructs, key):
+        """Return what runs a `Command`."""
         # Not where a class of the user's is derived from it.
         if type(constructs[key]) is not ProcessConstruct or not _HAS_TENDERS:
             return constructs[key]
         return constructs.setdefault(ProgramConstruct, ProgramConstruct())
 
     @staticmethod
-    def _check_place(step, settings):
+    def _check_place(step, construct):
         """Refuse a folder or variables where tasks cannot have their own."""
-        wrong = [key for key in ('cwd', 'env') if settings[key]]
-        if wrong and not step.construct.can_place:
+        wrong = [key for key in ('cwd', 'env') if step.settings[key]]
+        if wrong and not construct.can_place:
             raise ConfigError(
                 'step %r: config %s means nothing to %s: its tasks share one folder and '
                 "environment; use task_construct 'process' or 'inline'"
-                % (step.path, ' and '.join(wrong), type(step.construct).__name__))
+                % (step.path, ' and '.join(wrong), type(construct).__name__))
 
     @staticmethod
     def _shapes(step):
         """Return args and kwargs as they will be, with None for what is not known yet."""
+        if not (step.args or step.kwargs):
+            return (), {}
         return (filled(step.args, lambda placeholder: None),
                 filled(step.kwargs, lambda placeholder: None))
 
     def _find_asked(self, step):
         """Return the placeholders of a step; find out what the names in its command stand for."""
-        asked = placeholders_in([step.args, step.kwargs])
+        asked = placeholders_in([step.args, step.kwargs]) if step.args or step.kwargs else []
         asked += [step.loop] if isinstance(step.loop, Placeholder) else []
         if isinstance(step.func, Command):
             step.names = {name: self._named(step, *name) for name in sorted(step.func.names())}
@@ -10585,16 +10635,21 @@ class Sequent(_Flow):
         func = self._check_new(parent, name, func, command)
         who = 'step %r' % name
         given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
-        loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
-        require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
+        if aliases:
+            loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
+            require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
         if aliases:
             wrong = sorted(aliases)[0]
             raise TypeError('%s: add_step() got an unexpected argument %r%s'
                             % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
-        step = FlowStep(self, parent, name, func=func, loop=self._checked_loop(who, loop),
+        if loop is not None:
+            loop = self._checked_loop(who, loop)
+        step = FlowStep(self, parent, name, func=func, loop=loop,
                         delay=self._checked_delay(who, delay), **given)
-        self._check_places(who, [step.args, step.kwargs])
-        step.require = parse_expression(() if require is None else require, self, who)
+        if args or kwargs:
+            self._check_places(who, [step.args, step.kwargs])
+        if require != () and require is not None:
+            step.require = parse_expression(require, self, who)
         return self._register(step)
 
     @staticmethod
@@ -10627,7 +10682,7 @@ class Sequent(_Flow):
             raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
                                 'give the placeholder itself, as in loop=outer.item, or take it '
                                 'from a step that returns such a list' % who)
-        if loop is not None and not found_by_running(loop):
+        if not found_by_running(loop):
             try:
                 iter(loop)
             except TypeError:
@@ -10649,7 +10704,8 @@ class Sequent(_Flow):
 
     def _compile(self, settings):
         for step in self._paths.values():
-            self._check_restartable_loop(step)
+            if step.loop is not None:
+                self._check_restartable_loop(step)
         return compile_plan(self._root, settings['complete_handles'])
 
     @staticmethod
@@ -10673,6 +10729,13 @@ class Sequent(_Flow):
 
 _STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
                    'releases', 'recovery', 'config', 'command')
+
+
+class _Timer(Step):
+    """A delayed association of an Eventor: a step that only waits."""
+
+    __slots__ = ()
+    kind = 'timer'
 
 
 class Eventor(_Flow):
@@ -10734,7 +10797,6 @@ class Eventor(_Flow):
             raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
                                 'Sequent; what an Eventor runs has no place in a tree' % who)
         step = self._register(Step(self, self._root, name, func=func, **given))
-        step.triggers = triggers
         self._starters[step] = []
         for status, events in raised:
             for event in events:
@@ -10782,11 +10844,11 @@ class Eventor(_Flow):
             into.append(Atom(self._timer(event, target, delay), SUCCESS) if delay else event)
 
     def _timer(self, event, target, delay):
-        """A delayed association is a step that only waits."""
+        """Return the step that stands for a delayed association."""
         name = '%s>%s' % (event.name, target.name)
         while name in self._paths:
             name += "'"
-        timer = self._register(Step(self, self._root, name, kind='timer', delay=delay))
+        timer = self._register(_Timer(self, self._root, name, delay=delay))
         self._starters[timer] = [event]
         return timer
 
