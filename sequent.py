@@ -1863,13 +1863,15 @@ class Engine:
             self._cut(scope)
             return
         scope.raised[step.slot] |= _STARTED
+        earlier = scope.earlier.get(step.path) if scope.earlier else None
+        if earlier is not None and self._is_passed(step, earlier):
+            return
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)
         if scope.busy:
             scope.busy += 1
         else:
             self._enter(scope)
-        earlier = scope.earlier.get(step.path) if scope.earlier else None
         if earlier is not None and earlier.kind == step.kind:
             if self._replay(task, earlier):
                 self._leave(scope)
@@ -1885,6 +1887,12 @@ class Engine:
             self._become_ready(task)
         else:
             self._delay(task, task.due)
+
+    def _is_passed(self, step, earlier):
+        """Whether nothing follows from a step's being skipped: most of a recovery is that."""
+        return (earlier.status == SUCCESS and earlier.kind == 'leaf' == step.kind
+                and not (step.told or step.needs or step.gives or step.wanted or earlier.events)
+                and (self.mode == 'continue' or step.recovery[SUCCESS] == 'skip'))
 
     def _due_now(self, earlier):
         """Return when a wait that an earlier supervisor began is over.
@@ -3251,10 +3259,13 @@ _SQL_LATEST_ID = """(SELECT id FROM tasks AS other INDEXED BY tasks_place
     WHERE other.run = %s.run AND other.sequence = %s.sequence AND other.path = %s.path%s
     ORDER BY recovery DESC, attempt DESC LIMIT 1)"""
 # A task stands where its first record stands, with the content of its latest. SQLite without
-# statistics takes the wrong index here, and quadratic time: so both are named.
+# statistics takes the wrong index here, and quadratic time: so both are named. Where no record has
+# the status, as is usual of active, that is found out first, once, in a tenth of the time.
 _SQL_TASKS = """SELECT first.id, %s
     FROM tasks AS first INDEXED BY tasks_order JOIN tasks AS latest ON latest.id = %s
-    WHERE first.run = ? AND latest.kind != 'iteration' AND coalesce(latest.status = ?, 1)
+    WHERE (? IS NULL OR EXISTS (SELECT 1 FROM tasks AS one INDEXED BY tasks_order
+        WHERE one.run = ? AND one.status = ?))
+    AND first.run = ? AND latest.kind != 'iteration' AND coalesce(latest.status = ?, 1)
     AND NOT EXISTS (SELECT 1 FROM tasks AS earlier INDEXED BY tasks_place
         WHERE earlier.run = first.run AND earlier.sequence = first.sequence
         AND earlier.path = first.path AND earlier.id < first.id)
@@ -3613,7 +3624,8 @@ class SqliteStore(Store):
 
     def tasks(self, run, upto=None, status=None):
         upto = sys.maxsize if upto is None else upto
-        return self._read_on(_task_record, _SQL_TASKS, upto, self._key(run), status)
+        key = self._key(run)
+        return self._read_on(_task_record, _SQL_TASKS, upto, status, key, status, key, status)
 
     def attempts(self, run):
         return self._read_on(_task_record, _SQL_ATTEMPTS, self._key(run))
@@ -3669,6 +3681,7 @@ _RUN_STATUSES = frozenset((ACTIVE, 'stopped', SUCCESS, FAILURE))
 _TEXT, _TIME, _BYTES = (str, None), (float, None), (bytes, None)
 _TASK_TYPES = _combinations(str, str, int, int, str, str, int, _BYTES, _TIME, _TIME, _TIME,
                             _TEXT, _BYTES, _TEXT, _TEXT)
+_new_tuple = tuple.__new__    # _make() takes as long as all the rest
 _RUN_TYPES = _combinations(str, str, int, str, str, _TIME, _TIME, str, str)
 
 
@@ -3676,7 +3689,7 @@ def _task_record(row):
     if (tuple(map(type, row)) not in _TASK_TYPES or row[4] not in _KINDS
             or row[5] not in _TASK_STATUSES):
         raise _damaged_record('task', row)
-    return TaskRecord._make(row[:6] + (bool(row[6]),) + row[7:])
+    return _new_tuple(TaskRecord, row[:6] + (row[6] != 0,) + row[7:])
 
 
 def _run_record(row):
@@ -7743,16 +7756,15 @@ class _History:
         run: the `RunRecord` of this supervisor.
         base: the recovery whose end is the state that this recovery began with.
         signatures: {path: signature} of this flow's steps.
-        details: what `step_details` returns of them.
         assume_dead: take processes that cannot be looked at for dead.
+        noted: {recovery: what its supervisor noted in ``steps``}, as far as that has been read.
     """
 
-    def __init__(self, store, run, base, signatures, details, assume_dead):
+    def __init__(self, store, run, base, signatures, assume_dead, noted):
         self.store = store
         self.run = run
         self.base = base
         self.signatures = signatures
-        self.details = details
         self.assume_dead = assume_dead
         self.living = {}          # (path, sequence) -> TaskRecord of an orphan that still runs
         self.failed = {}          # (path, sequence) -> Outcome of an orphan that has failed
@@ -7760,7 +7772,7 @@ class _History:
                                   # nobody commits: see `look`
         self.retry_delay = None   # the driver's: see `Driver.retry_delay_of`
         self.longest_wait = None  # and `Driver.longest_wait`
-        self.recorded = {}        # recovery -> {path: signature}
+        self.noted = noted
 
     def collect(self):
         """Commit the outcomes that orphans left; note the orphans that still run."""
@@ -7882,25 +7894,28 @@ class _History:
         due, again, wait = record.due, False, None
         if record.status == READY and due is not None:
             wait = self.longest_wait(record)
-        outcome = self.failed.get((record.path, record.sequence))
-        if outcome is not None and self.run.mode == 'continue':
+        outcome = self.failed and self.failed.get((record.path, record.sequence))
+        if outcome and self.run.mode == 'continue':
             delay = self.retry_delay(record, outcome)
             if delay is not None:
                 due, again, wait = record.ended + delay, True, delay
-        return Earlier(record.status, record.kind, record.recovery, record.attempt, due, False,
-                       changed, json_object(record.events) if record.events else None,
-                       record.error, again, record.result, wait)
+        return Earlier._make((
+            record.status, record.kind, record.recovery, record.attempt, due, False, changed,
+            json_object(record.events) if record.events else None, record.error, again,
+            record.result, wait))
 
-    def _runs(self):
-        """Return {recovery: what its supervisor noted in ``steps``} of this run."""
-        if not self.recorded:
+    def _noted(self, recovery):
+        """Return what the supervisor of a recovery noted in ``steps``."""
+        if recovery not in self.noted:
             for run in self.store.runs(self.run.flow):
-                if run.run_id == self.run.run_id:
-                    self.recorded[run.recovery] = json_object(run.steps)
-        return self.recorded
+                if run.run_id == self.run.run_id and run.recovery < self.run.recovery:
+                    self.noted.setdefault(run.recovery, json_object(run.steps))
+            self.noted.setdefault(recovery, {})
+        return self.noted[recovery]
 
     def _recorded(self, recovery):
-        return self._runs().get(recovery, {}).get('signatures', {})
+        """Return the signatures of the steps as they were in a recovery."""
+        return self._noted(recovery).get('signatures', {})
 
     def base_run(self):
         """Return the number of the recovery that is gone on with."""
@@ -7908,19 +7923,24 @@ class _History:
 
     def triggers(self):
         """Return the [event, sequence] pairs that the run was told to raise from outside."""
-        return self._runs().get(self.base_run(), {}).get('triggers', [])
+        return self._noted(self.base_run()).get('triggers', [])
 
     def is_new(self, path):
         """Whether it is known that a step was not there in the run that is gone on with."""
         before = self._recorded(self.base_run())
         return bool(before) and path not in before
 
-    def log_differences(self):
-        """Name what was edited since the run that is gone on with."""
-        for text in self.differences():
-            logger.warning('%s', text)
+    def log_differences(self, details):
+        """Name what was edited since the run that is gone on with; return the sentences.
 
-    def differences(self):
+        ``details`` are those of the steps now: see `step_details`.
+        """
+        found = self._differences(details)
+        for text in found:
+            logger.warning('%s', text)
+        return found
+
+    def _differences(self, details):
         """Return a sentence for each kind of edit since the run that is gone on with.
 
         Steps that are gone, new or of another kind; those whose requirement, function or loop
@@ -7929,25 +7949,28 @@ class _History:
         before, now = self._recorded(self.base_run()), self.signatures
         if not before:
             return []
+        if before == now:
+            return self._changed_details(details)
         gone = [path for path in before if path not in now]
         new = [path for path in now if path not in before]
         other = [path for path in now if path in before and bool(now[path]) != bool(before[path])]
         return ['steps that are %s since the run that is gone on with: %s'
                 % (text, ', '.join(sorted(paths)))
                 for text, paths in (('gone', gone), ('new', new), ('of another kind now', other))
-                if paths] + self._changed_details()
+                if paths] + self._changed_details(details)
 
-    def _changed_details(self):
+    def _changed_details(self, now):
         """Say which requirements, functions and loops have changed: what is done stays done."""
-        noted, found = self._runs().get(self.base_run(), {}), []  # type: dict, list
-        before = noted.get('details')
-        if before is None or before == self.details:    # None: a store of old
+        noted, found = self._noted(self.base_run()), []
+        before = noted.pop('details', None)    # large, and not asked for any more
+        if before is None or before is now:    # None: a store of old
             return []
-        both = [path for path in sorted(self.signatures) if path in noted['signatures']]
+        edited = sorted(path for path in noted['signatures'] if path in self.signatures
+                        and before.get(path) != now.get(path))
         for key, text in (('requires', 'require something else'),
                           ('calls', 'call something else'), ('loop', 'have another loop')):
-            changes = [(path, before.get(path, {}).get(key, ''),
-                        self.details.get(path, {}).get(key, '')) for path in both]
+            changes = [(path, before.get(path, {}).get(key, ''), now.get(path, {}).get(key, ''))
+                       for path in edited]
             steps = [path if key == 'loop' else
                      '%s (%s; it was %s)' % (path, now or 'nothing', old or 'nothing')
                      for path, old, now in changes if None not in (old, now) and old != now]
@@ -7993,25 +8016,26 @@ def step_signatures(plan):
 def step_details(plan):
     """Return {path: details} of what an edit may change and a recovery does not look at.
 
-    They are stored with each run, to be compared and shown (`_History.differences`): what a step
-    ``requires`` and ``calls``, as text, and its ``loop``. What is not there is left out; None
+    They are stored with each run, to be compared and shown (`_History.log_differences`): what a
+    step ``requires`` and ``calls``, as text, and its ``loop``. What is not there is left out; None
     stands for what cannot be compared.
     """
-    details = {}  # type: typing.Dict[str, dict]
+    details, calls, known = {}, {None: ''}, {}  # type: dict, dict, dict
     for one in plan.steps:
-        step = one.step
-        if one.parent is None or one.path in details:    # the body of a loop is its container
+        if not one.requires():    # the body of a loop is its container
             continue
-        found = {}  # type: typing.Dict[str, typing.Optional[str]]
-        requires, loop = _requirement_text(step.require), _loop_mark(step.loop)
-        if requires:
-            found['requires'] = _bounded(requires)
-        if step.func is not None:
-            found['calls'] = _called_text(step.func)
-        if loop != '':
-            found['loop'] = loop
-        details[one.path] = found
-    return {path: found for path, found in details.items() if found}
+        func = one.step.func if one.step.func is None else id(one.step.func)
+        if func not in calls:
+            calls[func] = _called_text(one.step.func)
+        require = one.step.require
+        key = ('' if require is _UNCONDITIONAL else _bounded(_requirement_text(require)),
+               calls[func], _loop_mark(one.step.loop))
+        if key not in known:    # many may have the same
+            known[key] = {name: text for name, text in zip(('requires', 'calls', 'loop'), key)
+                          if text != ''}
+        if known[key]:
+            details[one.path] = known[key]
+    return details
 
 
 def _requirement_text(expression, nested=False):
@@ -8056,9 +8080,9 @@ def _loop_signature(loop):
 
 
 def _loop_mark(loop):
-    import hashlib
     if loop is None:
         return ''
+    import hashlib
     if found_by_running(loop):
         return 'callable' if callable(loop) else repr(loop)
     if iter(loop) is loop:
@@ -9148,6 +9172,9 @@ class _TellingEngine(Engine):
     """An engine that tells of more than is to be done: ('starts', task), ('passed' or 'stays',
     (task, earlier)), ('unmet', (scope, step)) for what is not started when its iteration ends."""
 
+    def _is_passed(self, step, earlier):
+        return False    # it is told
+
     def _activate(self, task):
         self._actions.append(('starts', task))
         Engine._activate(self, task)
@@ -9185,14 +9212,16 @@ class DryRun(Driver):
 
     Args:
         plan, store, run, settings, history, flow: see `Driver`; the store is only read.
+        differences: sentences that say what was edited since the run that is gone on with.
     """
 
     #: After so many iterations of which nothing is recorded the rest of a loop is left out;
     #: after ten times as many in all, that of all loops.
     limit = 1000
 
-    def __init__(self, plan, store, run, settings, history, flow):
+    def __init__(self, plan, store, run, settings, history, flow, differences):
         Driver.__init__(self, plan, store, run, settings, history, flow, None)
+        self.differences = differences
         self.engine = _TellingEngine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.clock = self.pretended = _PretendedClock()
         self._found = []
@@ -9777,7 +9806,6 @@ class _Flow(abc.ABC):
         self._began = False        # there is a run in the store
         self._base = -1            # the recovery whose end this one began with
         self._signatures = {}  # type: typing.Dict[str, str]
-        self._details = {}  # type: typing.Dict[str, dict]
         self._pending = []  # type: typing.List[list]
         self._closed = False
         self._running = False
@@ -10226,7 +10254,7 @@ class _Flow(abc.ABC):
             self.open_store()
             self.store.lock(self.name, run.run_id, self.settings()['exclusive'])
             self._outcome = None
-        self.store.begin(self._run_record(run))
+        self.store.begin(self._run_record(run, self._consists_of()[1]))
 
     def _abandon(self, error):
         """A signal or an error ended the run: record what can be; `run` again would continue."""
@@ -10289,13 +10317,15 @@ class _Flow(abc.ABC):
         return last._replace(mode='continue', status=ACTIVE, ended=None, process=process), last
 
     def _begin_run(self, store, run, last, settings):
-        plan = self._plan
+        plan, noted = self._plan, {}
+        details, text = self._consists_of()
         if last is not None:
             # Again, under the lock: another supervisor may have been at work until just now.
             run, last = self._new_record(store)
-            self._check_parameters(last)
+            noted = self._noted_in(last, details, text)
+            self._check_parameters(last, noted)
             self._began = True
-            if self._is_over(store, last):
+            if self._is_over(store, last, noted):
                 logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id,
                             self.name, last.status)
                 self._outcome = last.status == SUCCESS
@@ -10304,12 +10334,12 @@ class _Flow(abc.ABC):
                 return
         else:
             self._refuse_orphans(store)
-        history = self._make_history(store, run, last)
+        history = self._make_history(store, run, last, noted)
         if history is not None:
             history.collect()
-            history.log_differences()
+            history.log_differences(details)
             self._restore_triggers(history)
-        run = self._run_record(run)
+        run = self._run_record(run, text)
         store.begin(run)
         self._began = True
         logger.info('run %s of flow %s: %s%s, store %r', run.run_id, self.name, run.mode,
@@ -10318,18 +10348,20 @@ class _Flow(abc.ABC):
                               settings['logdir'] or store.logs)
         self._add_triggers()
 
-    def _make_history(self, store, run, last):
-        """Note what the flow consists of; return the `_History` to go on with, or None."""
-        if not store.volatile:
-            self._signatures, self._details = step_signatures(self._plan), step_details(self._plan)
+    def _make_history(self, store, run, last, noted):
+        """Return the `_History` to go on with, or None.
+
+        Args:
+            noted: what stands in the ``steps`` of the latest record of the run, ``last``.
+        """
         if last is None:
             return None
         if self.run_mode == RunMode.continue_:
-            self._base = json_object(last.steps).get('base', last.recovery - 1)
+            self._base = noted.get('base', last.recovery - 1)
         else:
             self._base = last.recovery if self.recovery_run is None else self.recovery_run
-        return _History(store, run, self._base, self._signatures, self._details,
-                        self.settings()['assume_dead'])
+        return _History(store, run, self._base, self._signatures, self.settings()['assume_dead'],
+                        {last.recovery: noted})
 
     @contextlib.contextmanager
     def dry_run(self):
@@ -10345,19 +10377,22 @@ class _Flow(abc.ABC):
         try:
             run, last = self._new_record(store)
             self._refuse_supervisor(store, run)
+            noted, differences = {}, []  # type: typing.Any, list
+            details, text = self._consists_of()
             if last is None:
                 self._refuse_orphans(store, settle=False)
             else:
-                self._check_parameters(last)
-            if last is not None and self._is_over(store, last):
+                noted = self._noted_in(last, details, text)
+                self._check_parameters(last, noted)
+            if last is not None and self._is_over(store, last, noted):
                 yield None
                 return
-            history = self._make_history(store, run, last)
+            history = self._make_history(store, run, last, noted)
             if history is not None:
                 history.look()
-                history.log_differences()
+                differences = history.log_differences(details)
                 self._restore_triggers(history)
-            driver = DryRun(self._plan, store, run, self.settings(), history, self)
+            driver = DryRun(self._plan, store, run, self.settings(), history, self, differences)
             driver.triggers.extend(tuple(one) for one in self._pending)
             yield driver
         finally:
@@ -10370,18 +10405,35 @@ class _Flow(abc.ABC):
                and process_alive(one.process) for one in store.runs(self.name)):
             raise _already_running(store, self.name, run.run_id, not exclusive, patient=False)
 
-    def _run_record(self, run):
-        """Return a `RunRecord` with what the flow consists of now."""
+    def _consists_of(self):
+        """Return the `step_details`, which are too large to be kept, and the text that begins
+        what a `RunRecord` has in ``steps``: the signatures and these details."""
         import json
-        steps = {'signatures': self._signatures, 'details': self._details, 'base': self._base,
-                 'triggers': self._pending}
-        if _parameters.declared:
-            steps['parameters'] = _parameters.recorded()
-        return run._replace(steps=json.dumps(steps))
+        details = {}  # type: typing.Dict[str, dict]
+        if not self.store.volatile:
+            self._signatures = self._signatures or step_signatures(self._plan)
+            details = step_details(self._plan)
+        return details, json.dumps({'signatures': self._signatures, 'details': details})[:-1]
 
-    def _check_parameters(self, last):
+    def _noted_in(self, run, details, text):
+        """Return what a `RunRecord` has in ``steps``; the other arguments are what
+        `_consists_of` returns."""
+        if not run.steps.startswith(text + ', '):
+            return json_object(run.steps)
+        return dict(json_object('{' + run.steps[len(text) + 2:]),
+                    signatures=self._signatures, details=details)    # nothing was edited
+
+    def _run_record(self, run, text):
+        """Return a `RunRecord` with what the flow consists of now; see `_consists_of`."""
+        import json
+        more = {'base': self._base, 'triggers': self._pending}  # type: typing.Dict[str, object]
+        if _parameters.declared:
+            more['parameters'] = _parameters.recorded()
+        return run._replace(steps='%s, %s' % (text, json.dumps(more)[1:]))
+
+    def _check_parameters(self, last, noted):
         """Refuse to go on with a run whose parameters had other values: what is done used them."""
-        recorded = json_object(last.steps).get('parameters', {})
+        recorded = noted.get('parameters', {})
         for name, text in recorded.items():
             one = _parameters.declared.get(name)
             if one is None:
@@ -10410,7 +10462,7 @@ class _Flow(abc.ABC):
     def _restore_triggers(self, history):
         """Raise again what the run that is gone on with was told to raise, where it was."""
 
-    def _is_over(self, store, last):
+    def _is_over(self, store, last, noted):
         """Whether there is nothing to recover or continue (semantics 7.1, 7.5)."""
         if self.run_mode == RunMode.continue_:
             return last.status in (SUCCESS, FAILURE)
@@ -10885,9 +10937,10 @@ class Eventor(_Flow):
         if known is not None and sequence.isdigit():
             self._last_sequence[known] = max(self._last_sequence.get(known, 0), int(sequence))
 
-    def _is_over(self, store, last):
-        given = json_object(last.steps).get('triggers', [])
-        return all(one in given for one in self._pending) and _Flow._is_over(self, store, last)
+    def _is_over(self, store, last, noted):
+        given = noted.get('triggers', [])
+        return all(one in given for one in self._pending) and _Flow._is_over(
+            self, store, last, noted)
 
     def _restore_triggers(self, history):
         for event, sequence in history.triggers():
@@ -12408,8 +12461,8 @@ def _dry_run(flow, options):
     with flow.dry_run() as dry, _output(options.stdout) as say:
         if dry is None:
             return _say_over(say, flow, options)
-        run, history = dry.run_record, dry.history
-        head = _dry_fields(run, history.differences() if history is not None else [])
+        run = dry.run_record
+        head = _dry_fields(run, dry.differences)
         if head['mode'] == 'restart':
             head['run_id'] = options.run_id    # that of a new run is another one each time
         foreseen = dry.foresee()

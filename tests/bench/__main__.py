@@ -297,7 +297,8 @@ class Stopped(Exception):
 
 
 def first_start(make, n, folder, tasks):
-    """Return what recovers a flow up to its first new start, and a SELECT of what is done.
+    """Return what recovers a flow up to its first new start, and a SELECT of what is done: the CPU
+    time that they take.
 
     Args:
         make: adds steps with n tasks to a flow, and returns what the last step requires.
@@ -305,29 +306,32 @@ def first_start(make, n, folder, tasks):
     """
     path, began = os.path.join(folder, 'flow.db'), []
 
-    def a_flow(last, mode):
+    def a_flow(mode):
+        def last():
+            if mode == 'restart':
+                raise Stopped
+            began.append(time.process_time())
         flow = sequent.Sequent('bench', path, run_mode=mode, logging_level=logging.CRITICAL,
                                config={'task_construct': 'inline', 'synchronous': 'off'})
         flow.add_step('last', func=last, require=make(flow, n))
         flow.compile()
         return flow
-
-    def fail():
-        raise Stopped
     logging.disable(logging.ERROR)
-    assert a_flow(fail, 'restart')() is False
+    assert a_flow('restart')() is False
     logging.disable(logging.NOTSET)
-    flow = a_flow(lambda: began.append(time.perf_counter()), 'recover')
+    flow = a_flow('recover')
 
     def recover():
-        since = time.perf_counter()
+        since = time.process_time()
         assert flow() is True
         return began.pop() - since
 
     def select():
+        since = time.process_time()
         with contextlib.closing(sqlite3.connect(path)) as database:
             rows = database.execute('SELECT * FROM tasks').fetchall()
         assert len(rows) >= tasks
+        return time.process_time() - since
     return recover, select
 
 
