@@ -58,6 +58,11 @@ import threading
 import time
 import typing
 
+if __name__ == '__main__':
+    # This copy of the module is not the one that flows import: their classes differ. So it ends
+    # here, without making any.
+    sys.exit(importlib.import_module(__spec__.name if __spec__ else 'sequent').main())
+
 __all__ = [
     'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'Command',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
@@ -4895,7 +4900,9 @@ def find_process(identity, outcome):
 
 # Programs: what to run -------------------------------------------------------------
 
-_BRACES = re.compile(r'\{\{|\}\}|\{([^\W\d]\w*)(?:\.(item|result))?\}')
+def _braces():
+    """Return the pattern of ``{name}``; it is not made before it is used, as that takes long."""
+    return re.compile(r'\{\{|\}\}|\{([^\W\d]\w*)(?:\.(item|result))?\}')
 
 
 class Command:
@@ -4972,7 +4979,7 @@ class Command:
         if self._filled:
             return set()
         return {(match.group(1), match.group(2) or '')
-                for text in self._texts() for match in _BRACES.finditer(text) if match.group(1)}
+                for text in self._texts() for match in _braces().finditer(text) if match.group(1)}
 
     def placeholders(self):
         """Return the placeholder objects among its arguments, in order, as a list."""
@@ -5099,7 +5106,7 @@ def _fill(text, lookup, quoted=False):
             return match.group()[0]
         found = str(lookup(match.group(1), match.group(2) or ''))
         return shlex.quote(found) if quoted else found
-    return _BRACES.sub(value, text)
+    return _braces().sub(value, text)
 
 
 def _checked_script(command):
@@ -5127,7 +5134,7 @@ def _misplaced_names(script):
     ends = []               # delimiters of the here-documents that begin with the next line
     while at < len(script):
         char, quote = script[at], quotes[-1]
-        match = _BRACES.match(script, at)
+        match = _braces().match(script, at)
         if match is not None:
             if match.group(1) and quote:
                 yield match.group(0), 'inside quotes'
@@ -5158,7 +5165,7 @@ def _misplaced_names(script):
 
 
 def _names_between(script, start, stop):
-    return [match.group(0) for match in _BRACES.finditer(script, start, stop) if match.group(1)]
+    return [match.group(0) for match in _braces().finditer(script, start, stop) if match.group(1)]
 
 
 def _end_of_here_documents(script, at, delimiters):
@@ -7899,7 +7906,7 @@ class _History:
             delay = self.retry_delay(record, outcome)
             if delay is not None:
                 due, again, wait = record.ended + delay, True, delay
-        return Earlier._make((
+        return _new_tuple(Earlier, (
             record.status, record.kind, record.recovery, record.attempt, due, False, changed,
             json_object(record.events) if record.events else None, record.error, again,
             record.result, wait))
@@ -12672,8 +12679,3 @@ def _atom_text(step, status):
     if status == SUCCESS and not isinstance(step.flow, Eventor):
         return step.path
     return '(%s, %s)' % (step.path, status)
-
-
-if __name__ == '__main__':
-    # This copy of the module is not the one that flows import: their classes differ.
-    sys.exit(importlib.import_module(__spec__.name if __spec__ else 'sequent').main())
