@@ -3619,9 +3619,9 @@ class SqliteStore(Store):
         key = self._key(run)
         if key is None:
             raise _never_begun(run, self)
-        rows = [(key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records]
-        if rows:
-            self._write(_commit, rows)
+        records = list(records)
+        if records:
+            self._write(_commit, key, records)
 
     def outcomes(self, run, sequence, upto):
         rows = self._read(_SQL_OUTCOMES, self._key(run), sequence, upto)
@@ -3660,8 +3660,9 @@ def _finish(db, run):
     return db.execute(_SQL_FINISH_RUN, (run.status, run.ended) + run[:3]).rowcount
 
 
-def _commit(db, rows):
-    db.executemany(_SQL_COMMIT, rows)
+def _commit(db, key, records):
+    db.executemany(_SQL_COMMIT, (    # one at a time: there may be very many
+        (key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records))
 
 
 def _with_utf8_error(record):

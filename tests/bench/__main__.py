@@ -404,23 +404,35 @@ def idle_process(n, folder):
     return idle_flow(n, func=time.sleep, args=(n,))
 
 
+def with_byte_code():
+    """Return an environment in which imports write byte code, and find it the next time."""
+    return {name: value for name, value in os.environ.items()
+            if name != 'PYTHONDONTWRITEBYTECODE'}
+
+
 def measured_apart(program, *arguments):
     """Return the number that a program prints, run in an interpreter of its own."""
     root = os.path.dirname(os.path.abspath(sequent.__file__))
-    return float(subprocess.run(
-        [sys.executable, '-c', program] + list(map(str, arguments)), cwd=root, check=True,
-        stdout=subprocess.PIPE, universal_newlines=True).stdout)
+    # First the byte code: what compiling takes would hide what the flow takes.
+    for code, given in (('import sequent', ()), (program, map(str, arguments))):
+        done = subprocess.run([sys.executable, '-c', code] + list(given), cwd=root, check=True,
+                              stdout=subprocess.PIPE, universal_newlines=True,
+                              env=with_byte_code())
+    return float(done.stdout)
 
 
 MEMORY = """
-import logging, resource, sys, sequent
+import logging, sys, sequent
+def peak():    # that of getrusage() begins with the memory of who has started this
+    with open('/proc/self/status') as status:
+        return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
 flow = sequent.Sequent('bench', ':memory:', logging_level=logging.WARNING,
                        config={'task_construct': 'inline'})
 box = flow.add_step('box', loop=range(int(sys.argv[1])))
 box.add_step('a', func=int)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 assert flow() is True
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(peak() - before)
 """
 
 
@@ -428,6 +440,25 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
            unit='MB')
 def loop_memory(n, folder):
     return lambda: measured_apart(MEMORY, n), None
+
+
+TASKS = """
+import logging, sys, tracemalloc, sequent
+flow = sequent.Sequent('bench', sys.argv[2], logging_level=logging.WARNING,
+                       config={'task_construct': 'inline'})
+for number in range(int(sys.argv[1])):
+    flow.add_step('s%d' % number, func=int)
+flow.compile()
+tracemalloc.start()
+assert flow() is True
+print(tracemalloc.get_traced_memory()[1] / int(sys.argv[1]))
+"""
+
+
+@Benchmark('memory that each of {n} tasks takes that are ready at one time, inline, sqlite', None,
+           100000, most=1000, unit='bytes')
+def task_memory(n, folder):
+    return lambda: measured_apart(TASKS, n, os.path.join(folder, 'flow.db')), None
 
 
 STATUS = """
@@ -462,9 +493,7 @@ def status(n, folder):
 
 def starting(n, folder, *arguments):
     """Return what starts a Python n times, without what the site adds and with byte code."""
-    environment = {name: value for name, value in os.environ.items()
-                   if name != 'PYTHONDONTWRITEBYTECODE'}
-    environment['PYTHONPATH'] = ROOT
+    environment = dict(with_byte_code(), PYTHONPATH=ROOT)
     command = [sys.executable, '-S'] + list(arguments)
 
     def start(times=n):
