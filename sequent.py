@@ -3621,7 +3621,8 @@ class SqliteStore(Store):
             raise _never_begun(run, self)
         records = list(records)
         if records:
-            self._write(_commit, key, records)
+            self._write(_commit, (    # one at a time: there may be very many
+                (key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records))
 
     def outcomes(self, run, sequence, upto):
         rows = self._read(_SQL_OUTCOMES, self._key(run), sequence, upto)
@@ -3660,9 +3661,8 @@ def _finish(db, run):
     return db.execute(_SQL_FINISH_RUN, (run.status, run.ended) + run[:3]).rowcount
 
 
-def _commit(db, key, records):
-    db.executemany(_SQL_COMMIT, (    # one at a time: there may be very many
-        (key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records))
+def _commit(db, rows):
+    db.executemany(_SQL_COMMIT, rows)
 
 
 def _with_utf8_error(record):
