@@ -58,6 +58,11 @@ import threading
 import time
 import typing
 
+if __name__ == '__main__':
+    # This copy of the module is not the one that flows import: their classes differ. So it ends
+    # here, without making any.
+    sys.exit(importlib.import_module(__spec__.name if __spec__ else 'sequent').main())
+
 __all__ = [
     'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'Command',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
@@ -649,11 +654,15 @@ class ResourcePool:
 
 _step_numbers = itertools.count()
 
+#: What is given to most steps: shared, as there may be very many of them, and never changed.
+_NOTHING = {}  # type: dict
+
 
 class Step:
     """One step of a flow, as it was given. No behaviour: see ``add_step`` of the flow.
 
-    ``children`` is a list; a step without is a leaf. ``require`` is a parsed expression.
+    ``children`` is a list; a step without is a leaf, and has an empty tuple. ``require`` is a
+    parsed expression. Dicts in which there is nothing are shared.
     ``stop_on_exception``, ``max_concurrent`` and ``tolerate`` (None: not set on this step),
     ``retries``, ``serial`` (its func runs in the supervisor, so one at a time), ``settings`` (its
     resolved configuration), ``asks`` (the placeholders in what it calls and in its loop; None:
@@ -662,34 +671,41 @@ class Step:
     for a parameter}) are filled in when the flow is run.
     """
 
-    kind = 'leaf'
-    func = loop = None
-    args = ()
-    kwargs = {}  # type: dict
-    delay = 0
-    acquires = ()
-    releases = None
-    recovery = {}  # type: dict
-    config = {}  # type: dict
-    stop_on_exception = True
-    max_concurrent = tolerate = None
-    retries = 0
-    serial = False
-    settings = {}  # type: dict
-    asks = None  # type: typing.Optional[tuple]
-    flat = False
-    names = {}  # type: dict
+    __slots__ = (
+        'flow', 'parent', 'name', 'path', 'children', 'number', 'require', 'func', 'args',
+        'kwargs', 'loop', 'delay', 'acquires', 'releases', 'recovery', 'config',
+        'stop_on_exception', 'max_concurrent', 'tolerate', 'retries', 'serial', 'settings',
+        'construct', 'asks', 'flat', 'names', 'placeholders')
 
-    def __init__(self, flow, parent, name, **given):
+    kind = 'leaf'
+
+    def __init__(self, flow, parent, name, func=None, args=(), kwargs=_NOTHING, loop=None,
+                 delay=0, acquires=(), releases=None, recovery=_NOTHING, config=_NOTHING,
+                 stop_on_exception=True, max_concurrent=None, tolerate=None, retries=0):
         self.flow = flow
         self.parent = parent
         self.name = name
         self.path = '%s_%s' % (parent.path, name) if parent is not None and parent.path else name
-        self.children = []
+        self.children = ()
         self.number = next(_step_numbers)    # the order of adding
-        self.require = All(())
-        for key in given:
-            setattr(self, key, given[key])
+        self.require = _UNCONDITIONAL
+        self.func = func
+        self.args = args
+        self.kwargs = kwargs
+        self.loop = loop
+        self.delay = delay
+        self.acquires = acquires
+        self.releases = releases
+        self.recovery = recovery
+        self.config = config
+        self.stop_on_exception = stop_on_exception
+        self.max_concurrent = max_concurrent
+        self.tolerate = tolerate
+        self.retries = retries
+        self.serial = self.flat = False
+        self.settings = self.names = _NOTHING
+        self.asks = None
+        self.placeholders = _NOTHING
 
     def __repr__(self):
         return '<Step %s>' % self.path
@@ -711,7 +727,9 @@ class Step:
         return self._placeholder(ItemOf)
 
     def _placeholder(self, kind):
-        return self.__dict__.setdefault(kind.__name__, kind(self))
+        if not self.placeholders:
+            self.placeholders = {}
+        return self.placeholders.setdefault(kind, kind(self))
 
 
 class Placeholder:
@@ -824,6 +842,9 @@ class Any(typing.NamedTuple):
     operands: tuple
 
 
+_UNCONDITIONAL = All(())
+
+
 def parse_expression(given, flow, who):
     """Turn a requirement as users write it into `Atom`, `All`, `Any` and `Event` objects.
 
@@ -847,7 +868,7 @@ def parse_expression(given, flow, who):
     if isinstance(given, (tuple, list)):
         if len(given) == 2 and isinstance(given[0], Step) and isinstance(given[1], str):
             return parse_pair(given[0], given[1], flow, who)
-        return All(tuple(parse_expression(one, flow, who) for one in given))
+        return All(tuple([parse_expression(one, flow, who) for one in given]))
     raise FlowTypeError('%s requires %r, which is no step, event, (step, status) pair, tuple or '
                         'or_' % (who, given))
 
@@ -879,58 +900,43 @@ _REPLAYS = {READY: 'rerun', ACTIVE: 'rerun', FAILURE: 'rerun', SUCCESS: 'skip'}
 
 
 class PlanStep:
-    """One step compiled. A container has ``children`` and the gates of its scope; else None."""
+    """One step compiled. There may be very many, and each makes a fork dearer: what only
+    containers have is in `PlanContainer`."""
 
     __slots__ = (
-        'step', 'path', 'kind', 'index', 'rank', 'slot', 'parent', 'depth', 'last', 'calls',
-        'serial', 'delay', 'needs', 'gives', 'stop', 'limit', 'handled', 'recovery', 'retries',
-        # how many failed iterations a container bears, None: none; a share, in per cent, that is
-        # looked at when its loop is over
-        'bears', 'share',
+        'step', 'path', 'kind', 'rank', 'last', 'slot', 'parent', 'calls', 'serial', 'delay',
+        'needs', 'gives', 'stop', 'handled', 'recovery', 'retries',
         # {placeholder: where its value is}: (levels up, the leaf), or the number of the loop item;
         # whether its result is asked for; (containers) the leaves in it whose results are
         'fills', 'wanted', 'gathers',
         # whether a recovery must go through it though it succeeded: something in it is rerun
         # then, keeps resources, or may have waited in vain for something outside
         'replayed',
-        # who is to be told of its statuses: gates beside it; gates in containers beside it;
-        # the bits of the statuses that are of use to them
-        'on', 'inner', 'told',
+        # who is to be told of its statuses: gates beside it, those of success apart; gates in
+        # containers beside it; the bits of the statuses that are of use to them
+        'after', 'on', 'inner', 'told',
         # atoms about steps further out: (levels up, step, bit)
-        'outer',
-        # containers only: (levels, step, status, gate) read when an iteration starts; children
-        # with such atoms; the gates: what each misses, which gates and which step it leads to
-        'children', 'loops', 'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
+        'outer')
 
-    def __init__(self, step, kind, parent, index, slot):
+    children = None  # type: typing.Optional[typing.List[PlanStep]]
+
+    def __init__(self, step, kind, parent, slot):
         self.step = step
         self.path = step.path
         self.kind = kind
-        self.index = self.last = index
-        self.rank = step.number
+        self.rank = self.last = step.number
         self.slot = slot
         self.parent = parent
-        self.depth = parent.depth + 1 if parent is not None else 0
         self.calls = step.func is not None
         self.serial = step.serial
         self.delay = step.delay
-        self.needs = self.gives = ()
+        self.needs = self.gives = self.gathers = self.outer = self.after = ()
         self.stop = step.stop_on_exception
-        self.limit = 1
-        self.handled = False
+        self.handled = self.wanted = self.replayed = False
         self.recovery = _REPLAYS
-        self.retries = 0
-        self.bears = self.share = None
+        self.retries = self.told = 0
         self.fills = None
-        self.wanted = False
-        self.gathers = ()
-        self.replayed = False
-        self.on = {}
-        self.inner = {}
-        self.told = 0
-        self.outer = ()
-        self.children = None
-        self.loops = False
+        self.on = self.inner = _NOTHING
 
     def __repr__(self):
         return '<PlanStep %s>' % self.path
@@ -947,8 +953,28 @@ class PlanStep:
             container = container.parent
         return found
 
-    def contain(self):
-        """Make it a container, still empty."""
+
+class PlanContainer(PlanStep):
+    """A container compiled: its ``children``, and the gates of its scope."""
+
+    __slots__ = (
+        'children', 'depth', 'limit', 'loops',
+        # how many failed iterations it bears, None: none; a share, in per cent, that is looked at
+        # when its loop is over
+        'bears', 'share',
+        # what starts with an iteration; (levels, step, status, gate) read then; children with
+        # atoms about steps further out; the gates: what each misses, which gates and which step
+        # it leads to
+        'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
+
+    def __init__(self, step, kind, parent, slot):
+        PlanStep.__init__(self, step, kind, parent, slot)
+        self.depth = parent.depth + 1 if parent is not None else 0
+        self.limit = 1
+        if step.max_concurrent is not None and parent is not None:
+            self.limit = step.max_concurrent
+        self.loops = step.loop is not None
+        self.bears, self.share = _tolerance(step)
         self.children = []
         self.initial = []
         self.imports = []
@@ -1036,21 +1062,16 @@ class _Compiler:
         container = parent is None or bool(step.children) or leaf_loop
         kind = step.kind if step.kind != 'leaf' else (
             'loop' if leaf_loop else 'container' if container else 'leaf')
-        plan_step = PlanStep(step, kind, parent, len(self.steps), slot)
+        plan_step = (PlanContainer if container else PlanStep)(step, kind, parent, slot)
         self.steps.append(plan_step)
         self.compiled[step] = plan_step
         recovery = dict(recovery, **step.recovery) if step.recovery else recovery
         if recovery:
             plan_step.recovery = dict(_REPLAYS, **recovery)
-        plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
+            plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
         if not leaf_loop:
             held = self.resources(plan_step, step, held)
         if container:
-            plan_step.contain()
-            plan_step.loops = step.loop is not None
-            plan_step.bears, plan_step.share = _tolerance(step)
-            if step.max_concurrent is not None and parent is not None:
-                plan_step.limit = step.max_concurrent
             if leaf_loop:
                 self.add_body(plan_step, step, held)
             for slot, child in enumerate(step.children):
@@ -1062,12 +1083,12 @@ class _Compiler:
 
     def add_child(self, container, child):
         container.children.append(child)
-        container.last = child.last
+        container.last = max(container.last, child.last)
         container.replayed = container.replayed or child.replayed
 
     def add_body(self, loop, step, held):
         """The leaf inside a leaf with a loop: it has the same path, one component deeper."""
-        body = PlanStep(step, 'leaf', loop, len(self.steps), 0)
+        body = PlanStep(step, 'leaf', loop, 0)
         self.steps.append(body)
         body.delay = 0
         body.retries = step.retries
@@ -1179,8 +1200,8 @@ class _Compiler:
 
     def require(self, plan_step):
         """Compile what a step requires into gates of its container."""
-        container = plan_step.parent
-        expression = self.fold(self.requirement(plan_step))
+        container, expression = plan_step.parent, self.requirement(plan_step)
+        expression = expression is _UNCONDITIONAL or self.fold(expression)
         if expression is True:
             container.initial.append(plan_step)
         elif expression is not False:
@@ -1200,6 +1221,9 @@ class _Compiler:
         conjunction = isinstance(expression, All)
         kept = []
         for operand in expression.operands:
+            if type(operand) is Atom:    # nearly all are
+                kept.append(operand)
+                continue
             operand = self.fold(operand)
             if operand is not conjunction and isinstance(operand, bool):
                 return operand
@@ -1221,7 +1245,8 @@ class _Compiler:
         operands = (expression.operands if isinstance(expression, (All, Any)) else (expression,))
         gate = container.gate(len(operands) if isinstance(expression, All) else 1)
         for operand in operands:
-            self.feed(operand, container, gate, plan_step, outer)
+            feed = self.feed_atom if type(operand) is Atom else self.feed
+            feed(operand, container, gate, plan_step, outer)
         return gate
 
     def feed(self, operand, container, gate, plan_step, outer):
@@ -1252,8 +1277,33 @@ class _Compiler:
         return known[0]
 
     def feed_atom(self, atom, container, gate, plan_step, outer):
-        target = self.compiled[atom.step]
-        if atom.status in (FAILURE, COMPLETE) and plan_step in self.implied and (
+        target, status = self.compiled[atom.step], atom.status
+        if status in (FAILURE, COMPLETE):
+            self.handle(atom, target, plan_step)
+        levels = 0 if target.parent is container else self.levels(target, container, plan_step)
+        if plan_step is None or target.last >= plan_step.rank:
+            self.ordered = False
+        if levels == 0:
+            target.told |= _BITS[status]
+            if status == SUCCESS:
+                target.after = target.after or []
+                target.after.append(gate)
+            else:
+                target.on = target.on or {}
+                target.on.setdefault(status, []).append(gate)
+        else:
+            target.told = _ANY    # further in it matters, too, what cannot be any more
+            target.inner = target.inner or {}
+            target.inner.setdefault(status, []).append((container, gate))
+            container.imports.append((levels, target, status, gate))
+            outer.append((levels, target, _BITS[status]))
+            for _ in range(levels):    # what was not raised then may be raised in a recovery
+                container.replayed = container.replayed or container is not target
+                container = container.parent
+
+    def handle(self, atom, target, plan_step):
+        """Let a failure be handled by an atom about it."""
+        if plan_step in self.implied and (
                 Atom(atom.step, SUCCESS) in self.implied[plan_step].operands[1:]):
             # It runs only after a success, whose result it asks for: no failure is handled by it.
             if atom.status == FAILURE:
@@ -1262,20 +1312,6 @@ class _Compiler:
                                 % (plan_step.path, target.path))
         elif atom.status in self.handles:
             target.handled = True
-        levels = self.levels(target, container, plan_step)
-        if plan_step is None or target.last >= plan_step.index:
-            self.ordered = False
-        if levels == 0:
-            target.told |= _BITS[atom.status]
-            target.on.setdefault(atom.status, []).append(gate)
-        else:
-            target.told = _ANY    # further in it matters, too, what cannot be any more
-            target.inner.setdefault(atom.status, []).append((container, gate))
-            container.imports.append((levels, target, atom.status, gate))
-            outer.append((levels, target, _BITS[atom.status]))
-            for _ in range(levels):    # what was not raised then may be raised in a recovery
-                container.replayed = container.replayed or container is not target
-                container = container.parent
 
     def levels(self, target, container, plan_step):
         """How many levels further out than the container's scope a required step stands."""
@@ -1802,7 +1838,7 @@ class Engine:
             if scope.raised[step.slot] & mark:
                 return
             scope.raised[step.slot] |= mark
-        gates = step.on.get(status)
+        gates = step.after if status == SUCCESS else step.on.get(status)
         if gates:
             self._agenda.append((scope, gates))
         if step.inner:
@@ -1832,13 +1868,15 @@ class Engine:
             self._cut(scope)
             return
         scope.raised[step.slot] |= _STARTED
+        earlier = scope.earlier.get(step.path) if scope.earlier else None
+        if earlier is not None and self._is_passed(step, earlier):
+            return
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)
         if scope.busy:
             scope.busy += 1
         else:
             self._enter(scope)
-        earlier = scope.earlier.get(step.path) if scope.earlier else None
         if earlier is not None and earlier.kind == step.kind:
             if self._replay(task, earlier):
                 self._leave(scope)
@@ -1854,6 +1892,12 @@ class Engine:
             self._become_ready(task)
         else:
             self._delay(task, task.due)
+
+    def _is_passed(self, step, earlier):
+        """Whether nothing follows from a step's being skipped: most of a recovery is that."""
+        return (earlier.status == SUCCESS and earlier.kind == 'leaf' == step.kind
+                and not (step.told or step.needs or step.gives or step.wanted or earlier.events)
+                and (self.mode == 'continue' or step.recovery[SUCCESS] == 'skip'))
 
     def _due_now(self, earlier):
         """Return when a wait that an earlier supervisor began is over.
@@ -3230,10 +3274,13 @@ _SQL_LATEST_ID = """(SELECT id FROM tasks AS other INDEXED BY tasks_place
     WHERE other.run = %s.run AND other.sequence = %s.sequence AND other.path = %s.path%s
     ORDER BY recovery DESC, attempt DESC LIMIT 1)"""
 # A task stands where its first record stands, with the content of its latest. SQLite without
-# statistics takes the wrong index here, and quadratic time: so both are named.
+# statistics takes the wrong index here, and quadratic time: so both are named. Where no record has
+# the status, as is usual of active, that is found out first, once, in a tenth of the time.
 _SQL_TASKS = """SELECT first.id, %s
     FROM tasks AS first INDEXED BY tasks_order JOIN tasks AS latest ON latest.id = %s
-    WHERE first.run = ? AND latest.kind != 'iteration' AND coalesce(latest.status = ?, 1)
+    WHERE (? IS NULL OR EXISTS (SELECT 1 FROM tasks AS one INDEXED BY tasks_order
+        WHERE one.run = ? AND one.status = ?))
+    AND first.run = ? AND latest.kind != 'iteration' AND coalesce(latest.status = ?, 1)
     AND NOT EXISTS (SELECT 1 FROM tasks AS earlier INDEXED BY tasks_place
         WHERE earlier.run = first.run AND earlier.sequence = first.sequence
         AND earlier.path = first.path AND earlier.id < first.id)
@@ -3582,9 +3629,10 @@ class SqliteStore(Store):
         key = self._key(run)
         if key is None:
             raise _never_begun(run, self)
-        rows = [(key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records]
-        if rows:
-            self._write(_commit, rows)
+        records = list(records)
+        if records:
+            self._write(_commit, (    # one at a time: there may be very many
+                (key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records))
 
     def outcomes(self, run, sequence, upto):
         rows = self._read(_SQL_OUTCOMES, self._key(run), sequence, upto)
@@ -3592,7 +3640,8 @@ class SqliteStore(Store):
 
     def tasks(self, run, upto=None, status=None):
         upto = sys.maxsize if upto is None else upto
-        return self._read_on(_task_record, _SQL_TASKS, upto, self._key(run), status)
+        key = self._key(run)
+        return self._read_on(_task_record, _SQL_TASKS, upto, status, key, status, key, status)
 
     def attempts(self, run):
         return self._read_on(_task_record, _SQL_ATTEMPTS, self._key(run))
@@ -3648,6 +3697,7 @@ _RUN_STATUSES = frozenset((ACTIVE, 'stopped', SUCCESS, FAILURE))
 _TEXT, _TIME, _BYTES = (str, None), (float, None), (bytes, None)
 _TASK_TYPES = _combinations(str, str, int, int, str, str, int, _BYTES, _TIME, _TIME, _TIME,
                             _TEXT, _BYTES, _TEXT, _TEXT)
+_new_tuple = tuple.__new__    # _make() takes as long as all the rest
 _RUN_TYPES = _combinations(str, str, int, str, str, _TIME, _TIME, str, str)
 
 
@@ -3655,7 +3705,7 @@ def _task_record(row):
     if (tuple(map(type, row)) not in _TASK_TYPES or row[4] not in _KINDS
             or row[5] not in _TASK_STATUSES):
         raise _damaged_record('task', row)
-    return TaskRecord._make(row[:6] + (bool(row[6]),) + row[7:])
+    return _new_tuple(TaskRecord, row[:6] + (row[6] != 0,) + row[7:])
 
 
 def _run_record(row):
@@ -3877,7 +3927,7 @@ class Job:
         self.run_id = run_id
         self.func = func
         self.args = args
-        self.kwargs = {} if kwargs is None else kwargs
+        self.kwargs = kwargs or {}    # its own: that of its step may be shared
         self.items = items
         self.own = {} if env is None else env
         self.shared = {} if shared is None else shared
@@ -4863,7 +4913,9 @@ def find_process(identity, outcome):
 
 # Programs: what to run -------------------------------------------------------------
 
-_BRACES = re.compile(r'\{\{|\}\}|\{([^\W\d]\w*)(?:\.(item|result))?\}')
+def _braces():
+    """Return the pattern of ``{name}``; it is not made before it is used, as that takes long."""
+    return re.compile(r'\{\{|\}\}|\{([^\W\d]\w*)(?:\.(item|result))?\}')
 
 
 class Command:
@@ -4940,7 +4992,7 @@ class Command:
         if self._filled:
             return set()
         return {(match.group(1), match.group(2) or '')
-                for text in self._texts() for match in _BRACES.finditer(text) if match.group(1)}
+                for text in self._texts() for match in _braces().finditer(text) if match.group(1)}
 
     def placeholders(self):
         """Return the placeholder objects among its arguments, in order, as a list."""
@@ -5067,7 +5119,7 @@ def _fill(text, lookup, quoted=False):
             return match.group()[0]
         found = str(lookup(match.group(1), match.group(2) or ''))
         return shlex.quote(found) if quoted else found
-    return _BRACES.sub(value, text)
+    return _braces().sub(value, text)
 
 
 def _checked_script(command):
@@ -5095,7 +5147,7 @@ def _misplaced_names(script):
     ends = []               # delimiters of the here-documents that begin with the next line
     while at < len(script):
         char, quote = script[at], quotes[-1]
-        match = _BRACES.match(script, at)
+        match = _braces().match(script, at)
         if match is not None:
             if match.group(1) and quote:
                 yield match.group(0), 'inside quotes'
@@ -5126,7 +5178,7 @@ def _misplaced_names(script):
 
 
 def _names_between(script, start, stop):
-    return [match.group(0) for match in _BRACES.finditer(script, start, stop) if match.group(1)]
+    return [match.group(0) for match in _braces().finditer(script, start, stop) if match.group(1)]
 
 
 def _end_of_here_documents(script, at, delimiters):
@@ -7977,11 +8029,11 @@ class _Results:
         step, value = task.step.step, self.value
         if step.flat:    # nearly all are so, and it takes a third of the time
             return step.func, tuple([value(task, one) if isinstance(one, Placeholder) else one
-                                     for one in step.args]), step.kwargs
+                                     for one in step.args]), step.kwargs or {}
         func, find = step.func, functools.partial(value, task)
         if isinstance(func, Command):
             func = func.filled(functools.partial(self._look_up, step.names, find), find)
-        return func, filled(step.args, find), filled(step.kwargs, find)
+        return func, filled(step.args, find), filled(step.kwargs, find) or {}
 
     @staticmethod
     def _look_up(names, find, *name):
@@ -8144,16 +8196,15 @@ class _History:
         run: the `RunRecord` of this supervisor.
         base: the recovery whose end is the state that this recovery began with.
         signatures: {path: signature} of this flow's steps.
-        details: what `step_details` returns of them.
         assume_dead: take processes that cannot be looked at for dead.
+        noted: {recovery: what its supervisor noted in ``steps``}, as far as that has been read.
     """
 
-    def __init__(self, store, run, base, signatures, details, assume_dead):
+    def __init__(self, store, run, base, signatures, assume_dead, noted):
         self.store = store
         self.run = run
         self.base = base
         self.signatures = signatures
-        self.details = details
         self.assume_dead = assume_dead
         self.living = {}          # (path, sequence) -> TaskRecord of an orphan that still runs
         self.failed = {}          # (path, sequence) -> Outcome of an orphan that has failed
@@ -8161,7 +8212,7 @@ class _History:
                                   # nobody commits: see `look`
         self.retry_delay = None   # the driver's: see `Driver.retry_delay_of`
         self.longest_wait = None  # and `Driver.longest_wait`
-        self.recorded = {}        # recovery -> {path: signature}
+        self.noted = noted
 
     def collect(self):
         """Commit the outcomes that orphans left; note the orphans that still run."""
@@ -8283,25 +8334,28 @@ class _History:
         due, again, wait = record.due, False, None
         if record.status == READY and due is not None:
             wait = self.longest_wait(record)
-        outcome = self.failed.get((record.path, record.sequence))
-        if outcome is not None and self.run.mode == 'continue':
+        outcome = self.failed and self.failed.get((record.path, record.sequence))
+        if outcome and self.run.mode == 'continue':
             delay = self.retry_delay(record, outcome)
             if delay is not None:
                 due, again, wait = record.ended + delay, True, delay
-        return Earlier(record.status, record.kind, record.recovery, record.attempt, due, False,
-                       changed, json_object(record.events) if record.events else None,
-                       record.error, again, record.result, wait)
+        return _new_tuple(Earlier, (
+            record.status, record.kind, record.recovery, record.attempt, due, False, changed,
+            json_object(record.events) if record.events else None, record.error, again,
+            record.result, wait))
 
-    def _runs(self):
-        """Return {recovery: what its supervisor noted in ``steps``} of this run."""
-        if not self.recorded:
+    def _noted(self, recovery):
+        """Return what the supervisor of a recovery noted in ``steps``."""
+        if recovery not in self.noted:
             for run in self.store.runs(self.run.flow):
-                if run.run_id == self.run.run_id:
-                    self.recorded[run.recovery] = json_object(run.steps)
-        return self.recorded
+                if run.run_id == self.run.run_id and run.recovery < self.run.recovery:
+                    self.noted.setdefault(run.recovery, json_object(run.steps))
+            self.noted.setdefault(recovery, {})
+        return self.noted[recovery]
 
     def _recorded(self, recovery):
-        return self._runs().get(recovery, {}).get('signatures', {})
+        """Return the signatures of the steps as they were in a recovery."""
+        return self._noted(recovery).get('signatures', {})
 
     def base_run(self):
         """Return the number of the recovery that is gone on with."""
@@ -8309,19 +8363,24 @@ class _History:
 
     def triggers(self):
         """Return the [event, sequence] pairs that the run was told to raise from outside."""
-        return self._runs().get(self.base_run(), {}).get('triggers', [])
+        return self._noted(self.base_run()).get('triggers', [])
 
     def is_new(self, path):
         """Whether it is known that a step was not there in the run that is gone on with."""
         before = self._recorded(self.base_run())
         return bool(before) and path not in before
 
-    def log_differences(self):
-        """Name what was edited since the run that is gone on with."""
-        for text in self.differences():
-            logger.warning('%s', text)
+    def log_differences(self, details):
+        """Name what was edited since the run that is gone on with; return the sentences.
 
-    def differences(self):
+        ``details`` are those of the steps now: see `step_details`.
+        """
+        found = self._differences(details)
+        for text in found:
+            logger.warning('%s', text)
+        return found
+
+    def _differences(self, details):
         """Return a sentence for each kind of edit since the run that is gone on with.
 
         Steps that are gone, new or of another kind; those whose requirement, function or loop
@@ -8330,25 +8389,28 @@ class _History:
         before, now = self._recorded(self.base_run()), self.signatures
         if not before:
             return []
+        if before == now:
+            return self._changed_details(details)
         gone = [path for path in before if path not in now]
         new = [path for path in now if path not in before]
         other = [path for path in now if path in before and bool(now[path]) != bool(before[path])]
         return ['steps that are %s since the run that is gone on with: %s'
                 % (text, ', '.join(sorted(paths)))
                 for text, paths in (('gone', gone), ('new', new), ('of another kind now', other))
-                if paths] + self._changed_details()
+                if paths] + self._changed_details(details)
 
-    def _changed_details(self):
+    def _changed_details(self, now):
         """Say which requirements, functions and loops have changed: what is done stays done."""
-        noted, found = self._runs().get(self.base_run(), {}), []  # type: dict, list
-        before = noted.get('details')
-        if before is None or before == self.details:    # None: a store of old
+        noted, found = self._noted(self.base_run()), []
+        before = noted.pop('details', None)    # large, and not asked for any more
+        if before is None or before is now:    # None: a store of old
             return []
-        both = [path for path in sorted(self.signatures) if path in noted['signatures']]
+        edited = sorted(path for path in noted['signatures'] if path in self.signatures
+                        and before.get(path) != now.get(path))
         for key, text in (('requires', 'require something else'),
                           ('calls', 'call something else'), ('loop', 'have another loop')):
-            changes = [(path, before.get(path, {}).get(key, ''),
-                        self.details.get(path, {}).get(key, '')) for path in both]
+            changes = [(path, before.get(path, {}).get(key, ''), now.get(path, {}).get(key, ''))
+                       for path in edited]
             steps = [path if key == 'loop' else
                      '%s (%s; it was %s)' % (path, now or 'nothing', old or 'nothing')
                      for path, old, now in changes if None not in (old, now) and old != now]
@@ -8394,25 +8456,26 @@ def step_signatures(plan):
 def step_details(plan):
     """Return {path: details} of what an edit may change and a recovery does not look at.
 
-    They are stored with each run, to be compared and shown (`_History.differences`): what a step
-    ``requires`` and ``calls``, as text, and its ``loop``. What is not there is left out; None
+    They are stored with each run, to be compared and shown (`_History.log_differences`): what a
+    step ``requires`` and ``calls``, as text, and its ``loop``. What is not there is left out; None
     stands for what cannot be compared.
     """
-    details = {}  # type: typing.Dict[str, dict]
+    details, calls, known = {}, {None: ''}, {}  # type: dict, dict, dict
     for one in plan.steps:
-        step = one.step
-        if one.parent is None or one.path in details:    # the body of a loop is its container
+        if not one.requires():    # the body of a loop is its container
             continue
-        found = {}  # type: typing.Dict[str, typing.Optional[str]]
-        requires, loop = _requirement_text(step.require), _loop_mark(step.loop)
-        if requires:
-            found['requires'] = _bounded(requires)
-        if step.func is not None:
-            found['calls'] = _called_text(step.func)
-        if loop != '':
-            found['loop'] = loop
-        details[one.path] = found
-    return {path: found for path, found in details.items() if found}
+        func = one.step.func if one.step.func is None else id(one.step.func)
+        if func not in calls:
+            calls[func] = _called_text(one.step.func)
+        require = one.step.require
+        key = ('' if require is _UNCONDITIONAL else _bounded(_requirement_text(require)),
+               calls[func], _loop_mark(one.step.loop))
+        if key not in known:    # many may have the same
+            known[key] = {name: text for name, text in zip(('requires', 'calls', 'loop'), key)
+                          if text != ''}
+        if known[key]:
+            details[one.path] = known[key]
+    return details
 
 
 def _requirement_text(expression, nested=False):
@@ -8457,9 +8520,9 @@ def _loop_signature(loop):
 
 
 def _loop_mark(loop):
-    import hashlib
     if loop is None:
         return ''
+    import hashlib
     if found_by_running(loop):
         return 'callable' if callable(loop) else repr(loop)
     if iter(loop) is loop:
@@ -9568,6 +9631,9 @@ class _TellingEngine(Engine):
     """An engine that tells of more than is to be done: ('starts', task), ('passed' or 'stays',
     (task, earlier)), ('unmet', (scope, step)) for what is not started when its iteration ends."""
 
+    def _is_passed(self, step, earlier):
+        return False    # it is told
+
     def _activate(self, task):
         self._actions.append(('starts', task))
         Engine._activate(self, task)
@@ -9605,14 +9671,16 @@ class DryRun(Driver):
 
     Args:
         plan, store, run, settings, history, flow: see `Driver`; the store is only read.
+        differences: sentences that say what was edited since the run that is gone on with.
     """
 
     #: After so many iterations of which nothing is recorded the rest of a loop is left out;
     #: after ten times as many in all, that of all loops.
     limit = 1000
 
-    def __init__(self, plan, store, run, settings, history, flow):
+    def __init__(self, plan, store, run, settings, history, flow, differences):
         Driver.__init__(self, plan, store, run, settings, history, flow, None)
+        self.differences = differences
         self.engine = _TellingEngine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.clock = self.pretended = _PretendedClock()
         self._found = []
@@ -9874,7 +9942,8 @@ def _check_level(level, who):
 
 def _check_text(text, what):
     """Refuse what neither a store nor the environment can hold."""
-    if '\0' in text or text != text.encode('utf-8', 'replace').decode('utf-8'):
+    if '\0' in text or not _is_ascii(text) and (
+            text != text.encode('utf-8', 'replace').decode('utf-8')):
         raise FlowError('%s cannot be %r: it must be text without null characters' % (what, text))
 
 
@@ -10090,6 +10159,8 @@ def _is_iterator(loop):
 class FlowStep(Step):
     """A step of a `Sequent` flow; made by ``add_step``."""
 
+    __slots__ = ()
+
     def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
         """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
@@ -10194,7 +10265,6 @@ class _Flow(abc.ABC):
         self._began = False        # there is a run in the store
         self._base = -1            # the recovery whose end this one began with
         self._signatures = {}  # type: typing.Dict[str, str]
-        self._details = {}  # type: typing.Dict[str, dict]
         self._pending = []  # type: typing.List[list]
         self._closed = False
         self._running = False
@@ -10303,6 +10373,8 @@ class _Flow(abc.ABC):
                 'rename one' % (known.name, known.parent.path or self.name, step.name,
                                 step.parent.path or self.name, step.path))
         self._paths[step.path] = step
+        if not step.parent.children:
+            step.parent.children = []
         step.parent.children.append(step)
         return step
 
@@ -10310,19 +10382,21 @@ class _Flow(abc.ABC):
         """Return what both facades' steps are given, checked."""
         if not isinstance(args, (tuple, list)):
             raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
-        if not isinstance(kwargs, dict) or any(not isinstance(key, str) for key in kwargs):
+        if not isinstance(kwargs, dict) or kwargs and any(
+                not isinstance(key, str) for key in kwargs):
             raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
-        if isinstance(func, Command) and (args or kwargs):
+        if (args or kwargs) and isinstance(func, Command):
             raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
                                 'or kwargs' % who)
         return {
-            'args': tuple(args), 'kwargs': dict(kwargs),
-            'acquires': self._checked_amounts(who, 'acquires', acquires),
+            'args': tuple(args), 'kwargs': dict(kwargs) if kwargs else _NOTHING,
+            'acquires': () if acquires == () else self._checked_amounts(
+                who, 'acquires', acquires),
             'releases': None if releases is None else self._checked_amounts(
                 who, 'releases', releases),
-            'recovery': self._checked_recovery(who, recovery),
-            'config': _checked_config(_read_config(config, '', who), who, self._warnings,
-                                      on_step=True)}
+            'recovery': _NOTHING if recovery == {} else self._checked_recovery(who, recovery),
+            'config': _NOTHING if config == {} else _checked_config(
+                _read_config(config, '', who), who, self._warnings, on_step=True)}
 
     @staticmethod
     def _checked_amounts(who, what, pairs):
@@ -10396,60 +10470,72 @@ class _Flow(abc.ABC):
         if step.config:
             settings = dict(settings, **step.config)
             settings.update(self._options.get('config', {}))
+            step.max_concurrent = step.config.get('max_concurrent')
+            step.tolerate = step.config.get('tolerate')
+            if step.tolerate is not None and step.loop is None:
+                raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
         step.settings = settings
-        step.max_concurrent = step.config.get('max_concurrent')
         step.stop_on_exception = settings['stop_on_exception']
         step.retries = settings['retries']
-        step.tolerate = step.config.get('tolerate')
-        if step.tolerate is not None and step.loop is None:
-            raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
         if step.func is not None:
-            spec = settings['task_construct']
-            key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
-            if key not in constructs:
-                constructs[key] = find_construct(spec)
-            step.construct = constructs[key]
-            if isinstance(step.func, Command):
-                step.construct = self._construct_of_program(step, constructs, key)
-            self._check_place(step, settings)
+            # Most steps share their settings with others, for which they have been checked.
+            key = id(settings), isinstance(step.func, Command)
+            step.construct = constructs.get(key)
+            if step.construct is None:
+                step.construct = constructs[key] = self._find_construct(step, constructs)
             step.serial = step.construct.inline
-            if settings['timeout'] is not None and not step.construct.can_kill:
-                raise ConfigError(
-                    'step %r: config timeout needs a construct that can end what it runs, such as '
-                    "'process'; %s cannot; set timeout to None on this step, or choose another"
-                    % (step.path, type(step.construct).__name__))
             args, kwargs = self._shapes(step)
             step.construct.check(step.path, step.func, args, kwargs, settings)
         for child in step.children:
             self._configure(child, settings, constructs)
 
+    def _find_construct(self, step, constructs):
+        """Return the construct of a step, if it can do what the settings ask of it."""
+        settings = step.settings
+        spec = settings['task_construct']
+        key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
+        if key not in constructs:
+            constructs[key] = find_construct(spec)
+        construct = constructs[key]
+        if isinstance(step.func, Command):
+            construct = self._construct_of_program(constructs, key)
+        self._check_place(step, construct)
+        if settings['timeout'] is not None and not construct.can_kill:
+            raise ConfigError(
+                'step %r: config timeout needs a construct that can end what it runs, such as '
+                "'process'; %s cannot; set timeout to None on this step, or choose another"
+                % (step.path, type(construct).__name__))
+        return construct
+
     @staticmethod
-    def _construct_of_program(step, constructs, key):
-        """Return what runs the `Command` of a step."""
+    def _construct_of_program(constructs, key):
+        """Return what runs a `Command`."""
         # Not where a class of the user's is derived from it.
         if type(constructs[key]) is not ProcessConstruct or not _HAS_TENDERS:
             return constructs[key]
         return constructs.setdefault(ProgramConstruct, ProgramConstruct())
 
     @staticmethod
-    def _check_place(step, settings):
+    def _check_place(step, construct):
         """Refuse a folder or variables where tasks cannot have their own."""
-        wrong = [key for key in ('cwd', 'env') if settings[key]]
-        if wrong and not step.construct.can_place:
+        wrong = [key for key in ('cwd', 'env') if step.settings[key]]
+        if wrong and not construct.can_place:
             raise ConfigError(
                 'step %r: config %s means nothing to %s: its tasks share one folder and '
                 "environment; use task_construct 'process' or 'inline'"
-                % (step.path, ' and '.join(wrong), type(step.construct).__name__))
+                % (step.path, ' and '.join(wrong), type(construct).__name__))
 
     @staticmethod
     def _shapes(step):
         """Return args and kwargs as they will be, with None for what is not known yet."""
+        if not (step.args or step.kwargs):
+            return (), {}
         return (filled(step.args, lambda placeholder: None),
                 filled(step.kwargs, lambda placeholder: None))
 
     def _find_asked(self, step):
         """Return the placeholders of a step; find out what the names in its command stand for."""
-        asked = placeholders_in([step.args, step.kwargs])
+        asked = placeholders_in([step.args, step.kwargs]) if step.args or step.kwargs else []
         asked += [step.loop] if isinstance(step.loop, Placeholder) else []
         if isinstance(step.func, Command):
             step.names = {name: self._named(step, *name) for name in sorted(step.func.names())}
@@ -10657,7 +10743,7 @@ class _Flow(abc.ABC):
             self.open_store()
             self.store.lock(self.name, run.run_id, self.settings()['exclusive'])
             self._outcome = None
-        self.store.begin(self._run_record(run))
+        self.store.begin(self._run_record(run, self._consists_of()[1]))
 
     def _abandon(self, error):
         """A signal or an error ended the run: record what can be; `run` again would continue."""
@@ -10720,13 +10806,15 @@ class _Flow(abc.ABC):
         return last._replace(mode='continue', status=ACTIVE, ended=None, process=process), last
 
     def _begin_run(self, store, run, last, settings):
-        plan = self._plan
+        plan, noted = self._plan, {}
+        details, text = self._consists_of()
         if last is not None:
             # Again, under the lock: another supervisor may have been at work until just now.
             run, last = self._new_record(store)
-            self._check_parameters(last)
+            noted = self._noted_in(last, details, text)
+            self._check_parameters(last, noted)
             self._began = True
-            if self._is_over(store, last):
+            if self._is_over(store, last, noted):
                 logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id,
                             self.name, last.status)
                 self._outcome = last.status == SUCCESS
@@ -10735,12 +10823,12 @@ class _Flow(abc.ABC):
                 return
         else:
             self._refuse_orphans(store)
-        history = self._make_history(store, run, last)
+        history = self._make_history(store, run, last, noted)
         if history is not None:
             history.collect()
-            history.log_differences()
+            history.log_differences(details)
             self._restore_triggers(history)
-        run = self._run_record(run)
+        run = self._run_record(run, text)
         store.begin(run)
         self._began = True
         logger.info('run %s of flow %s: %s%s, store %r', run.run_id, self.name, run.mode,
@@ -10749,18 +10837,20 @@ class _Flow(abc.ABC):
                               settings['logdir'] or store.logs)
         self._add_triggers()
 
-    def _make_history(self, store, run, last):
-        """Note what the flow consists of; return the `_History` to go on with, or None."""
-        if not store.volatile:
-            self._signatures, self._details = step_signatures(self._plan), step_details(self._plan)
+    def _make_history(self, store, run, last, noted):
+        """Return the `_History` to go on with, or None.
+
+        Args:
+            noted: what stands in the ``steps`` of the latest record of the run, ``last``.
+        """
         if last is None:
             return None
         if self.run_mode == RunMode.continue_:
-            self._base = json_object(last.steps).get('base', last.recovery - 1)
+            self._base = noted.get('base', last.recovery - 1)
         else:
             self._base = last.recovery if self.recovery_run is None else self.recovery_run
-        return _History(store, run, self._base, self._signatures, self._details,
-                        self.settings()['assume_dead'])
+        return _History(store, run, self._base, self._signatures, self.settings()['assume_dead'],
+                        {last.recovery: noted})
 
     @contextlib.contextmanager
     def dry_run(self):
@@ -10776,19 +10866,22 @@ class _Flow(abc.ABC):
         try:
             run, last = self._new_record(store)
             self._refuse_supervisor(store, run)
+            noted, differences = {}, []  # type: typing.Any, list
+            details, text = self._consists_of()
             if last is None:
                 self._refuse_orphans(store, settle=False)
             else:
-                self._check_parameters(last)
-            if last is not None and self._is_over(store, last):
+                noted = self._noted_in(last, details, text)
+                self._check_parameters(last, noted)
+            if last is not None and self._is_over(store, last, noted):
                 yield None
                 return
-            history = self._make_history(store, run, last)
+            history = self._make_history(store, run, last, noted)
             if history is not None:
                 history.look()
-                history.log_differences()
+                differences = history.log_differences(details)
                 self._restore_triggers(history)
-            driver = DryRun(self._plan, store, run, self.settings(), history, self)
+            driver = DryRun(self._plan, store, run, self.settings(), history, self, differences)
             driver.triggers.extend(tuple(one) for one in self._pending)
             yield driver
         finally:
@@ -10801,18 +10894,35 @@ class _Flow(abc.ABC):
                and process_alive(one.process) for one in store.runs(self.name)):
             raise _already_running(store, self.name, run.run_id, not exclusive, patient=False)
 
-    def _run_record(self, run):
-        """Return a `RunRecord` with what the flow consists of now."""
+    def _consists_of(self):
+        """Return the `step_details`, which are too large to be kept, and the text that begins
+        what a `RunRecord` has in ``steps``: the signatures and these details."""
         import json
-        steps = {'signatures': self._signatures, 'details': self._details, 'base': self._base,
-                 'triggers': self._pending}
-        if _parameters.declared:
-            steps['parameters'] = _parameters.recorded()
-        return run._replace(steps=json.dumps(steps))
+        details = {}  # type: typing.Dict[str, dict]
+        if not self.store.volatile:
+            self._signatures = self._signatures or step_signatures(self._plan)
+            details = step_details(self._plan)
+        return details, json.dumps({'signatures': self._signatures, 'details': details})[:-1]
 
-    def _check_parameters(self, last):
+    def _noted_in(self, run, details, text):
+        """Return what a `RunRecord` has in ``steps``; the other arguments are what
+        `_consists_of` returns."""
+        if not run.steps.startswith(text + ', '):
+            return json_object(run.steps)
+        return dict(json_object('{' + run.steps[len(text) + 2:]),
+                    signatures=self._signatures, details=details)    # nothing was edited
+
+    def _run_record(self, run, text):
+        """Return a `RunRecord` with what the flow consists of now; see `_consists_of`."""
+        import json
+        more = {'base': self._base, 'triggers': self._pending}  # type: typing.Dict[str, object]
+        if _parameters.declared:
+            more['parameters'] = _parameters.recorded()
+        return run._replace(steps='%s, %s' % (text, json.dumps(more)[1:]))
+
+    def _check_parameters(self, last, noted):
         """Refuse to go on with a run whose parameters had other values: what is done used them."""
-        recorded = json_object(last.steps).get('parameters', {})
+        recorded = noted.get('parameters', {})
         for name, text in recorded.items():
             one = _parameters.declared.get(name)
             if one is None:
@@ -10841,7 +10951,7 @@ class _Flow(abc.ABC):
     def _restore_triggers(self, history):
         """Raise again what the run that is gone on with was told to raise, where it was."""
 
-    def _is_over(self, store, last):
+    def _is_over(self, store, last, noted):
         """Whether there is nothing to recover or continue (semantics 7.1, 7.5)."""
         if self.run_mode == RunMode.continue_:
             return last.status in (SUCCESS, FAILURE)
@@ -11066,16 +11176,21 @@ class Sequent(_Flow):
         func = self._check_new(parent, name, func, command)
         who = 'step %r' % name
         given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
-        loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
-        require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
+        if aliases:
+            loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
+            require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
         if aliases:
             wrong = sorted(aliases)[0]
             raise TypeError('%s: add_step() got an unexpected argument %r%s'
                             % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
-        step = FlowStep(self, parent, name, func=func, loop=self._checked_loop(who, loop),
+        if loop is not None:
+            loop = self._checked_loop(who, loop)
+        step = FlowStep(self, parent, name, func=func, loop=loop,
                         delay=self._checked_delay(who, delay), **given)
-        self._check_places(who, [step.args, step.kwargs])
-        step.require = parse_expression(() if require is None else require, self, who)
+        if args or kwargs:
+            self._check_places(who, [step.args, step.kwargs])
+        if require != () and require is not None:
+            step.require = parse_expression(require, self, who)
         return self._register(step)
 
     @staticmethod
@@ -11108,7 +11223,7 @@ class Sequent(_Flow):
             raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
                                 'give the placeholder itself, as in loop=outer.item, or take it '
                                 'from a step that returns such a list' % who)
-        if loop is not None and not found_by_running(loop):
+        if not found_by_running(loop):
             try:
                 iter(loop)
             except TypeError:
@@ -11130,7 +11245,8 @@ class Sequent(_Flow):
 
     def _compile(self, settings):
         for step in self._paths.values():
-            self._check_restartable_loop(step)
+            if step.loop is not None:
+                self._check_restartable_loop(step)
         return compile_plan(self._root, settings['complete_handles'])
 
     @staticmethod
@@ -11154,6 +11270,13 @@ class Sequent(_Flow):
 
 _STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
                    'releases', 'recovery', 'config', 'command')
+
+
+class _Timer(Step):
+    """A delayed association of an Eventor: a step that only waits."""
+
+    __slots__ = ()
+    kind = 'timer'
 
 
 class Eventor(_Flow):
@@ -11215,7 +11338,6 @@ class Eventor(_Flow):
             raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
                                 'Sequent; what an Eventor runs has no place in a tree' % who)
         step = self._register(Step(self, self._root, name, func=func, **given))
-        step.triggers = triggers
         self._starters[step] = []
         for status, events in raised:
             for event in events:
@@ -11263,11 +11385,11 @@ class Eventor(_Flow):
             into.append(Atom(self._timer(event, target, delay), SUCCESS) if delay else event)
 
     def _timer(self, event, target, delay):
-        """A delayed association is a step that only waits."""
+        """Return the step that stands for a delayed association."""
         name = '%s>%s' % (event.name, target.name)
         while name in self._paths:
             name += "'"
-        timer = self._register(Step(self, self._root, name, kind='timer', delay=delay))
+        timer = self._register(_Timer(self, self._root, name, delay=delay))
         self._starters[timer] = [event]
         return timer
 
@@ -11304,9 +11426,10 @@ class Eventor(_Flow):
         if known is not None and sequence.isdigit():
             self._last_sequence[known] = max(self._last_sequence.get(known, 0), int(sequence))
 
-    def _is_over(self, store, last):
-        given = json_object(last.steps).get('triggers', [])
-        return all(one in given for one in self._pending) and _Flow._is_over(self, store, last)
+    def _is_over(self, store, last, noted):
+        given = noted.get('triggers', [])
+        return all(one in given for one in self._pending) and _Flow._is_over(
+            self, store, last, noted)
 
     def _restore_triggers(self, history):
         for event, sequence in history.triggers():
@@ -12827,8 +12950,8 @@ def _dry_run(flow, options):
     with flow.dry_run() as dry, _output(options.stdout) as say:
         if dry is None:
             return _say_over(say, flow, options)
-        run, history = dry.run_record, dry.history
-        head = _dry_fields(run, history.differences() if history is not None else [])
+        run = dry.run_record
+        head = _dry_fields(run, dry.differences)
         if head['mode'] == 'restart':
             head['run_id'] = options.run_id    # that of a new run is another one each time
         foreseen = dry.foresee()
@@ -13038,8 +13161,3 @@ def _atom_text(step, status):
     if status == SUCCESS and not isinstance(step.flow, Eventor):
         return step.path
     return '(%s, %s)' % (step.path, status)
-
-
-if __name__ == '__main__':
-    # This copy of the module is not the one that flows import: their classes differ.
-    sys.exit(importlib.import_module(__spec__.name if __spec__ else 'sequent').main())

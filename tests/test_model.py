@@ -581,3 +581,19 @@ def test_step_state_is_step_status_and_task_status_lacks_complete():      # sema
 def test_a_name_that_no_store_or_environment_can_hold_is_refused(name):
     with pytest.raises(seq.FlowError, match='the name of a step cannot be'):
         seq.Sequent(store=':memory:').add_step(name, func=len)
+
+
+def test_what_a_construct_does_to_the_arguments_of_a_job_reaches_no_other_step():
+    seen = []
+
+    class Adding(seq.InlineConstruct):
+        def release(self, job):
+            seen.append(dict(job.kwargs))
+            job.kwargs['n'] = len(seen)
+            super().release(job)
+    flow = seq.Sequent('f', ':memory:', config={'task_construct': Adding()})
+    for name in 'ab':
+        flow.add_step(name, func=lambda n: None, loop=range(2))
+
+    assert flow() is True
+    assert seen == [{}] * 4

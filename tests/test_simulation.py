@@ -72,7 +72,7 @@ def build_plan(flow):
             releases=None if node.releases is None else resources(node.releases),
             recovery=node.recovery, stop_on_exception=effective_stop(flow, node),
             max_concurrent=node.max_concurrent, retries=node.retries, tolerate=node.tolerate)
-        parent.children.append(step)
+        parent.children = list(parent.children) + [step]
         steps[path] = step
     for path, node in flow.nodes.items():
         if node.require is not None:

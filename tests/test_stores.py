@@ -738,7 +738,7 @@ def test_outcomes_are_one_search_of_an_index(stored):
 
 
 def test_no_query_of_tasks_reads_those_of_other_runs(stored):
-    for sql, parameters in ((sequent._SQL_TASKS, (9, 1, None, 0, 9)),
+    for sql, parameters in ((sequent._SQL_TASKS, (9, None, 1, None, 1, None, 0, 9)),
                             (sequent._SQL_ATTEMPTS, (1, 0, 9)), (sequent._SQL_COUNTS, (1, 1))):
         plan = query_plan(stored, sql, parameters)
         assert not [line for line in plan if line.startswith('SCAN TABLE')

@@ -186,10 +186,18 @@ class Step:
     name: str
     path: str
     parent: Optional[Step]
-    children: List[Step]
+    children: Sequence[Step]
     number: int
     require: Any
-    def __init__(self, flow: Any, parent: Optional[Step], name: str, **given: Any) -> None: ...
+    construct: Any
+    placeholders: Dict[Any, Any]
+    def __init__(
+        self, flow: Any, parent: Optional[Step], name: str, func: Optional[_Function] = None,
+        args: Tuple[Any, ...] = (), kwargs: Dict[str, Any] = ..., loop: Optional[_Loop] = None,
+        delay: float = 0, acquires: Tuple[Any, ...] = (),
+        releases: Optional[Tuple[Any, ...]] = None, recovery: Dict[str, str] = ...,
+        config: Dict[str, Any] = ..., stop_on_exception: bool = True,
+        max_concurrent: Optional[int] = None, tolerate: Any = None, retries: int = 0) -> None: ...
     @property
     def result(self) -> ResultOf: ...
     @property

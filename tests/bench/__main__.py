@@ -324,7 +324,8 @@ class Stopped(Exception):
 
 
 def first_start(make, n, folder, tasks):
-    """Return what recovers a flow up to its first new start, and a SELECT of what is done.
+    """Return what recovers a flow up to its first new start, and a SELECT of what is done: the CPU
+    time that they take.
 
     Args:
         make: adds steps with n tasks to a flow, and returns what the last step requires.
@@ -332,29 +333,32 @@ def first_start(make, n, folder, tasks):
     """
     path, began = os.path.join(folder, 'flow.db'), []
 
-    def a_flow(last, mode):
+    def a_flow(mode):
+        def last():
+            if mode == 'restart':
+                raise Stopped
+            began.append(time.process_time())
         flow = sequent.Sequent('bench', path, run_mode=mode, logging_level=logging.CRITICAL,
                                config={'task_construct': 'inline', 'synchronous': 'off'})
         flow.add_step('last', func=last, require=make(flow, n))
         flow.compile()
         return flow
-
-    def fail():
-        raise Stopped
     logging.disable(logging.ERROR)
-    assert a_flow(fail, 'restart')() is False
+    assert a_flow('restart')() is False
     logging.disable(logging.NOTSET)
-    flow = a_flow(lambda: began.append(time.perf_counter()), 'recover')
+    flow = a_flow('recover')
 
     def recover():
-        since = time.perf_counter()
+        since = time.process_time()
         assert flow() is True
         return began.pop() - since
 
     def select():
+        since = time.process_time()
         with contextlib.closing(sqlite3.connect(path)) as database:
             rows = database.execute('SELECT * FROM tasks').fetchall()
         assert len(rows) >= tasks
+        return time.process_time() - since
     return recover, select
 
 
@@ -405,12 +409,21 @@ def latency(n, folder):
             lambda: measured(lambda: commit_rows(folder, [fork] * n), paths[1]))
 
 
+def with_byte_code():
+    """Return an environment in which imports write byte code, and find it the next time."""
+    return {name: value for name, value in os.environ.items()
+            if name != 'PYTHONDONTWRITEBYTECODE'}
+
+
 def measured_apart(program, *arguments):
     """Return the number that a program prints, run in an interpreter of its own."""
     root = os.path.dirname(os.path.abspath(sequent.__file__))
-    return float(subprocess.run(
-        [sys.executable, '-c', program] + list(map(str, arguments)), cwd=root, check=True,
-        stdout=subprocess.PIPE, universal_newlines=True).stdout)
+    # First the byte code: what compiling takes would hide what the flow takes.
+    for code, given in (('import sequent', ()), (program, map(str, arguments))):
+        done = subprocess.run([sys.executable, '-c', code] + list(given), cwd=root, check=True,
+                              stdout=subprocess.PIPE, universal_newlines=True,
+                              env=with_byte_code())
+    return float(done.stdout)
 
 
 STARTS = """
@@ -490,14 +503,17 @@ def wakes_process(n, folder):
 
 
 MEMORY = """
-import logging, resource, sys, sequent
+import logging, sys, sequent
+def peak():    # that of getrusage() begins with the memory of who has started this
+    with open('/proc/self/status') as status:
+        return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
 flow = sequent.Sequent('bench', ':memory:', logging_level=logging.WARNING,
                        config={'task_construct': 'inline'})
 box = flow.add_step('box', loop=range(int(sys.argv[1])))
 box.add_step('a', func=int)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 assert flow() is True
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(peak() - before)
 """
 
 
@@ -505,6 +521,25 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
            unit='MB')
 def loop_memory(n, folder):
     return lambda: measured_apart(MEMORY, n), None
+
+
+TASKS = """
+import logging, sys, tracemalloc, sequent
+flow = sequent.Sequent('bench', sys.argv[2], logging_level=logging.WARNING,
+                       config={'task_construct': 'inline'})
+for number in range(int(sys.argv[1])):
+    flow.add_step('s%d' % number, func=int)
+flow.compile()
+tracemalloc.start()
+assert flow() is True
+print(tracemalloc.get_traced_memory()[1] / int(sys.argv[1]))
+"""
+
+
+@Benchmark('memory that each of {n} tasks takes that are ready at one time, inline, sqlite', None,
+           100000, most=1000, unit='bytes')
+def task_memory(n, folder):
+    return lambda: measured_apart(TASKS, n, os.path.join(folder, 'flow.db')), None
 
 
 STATUS = """
@@ -539,9 +574,7 @@ def status(n, folder):
 
 def starting(n, folder, *arguments):
     """Return what starts a Python n times, without what the site adds and with byte code."""
-    environment = {name: value for name, value in os.environ.items()
-                   if name != 'PYTHONDONTWRITEBYTECODE'}
-    environment['PYTHONPATH'] = ROOT
+    environment = dict(with_byte_code(), PYTHONPATH=ROOT)
     command = [sys.executable, '-S'] + list(arguments)
 
     def start(times=n):
@@ -582,15 +615,17 @@ def importing(n, folder):
 
 
 @Benchmark('{n} times list, of a flow of ten steps',
-           'a start and the imports it cannot do without, argparse among them', 20,
+           'a module of the imports it cannot do without, argparse among them', 20,
            times=1.5)
 def listing(n, folder):
     with open(os.path.join(folder, 'flow.py'), 'w') as stream:
         stream.write('import sequent as seq\nflow = seq.Sequent()\nstep = ()\n'
                      'for number in range(10):\n'
                      "    step = flow.add_step('s%d' % number, func=print, require=step)\n")
+    with open(os.path.join(folder, 'bound.py'), 'w') as stream:
+        stream.write(needed_modules() + ', argparse')
     return (starting(n, folder, '-m', 'sequent', 'flow.py', 'list'),
-            starting(n, folder, '-c', needed_modules() + ', argparse'))
+            starting(n, folder, '-m', 'bound'))
 
 
 def main(argv=None):
