@@ -434,7 +434,8 @@ STATUS_CHANGES = {
     (READY, FAILURE): 'its resources can never be granted',
     (ACTIVE, SUCCESS): 'its function returned; all iterations of a container succeeded',
     (ACTIVE, FAILURE): 'its function raised or died; something in a container failed unhandled',
-    (ACTIVE, READY): 'its start was committed ahead, but a stop came before it was called',
+    (ACTIVE, READY): 'its start was committed ahead, but a stop came before it was called, or '
+                     'what it was queued for died',
 }
 
 
@@ -1657,6 +1658,8 @@ class Engine:
         """Return up to so many tasks that need only a slot, in the order of their start: serial
         ones, or those of constructs that queue."""
         tasks = []  # type: typing.List[Task]
+        if queues and not self._only_queued():
+            return tasks
         for task in self._queued if queues else self._serial:
             if len(tasks) >= limit:
                 break
@@ -1997,10 +2000,8 @@ class Engine:
         full, queues = self.running >= self.max_concurrent > 0, []
         if not full:
             queues = [self._plain] if self._serial_runs else [self._plain, self._serial]
-        ahead = self.running == self.queueing and not (self._plain or self._serial
-                                                       or self._granted)
-        if (self.room is None or self.queueing < self.room) and (
-                not full or ahead and self.room is not None):
+        if not full if self.room is None else self.queueing < self.room and (
+                not full or self._only_queued()):
             queues.append(self._queued)
         first = None
         for queue in queues:
@@ -2009,6 +2010,11 @@ class Engine:
             if queue and (first is None or queue[0].order < first[0].order):
                 first = queue
         return first
+
+    def _only_queued(self):
+        """Whether all that runs, and all that is ready, is of constructs that queue."""
+        return self.running == self.queueing and not (
+            self._plain or self._serial or self._granted)
 
     def _has_slot(self, step):
         """Whether one more task of a step may run; what calls no function needs no slot."""
@@ -7417,7 +7423,8 @@ def _backend_names():
 #
 # The only loop. In each turn it hands what happened to the engine, lets constructs prepare what
 # is to start, commits all records in one transaction, then releases the starts and tells the
-# constructs which outcomes are stored. Inline tasks run in between, one at a time.
+# constructs which outcomes are stored. Inline tasks run in between, one at a time. These, and
+# those that a construct queues, share commits: what comes next is stored as active in advance.
 #
 # What is made for each task is made by ``_make``, which takes half the time of a call.
 
@@ -8369,8 +8376,6 @@ class Driver:
         while self.arrived:
             job, outcome = self.arrived.popleft()
             self._finish_job(job, outcome)
-        if self._failed:
-            self._recall_stopped()
         if self._jobs:
             self.alarms.ring(self._jobs)
         if self._short:
@@ -8381,6 +8386,8 @@ class Driver:
                 break
             self._between_cycles = False
             self._feed(Tick())
+        if self._failed:
+            self._recall_stopped()
 
     def _feed(self, event, now=None):
         """Hand an input to the engine, and the answers to what it asks for; note the actions."""

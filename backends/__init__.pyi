@@ -1,20 +1,8 @@
 from sequent import *  # noqa: F403
 from sequent import (
     Port as Port,
-    _flush as _flush,
-    _main_origin as _main_origin,
-    _manner as _manner,
-    _own_signals as _own_signals,
-    _private_fds as _private_fds,
-    _start_method as _start_method,
-    _SUCCEEDED as _SUCCEEDED,
-    _unpack as _unpack,
-    _watched_supervisor as _watched_supervisor,
-    describe_error as describe_error,
     install_logging as install_logging,
-    leave_supervisor as leave_supervisor,
     pack_parameters as pack_parameters,
     run_job as run_job,
-    starting as starting,
     take_parameters as take_parameters,
 )

@@ -33,6 +33,7 @@ import concurrent.futures
 import concurrent.futures.process
 import contextlib
 import functools
+import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -52,21 +53,12 @@ from . import (
     Port,
     ProcessConstruct,
     TaskConstruct,
-    _SUCCEEDED,
-    _flush,
-    _main_origin,
-    _manner,
-    _own_signals,
-    _private_fds,
-    _start_method,
-    _unpack,
-    _watched_supervisor,
-    describe_error,
-    leave_supervisor,
     pack_parameters,
-    starting,
     take_parameters,
 )
+
+# How the library itself treats its processes; that is not for others to build on.
+_own: typing.Any = importlib.import_module(__package__)
 
 #: How many jobs are queued at most.
 MOST = 1000
@@ -133,7 +125,7 @@ class PoolConstruct(TaskConstruct):
 
     def check(self, name, func, args, kwargs, config):
         ProcessConstruct().check(name, func, args, kwargs, config)    # what can be sent
-        method = _start_method(config, name)
+        method = _own._start_method(config, name)
         if self._method is None:
             self._method = method, name
         if self._method[0] != method:
@@ -154,15 +146,16 @@ class PoolConstruct(TaskConstruct):
         if self._pool is None:
             self._pool = _Pool(self._workers, self._method and self._method[0], self._calls, job,
                                self.port)
+        job.state = self._pool
 
     def release(self, job):
-        pool = self._pool
+        pool = self._pool or job.state    # the one of `prepare`, if there can be no other
         try:
             message = pool.message(job)
         except Exception as error:    # pickle lets through whatever an object's method raises
             self.port.done(job, Outcome('failure', (
                 'its arguments or loop items cannot be sent to a worker of the pool (%s)'
-                % describe_error(error))))
+                % _own.describe_error(error))))
             return
         cell = pool.take_cell()
         self._flying[job] = pool, cell
@@ -192,7 +185,7 @@ class PoolConstruct(TaskConstruct):
         except BrokenExecutor as error:
             outcome = self._outcome_in_broken(job, pool, cell, error)
         except BaseException as error:
-            outcome = Outcome('failure', 'the pool lost it (%s)' % describe_error(error))
+            outcome = Outcome('failure', 'the pool lost it (%s)' % _own.describe_error(error))
         pool.give_back(cell)
         if self._flying.pop(job, None):    # neither recalled nor abandoned
             self.port.done(job, outcome)
@@ -210,7 +203,7 @@ class PoolConstruct(TaskConstruct):
         pool.proven = True
         _, job.began, took, outcome = report
         self._pace = took if self._pace is None else self._pace + 0.1 * (took - self._pace)
-        return _SUCCEEDED if outcome is None else Outcome._make(outcome)
+        return _own._SUCCEEDED if outcome is None else Outcome._make(outcome)
 
     def _not_begun(self):
         if self.port.stopping:
@@ -245,7 +238,7 @@ class _Pool:
         self._executor = self._line = None  # type: typing.Any
         self._processes = {}
         try:
-            with starting(self._method == 'fork'):
+            with _own.starting(self._method == 'fork'):
                 self._start(context, workers, common, port)
         except (BrokenExecutor, OSError) as error:
             self.close(kill=True)
@@ -257,7 +250,7 @@ class _Pool:
         """Start all the workers, while what they inherit is as it must be."""
         # They see by this pipe that the supervisor has ended.
         self._line = context.Pipe(duplex=False)
-        _private_fds.add(self._line[1].fileno())
+        _own._private_fds.add(self._line[1].fileno())
         forked = self._method == 'fork'
         more = port if forked else (logging.getLogger().level, pack_parameters())
         # What is queued can wait in the pipe to the workers, which has room for so many more than
@@ -268,7 +261,7 @@ class _Pool:
         self._executor._max_workers = workers
         self._processes = self._executor._processes
         while len(self._processes) < workers:
-            self._executor.submit(_flush)
+            self._executor.submit(_own._flush)
 
     def submit(self, *call):
         return self._executor.submit(*call)
@@ -313,7 +306,7 @@ class _Pool:
                              None if job.kwargs is kwargs else job.kwargs, job.items), 4)
         main = None
         if self._method != 'fork' and (b'__main__' in call or b'__mp_main__' in call):
-            main = _main_origin()
+            main = _own._main_origin()
         return (job.name, job.sequence, job.recovery, job.attempt, job.own, job._log,
                 special or None, call, main)
 
@@ -325,10 +318,10 @@ class _Pool:
         pid = None if cell is None else self._cells[cell]
         if pid in self._codes:
             code = self._codes[pid]
-            return Outcome('failure', 'its worker %s' % _manner(code), code=code)
+            return Outcome('failure', 'its worker %s' % _own._manner(code), code=code)
         if pid == 0 and self.proven:
             return None
-        others = ', '.join(sorted(set(map(_manner, self._codes.values())))) or str(error)
+        others = ', '.join(sorted(set(map(_own._manner, self._codes.values())))) or str(error)
         if pid == 0:    # nothing has ever run in it, and might not in the next one
             return Outcome('failure',
                            'a worker of the pool ended before it had begun: %s' % others)
@@ -402,7 +395,7 @@ class _Pool:
         if self._executor is not None:
             self._executor.shutdown(wait=True)
         if self._line:
-            _private_fds.discard(self._line[1].fileno())
+            _own._private_fds.discard(self._line[1].fileno())
             for end in self._line:
                 end.close()
             self._line = None
@@ -446,7 +439,7 @@ class _Worker:
         if self.forked:
             job.func, job.args, job.kwargs, job.items = pickle.loads(call)
         else:
-            _unpack(job, call, main if main != self.main else None, self.level)
+            _own._unpack(job, call, main if main != self.main else None, self.level)
             self.main = main or self.main
         known = self.calls.get(name)
         if known is not None:
@@ -459,7 +452,7 @@ class _Worker:
         try:
             job = self.make(*message)
         except (Exception, SystemExit) as error:
-            return Outcome('failure', 'it could not be started: %s' % describe_error(error))
+            return Outcome('failure', 'it could not be started: %s' % _own.describe_error(error))
         self.inline.release(job)
         return self.port.outcome
 
@@ -471,13 +464,14 @@ def _enter(calls, cells, claim, common, line, forked, more):
     """Where a worker begins."""
     global _worker
     if forked:
-        leave_supervisor([more])
-    _own_signals()
+        _own.leave_supervisor([more])
+    _own._own_signals()
     if not forked:
         level, parameters = more
         take_parameters(parameters)
         logging.getLogger().setLevel(level)
-    threading.Thread(target=_watch, args=(line, _watched_supervisor(forked)), daemon=True).start()
+    lives = _own._watched_supervisor(forked)
+    threading.Thread(target=_watch, args=(line, lives), daemon=True).start()
     _worker = _Worker(calls, cells, claim, common, forked)
 
 
@@ -506,6 +500,6 @@ def _work(cell, message):
     began = time.monotonic()
     outcome = worker.run(message)
     took = time.monotonic() - began
-    _flush()
+    _own._flush()
     return (cell, None if epoch is None else epoch + began, took,
-            None if outcome is _SUCCEEDED else tuple(outcome))
+            None if outcome is _own._SUCCEEDED else tuple(outcome))

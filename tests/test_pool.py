@@ -473,8 +473,8 @@ def test_a_large_argument_on_its_way_to_a_dead_worker_keeps_nobody_waiting():
 
 @other_methods
 def test_workers_that_end_at_once_fail_the_steps(monkeypatch):
-    monkeypatch.setattr(multiprocessing.spawn, '_python_exe', multiprocessing.spawn._python_exe)
-    multiprocessing.set_executable('/bin/false')
+    multiprocessing.get_context('spawn').Lock()    # which starts what must not fail here
+    monkeypatch.setenv('PYTHONHASHSEED', 'no Python starts with this')
     flow = pool_flow(config={'start_method': 'spawn'})
     add_many(flow, 3, int)
 
