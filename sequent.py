@@ -439,7 +439,8 @@ STATUS_CHANGES = {
     (READY, FAILURE): 'its resources can never be granted',
     (ACTIVE, SUCCESS): 'its function returned; all iterations of a container succeeded',
     (ACTIVE, FAILURE): 'its function raised or died; something in a container failed unhandled',
-    (ACTIVE, READY): 'its start was committed ahead, but a stop came before it was called',
+    (ACTIVE, READY): 'its start was committed ahead, but a stop came before it was called, or '
+                     'what it was queued for died',
 }
 
 
@@ -559,8 +560,8 @@ class Outcome(typing.NamedTuple):
     ``trace`` the traceback as text. ``result`` is the pickled return value, or None for None;
     ``warning`` says what could not be kept of it. ``interrupted``: ended by the stop of the run,
     the task stays ``active`` (semantics 8.3). ``ended`` is seconds since the epoch, where
-    somebody else than the supervisor saw the end. ``lost``: the process was one of an earlier
-    supervisor, and ended before anything of the task had run; it runs again.
+    somebody else than the supervisor saw the end. ``lost``: nothing of the task has run, and it
+    will be run later: its process was one of an earlier supervisor, or it was still queued.
     ``exited``: the function did not return, but called ``sys.exit`` without a code or with 0.
     Of a failure, ``kinds`` are the full names of the classes of what was raised, its own first,
     and ``code`` is the exit code of what ended by one (negative: minus the signal), or None.
@@ -664,18 +665,19 @@ class Step:
     ``children`` is a list; a step without is a leaf, and has an empty tuple. ``require`` is a
     parsed expression. Dicts in which there is nothing are shared.
     ``stop_on_exception``, ``max_concurrent`` and ``tolerate`` (None: not set on this step),
-    ``retries``, ``serial`` (its func runs in the supervisor, so one at a time), ``settings`` (its
-    resolved configuration), ``asks`` (the placeholders in what it calls and in its loop; None:
-    there is nothing to fill in), ``flat`` (they stand right in ``args`` and nowhere else) and
-    ``names`` (what names in its command stand for: {(identifier, attribute): placeholder, or None
-    for a parameter}) are filled in when the flow is run.
+    ``retries``, ``serial`` (its func runs in the supervisor, so one at a time), ``queues`` (its
+    construct takes more tasks than it runs at one time), ``settings`` (its resolved
+    configuration), ``asks`` (the placeholders in what it calls and in its loop; None: there is
+    nothing to fill in), ``flat`` (they stand right in ``args`` and nowhere else) and ``names``
+    (what names in its command stand for: {(identifier, attribute): placeholder, or None for a
+    parameter}) are filled in when the flow is run.
     """
 
     __slots__ = (
         'flow', 'parent', 'name', 'path', 'children', 'number', 'require', 'func', 'args',
         'kwargs', 'loop', 'delay', 'acquires', 'releases', 'recovery', 'config',
-        'stop_on_exception', 'max_concurrent', 'tolerate', 'retries', 'serial', 'settings',
-        'construct', 'asks', 'flat', 'names', 'placeholders')
+        'stop_on_exception', 'max_concurrent', 'tolerate', 'retries', 'serial', 'queues',
+        'settings', 'construct', 'asks', 'flat', 'names', 'placeholders')
 
     kind = 'leaf'
 
@@ -702,7 +704,7 @@ class Step:
         self.max_concurrent = max_concurrent
         self.tolerate = tolerate
         self.retries = retries
-        self.serial = self.flat = False
+        self.serial = self.queues = self.flat = False
         self.settings = self.names = _NOTHING
         self.asks = None
         self.placeholders = _NOTHING
@@ -904,8 +906,8 @@ class PlanStep:
     containers have is in `PlanContainer`."""
 
     __slots__ = (
-        'step', 'path', 'kind', 'rank', 'last', 'slot', 'parent', 'calls', 'serial', 'delay',
-        'needs', 'gives', 'stop', 'handled', 'recovery', 'retries',
+        'step', 'path', 'kind', 'rank', 'last', 'slot', 'parent', 'calls', 'serial', 'queues',
+        'delay', 'needs', 'gives', 'stop', 'handled', 'recovery', 'retries',
         # {placeholder: where its value is}: (levels up, the leaf), or the number of the loop item;
         # whether its result is asked for; (containers) the leaves in it whose results are
         'fills', 'wanted', 'gathers',
@@ -929,6 +931,7 @@ class PlanStep:
         self.parent = parent
         self.calls = step.func is not None
         self.serial = step.serial
+        self.queues = step.queues
         self.delay = step.delay
         self.needs = self.gives = self.gathers = self.outer = self.after = ()
         self.stop = step.stop_on_exception
@@ -1465,9 +1468,13 @@ class Done(typing.NamedTuple):
 
 
 class Lost(typing.NamedTuple):
-    """The process of an adopted task is gone, and with it what came of it: it runs again."""
+    """What came of a task is gone, with the process of an adopted one: it runs again.
+
+    ``begun`` is False of what was taken back before it began: the same attempt is made later.
+    """
 
     task: typing.Any
+    begun: bool = True
 
 
 class Tick(typing.NamedTuple):
@@ -1649,6 +1656,11 @@ class Engine:
         self._plain = collections.deque()  # type: typing.Deque[Task]
         self._serial = collections.deque()  # type: typing.Deque[Task]
         self._serial_runs = False
+        # Those of constructs that queue; how many of them are submitted; how many may be so beyond
+        # the cap, and in all (None: as many as the cap says).
+        self._queued = collections.deque()  # type: typing.Deque[Task]
+        self.queueing = self.ahead = 0
+        self.room = None  # type: typing.Optional[int]
         self._granted = []              # heap of ready tasks whose resources are free
         self._queues = [collections.deque() for _ in plan.pools]  # type: typing.List[typing.Deque]
         self._out = [0] * len(plan.pools)
@@ -1677,10 +1689,13 @@ class Engine:
             heapq.heappop(delays)
         return delays[0][0] if delays else None
 
-    def upcoming(self, limit):
-        """Return up to so many serial tasks that need only a slot, in the order of their start."""
+    def upcoming(self, limit, queues=False):
+        """Return up to so many tasks that need only a slot, in the order of their start: serial
+        ones, or those of constructs that queue."""
         tasks = []  # type: typing.List[Task]
-        for task in self._serial:
+        if queues and not self._only_queued():
+            return tasks
+        for task in self._queued if queues else self._serial:
             if len(tasks) >= limit:
                 break
             if not task.scope.stopped:
@@ -1724,6 +1739,8 @@ class Engine:
         self.running -= 1
         if task.step.serial:
             self._serial_runs = False
+        elif task.step.queues:
+            self.queueing -= 1
         task.error = event.error
         if event.status == FAILURE and self.retries(task, event.again):
             self._try_again(task, event.again)
@@ -1755,9 +1772,13 @@ class Engine:
         task.adopted = task.granted = False
 
     def _lost(self, event):
-        task = event.task
+        task, attempt = event.task, event.task.attempt
         self.running -= 1
+        self.queueing -= task.step.queues
         self._next_attempt(task)
+        if not event.begun:
+            task.attempt, task.status = attempt, READY
+            self._actions.append(('record', task))
         if task.scope.stopped:
             self._cut(task.scope)
             self._leave(task.scope)
@@ -1948,12 +1969,15 @@ class Engine:
                 for number, _ in step.needs:
                     self._queues[number].append(task)
                 self._grant(task)
+            elif step.queues and not step.told & _ACTIVE:    # who waits for it to be active
+                self._queued.append(task)
             else:
                 (self._serial if step.serial else self._plain).append(task)
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
-        if not (self._plain or self._granted) and (self._serial_runs or not self._serial):
+        if not (self._plain or self._granted or self._queued) and (
+                self._serial_runs or not self._serial):
             return False
         queue = self._first_queue()
         if self._granted:
@@ -1995,6 +2019,8 @@ class Engine:
 
     def _first_queue(self):
         """Return the queue whose first task may start and is first in ready order, or None."""
+        if self._queued:
+            return self._first_of_all()
         if self.running >= self.max_concurrent > 0:
             return None
         plain, serial = self._plain, self._serial
@@ -2007,6 +2033,31 @@ class Engine:
         if not plain or serial and serial[0].order < plain[0].order:
             return serial or None
         return plain
+
+    def _first_of_all(self):
+        """The same where tasks wait that can be queued.
+
+        Such a task goes to its construct ahead of a slot, too, unless that could keep another one
+        from starting in its turn or from the slot that it has: then it is as any other.
+        """
+        full, queues = self.running >= self.max_concurrent > 0, []
+        if not full:
+            queues = [self._plain] if self._serial_runs else [self._plain, self._serial]
+        if not full if self.room is None else self.queueing < self.room and (
+                not full or self._only_queued()):
+            queues.append(self._queued)
+        first = None
+        for queue in queues:
+            while queue and queue[0].scope.stopped:
+                queue.popleft()
+            if queue and (first is None or queue[0].order < first[0].order):
+                first = queue
+        return first
+
+    def _only_queued(self):
+        """Whether all that runs, and all that is ready, is of constructs that queue."""
+        return self.running == self.queueing and not (
+            self._plain or self._serial or self._granted)
 
     def _has_slot(self, step):
         """Whether one more task of a step may run; what calls no function needs no slot."""
@@ -2035,6 +2086,7 @@ class Engine:
         elif step.calls:
             self.running += 1
             self._serial_runs = self._serial_runs or step.serial
+            self.queueing += step.queues
             self._actions.append(('submit', task))
         else:
             self._end(task, SUCCESS)
@@ -3905,6 +3957,7 @@ class Job:
         outcome: path where a process that has lost its supervisor leaves its outcome, or None.
         logger_name: name of the logger that the task is told to use.
         epoch: the time of the run when time.monotonic() was 0, or None: see `now`.
+        began: when it began, by `now`, where the construct knows that better than by `release`.
         eventor: what an inline function gets as ``eventor=`` when it accepts that, or None.
         task, triggered: the driver's own.
         process: identity of the process (JSON), set by `TaskConstruct.prepare`; None: none.
@@ -3913,7 +3966,8 @@ class Job:
 
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
                  'kwargs', 'items', 'own', 'shared', 'config', '_log', 'logdir', 'outcome',
-                 'logger_name', 'eventor', 'task', 'triggered', 'process', 'state', 'epoch')
+                 'logger_name', 'eventor', 'task', 'triggered', 'process', 'state', 'epoch',
+                 'began')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
@@ -3942,6 +3996,7 @@ class Job:
         self.process = process
         self.state = None
         self.epoch = epoch
+        self.began = None  # type: typing.Optional[float]
 
     def __repr__(self):
         return '<Job %s %s>' % (self.name, self.sequence)
@@ -4036,6 +4091,18 @@ class TaskConstruct(abc.ABC):
     can_place = False  # tasks have a folder and environment of their own: config cwd and env
     relays = False     # the output of tasks goes to job.log, whence the driver relays it
     inline = False     # release() runs the function and calls port.done before it returns
+    queues = False     # takes more jobs than it runs at one time: see slots, ahead and recall()
+
+    @property
+    def slots(self):
+        """How many jobs run at one time, if it ``queues``; may be an attribute, too."""
+        return 0
+
+    @property
+    def ahead(self):
+        """How many jobs more it takes, so that it is kept busy: up to config ``group_commit``
+        seconds of work. It may change with every job that ends."""
+        return 0
 
     @property
     def polls(self):
@@ -4095,6 +4162,14 @@ class TaskConstruct(abc.ABC):
         the job runs any more when it does.
         """
         raise ConstructError('%s cannot end what it runs' % type(self).__name__)
+
+    def recall(self, job):
+        """Keep a released job that is still queued from beginning. Needs ``queues``.
+
+        Its outcome comes by ``port.done``: ``lost``, or ``interrupted`` if ``port.stopping``. Of
+        one that has begun, nothing changes.
+        """
+        raise ConstructError('%s queues nothing' % type(self).__name__)
 
     def adopt(self, job):
         """Watch over what an earlier supervisor left running. Needs ``can_adopt``.
@@ -6148,22 +6223,31 @@ def _preload_here():
         forkserver.set_forkserver_preload(known + [__name__])
 
 
-def _start(process, forked):
-    """Start a process, in which no signal is handled before it has left the supervisor's ways.
+@contextlib.contextmanager
+def starting(forked):
+    """Start processes meanwhile, in which no signal is handled before they have left the
+    supervisor's ways.
 
     A signal that comes meanwhile is the supervisor's; and on the child's side the supervisor's
     handlers, or a Ctrl-C while an interpreter is starting, would do harm.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
+    with _start_lock:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
+        try:
+            with _sqlite_use.none(), _fork_beside_threads() if forked else _hidden_main():
+                yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(process, forked):
     try:
-        with _sqlite_use.none(), _fork_beside_threads() if forked else _hidden_main():
+        with starting(forked):
             process.start()
-        _private_fds.update(_pipes_of(process))
+            _private_fds.update(_pipes_of(process))
     except OSError as error:
         _close_forgotten(error)
         raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _close_forgotten(error):
@@ -6283,15 +6367,19 @@ def in_child():
 
 def _forked(job, line):
     """Where a forked child begins."""
-    _leave_supervisor()
-    _serve(lambda lives: (job, line.detach(), None), _watched_parent())
+    leave_supervisor()
+    _serve(lambda lives: (job, line.detach(), None), _watched_supervisor(True))
 
 
-def _leave_supervisor():
-    """In a forked child, give up what is the supervisor's own."""
+def leave_supervisor(more=()):
+    """Leave to the supervisor, in a process forked from it, what is its own.
+
+    Args:
+        more: the port of a construct that does not do so for each task.
+    """
     signal.set_wakeup_fd(-1)
     _freeze_garbage()
-    _close_private_fds()
+    _close_private_fds(more)
     _renew_logging_locks()
     _renew_stream_locks()
     _forget_foreign_imports()
@@ -6300,9 +6388,9 @@ def _leave_supervisor():
         leave()
 
 
-def _close_private_fds():
+def _close_private_fds(more=()):
     """Close what is another process's own of the library's descriptors."""
-    for one in _private_fds.union(*[port.private_fds() for port in _ports]):
+    for one in _private_fds.union(*[port.private_fds() for port in _ports + list(more)]):
         try:
             os.close(one)
         except OSError:
@@ -6328,9 +6416,8 @@ def _spawned(parcel, line):
     plain, call, main, level, parameters = parcel
     take_parameters(parameters)
     job = Job(**plain)
-    supervisor = process_identity(_parent_pid())    # a fork server may have made us
     _serve(lambda lives: (job, line.detach(), functools.partial(_unpack, job, call, main, level)),
-           lambda: process_alive(supervisor) is not False)
+           _watched_supervisor(False))
 
 
 def _serve(take, lives):
@@ -6380,15 +6467,14 @@ def _own_signals():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CHILD_SIGNALS)
 
 
-def _parent_pid():
+def _watched_supervisor(forked):
+    """Return what tells whether the supervisor lives."""
     import multiprocessing
-    return multiprocessing.current_process()._parent_pid  # type: ignore[attr-defined]
-
-
-def _watched_parent():
-    """Return what tells whether the process lives that has forked this one."""
-    pid = _parent_pid()
-    return lambda: os.getppid() == pid
+    pid = multiprocessing.current_process()._parent_pid  # type: ignore[attr-defined]
+    if forked:
+        return lambda: os.getppid() == pid
+    identity = process_identity(pid)    # a fork server may have made us
+    return lambda: process_alive(identity) is not False
 
 
 def _receive(fd, lives):
@@ -6730,7 +6816,7 @@ def _serve_forks(orders, steps, supervisor):
     import traceback
     code = 1
     try:
-        _leave_supervisor()
+        leave_supervisor()
         for frame, _ in traceback.walk_stack(None):    # by this the supervisor sees our end
             _private_fds.update(_pipes_in(frame, 'child_w'))
         forks = _Forks(orders, steps, supervisor)
@@ -7813,7 +7899,8 @@ def _backend_names():
 #
 # The only loop. In each turn it hands what happened to the engine, lets constructs prepare what
 # is to start, commits all records in one transaction, then releases the starts and tells the
-# constructs which outcomes are stored. Inline tasks run in between, one at a time.
+# constructs which outcomes are stored. Inline tasks run in between, one at a time. These, and
+# those that a construct queues, share commits: what comes next is stored as active in advance.
 #
 # What is made for each task is made by ``_make``, which takes half the time of a call.
 
@@ -8644,10 +8731,7 @@ class Driver:
         self.thread = None  # type: typing.Optional[int]
         self.selector = None  # type: typing.Any
         self._waker = ()  # type: typing.Any
-        self._sleeps = None                    # by what it is to be woken, if it sleeps
-        # Where only threads have something for it: this takes half as long as the socket.
-        self._bell = threading.Lock()
-        self._bell.acquire()
+        self._sleeps = False                   # who has something for it is to wake it
         self._signals = []  # type: typing.List[int]
         self._calling = False                  # an inline function is being called:
         self._current = None                   # that of this job
@@ -8670,6 +8754,8 @@ class Driver:
         self._ended_orphans = {}  # type: typing.Dict[tuple, tuple]
         self._opened_constructs = []
         self._settling = set()                 # those of them that have something to settle
+        self._queueing = []                    # those of them that take more than they run
+        self._failed = False                   # something that may have stopped what is queued
         self._pace = 1e-3                      # seconds that an inline task takes
         self._moved_at = None                  # since when there are such
         self._window = None                    # since when inline work is not committed
@@ -8775,6 +8861,10 @@ class Driver:
         while self.triggers:
             self._between_cycles = False
             self._trigger(*self.triggers.popleft())
+        if len(self._queueing) == 1:    # of several, none knows what runs in the others
+            [pool] = self._queueing
+            self.engine.ahead = pool.ahead
+            self.engine.room = pool.slots + self.engine.ahead
         while self.arrived:
             job, outcome = self.arrived.popleft()
             self._finish_job(job, outcome)
@@ -8788,6 +8878,8 @@ class Driver:
                 break
             self._between_cycles = False
             self._feed(Tick())
+        if self._failed:
+            self._recall_stopped()
 
     def _feed(self, event, now=None):
         """Hand an input to the engine, and the answers to what it asks for; note the actions."""
@@ -8798,6 +8890,7 @@ class Driver:
                 if kind == 'record':
                     dirty[what] = None
                     if what.status == FAILURE:
+                        self._failed = True
                         self._log_failure(what)
                 elif kind == 'submit':
                     dirty[what] = None
@@ -8808,6 +8901,14 @@ class Driver:
                     self._note(kind, what)
             event = self._open_iteration(opens.popleft()) if opens else None
             now = None    # the loop may have taken its time
+
+    def _recall_stopped(self):
+        """Take back what is queued and not begun where a failure has stopped its container."""
+        self._failed = False
+        if self._queueing:
+            for job, construct in list(self._jobs.items()):
+                if construct.queues and job.task.scope.stopped:
+                    construct.recall(job)
 
     def _note(self, kind, what):
         if kind == 'gather':
@@ -8934,9 +9035,8 @@ class Driver:
         if not (self._starting or self._dirty or self._rows or self._settled):
             return
         jobs = self._prepare_starts()
-        if self._inline and not (jobs or self._urgent) and self._window is not None and (
-                self._called - self._window < self._group):
-            return    # it may wait for the next one (semantics 6.2)
+        if self._window is not None and not (jobs or self._urgent) and self._shares_commit():
+            return
         if not self.store.volatile:
             self._add_ahead(jobs)
         try:
@@ -8951,6 +9051,12 @@ class Driver:
         for job, construct in settled:
             construct.settle(job)
 
+    def _shares_commit(self):
+        """Whether a commit may wait for the next one (semantics 6.2)."""
+        if self._inline:
+            return self._called - self._window < self._group
+        return self.engine.queueing > 0 and time.monotonic() - self._window < self._group
+
     def _prepare_starts(self):
         """Make jobs of the tasks that are to start; return those that wait for the commit."""
         jobs, starting = [], self._starting
@@ -8960,11 +9066,11 @@ class Driver:
             job = self._make_job(task)
             if task.step.fills is not None and not task.adopted and not self._fill(job, task):
                 continue
+            stored = self.store.volatile    # where there is nothing to survive
             if task in self._ahead:
                 del self._ahead[task]
                 self._dirty.pop(task, None)
-                self._inline.append((job, construct))
-                continue
+                stored = True
             if task.adopted:
                 self._adopt(job)
                 continue
@@ -8978,8 +9084,8 @@ class Driver:
                         FAILURE, 'it could not be started: %s' % describe_error(error))))
                 continue
             self._short.pop(task, None)
-            if construct.inline and self.store.volatile:
-                self._inline.append((job, construct))    # there is nothing to survive
+            if stored and (construct.inline or construct.queues):
+                self._release(job, construct)
             else:
                 jobs.append((job, construct))
         return jobs
@@ -9145,6 +9251,8 @@ class Driver:
         if construct not in self._opened_constructs:
             construct.open(self.port)
             self._opened_constructs.append(construct)
+            if construct.queues:
+                self._queueing.append(construct)
             if type(construct).settle is not TaskConstruct.settle:
                 self._settling.add(construct)
 
@@ -9176,11 +9284,15 @@ class Driver:
             self._warn(job)    # while it ran, nobody was there to do so
 
     def _add_ahead(self, jobs):
-        """Commit as active, ahead of their start, the inline tasks that are next anyway."""
-        if not (self._inline or any(one[1].inline for one in jobs)):
-            return
-        fits = int(min(1000, self.settings['group_commit'] / max(self._pace, 1e-5)))
-        for task in self.engine.upcoming(fits):
+        """Commit as active, ahead of their start, the tasks that are next anyway: of those that
+        run inline, and of those that are queued."""
+        upcoming = []
+        if self._inline or any(one[1].inline for one in jobs):
+            fits = int(min(1000, self.settings['group_commit'] / max(self._pace, 1e-5)))
+            upcoming = self.engine.upcoming(fits)
+        if self.engine.ahead:
+            upcoming += self.engine.upcoming(self.engine.ahead, queues=True)
+        for task in upcoming:
             if task not in self._ahead:
                 self._ahead[task] = None
                 self._dirty.pop(task, None)
@@ -9241,7 +9353,10 @@ class Driver:
         if construct is not None:
             if construct in self._settling:
                 self._settled.append((job, construct))
-            self._urgent = self._urgent or not construct.inline
+            if task is not None and task.step.queues:
+                self._window = self._window or time.monotonic()
+            elif not construct.inline:
+                self._urgent = True
             if construct.relays:
                 self.relay.finish(job)
         if job in self._overdue:
@@ -9255,12 +9370,13 @@ class Driver:
                 self._interrupt(task, outcome)
                 return
             if outcome.lost:
-                logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
-                self._feed(Lost(task))
+                self._lose(task, outcome, construct)
                 return
             outcome = self._take_result(task, outcome)
         now = self.clock()
         task.ended = now if outcome.ended is None else outcome.ended
+        if job.began is not None:
+            task.started = job.began
         if task.step.wanted and outcome.status == SUCCESS:
             self.results.keep(task.scope, task.step, task.result)
         again = self.retry_delay_of(job, outcome) if outcome.status == FAILURE else None
@@ -9274,6 +9390,16 @@ class Driver:
         self._feed(_new_done((task, outcome.status, outcome.error, again)), now)
         if self._tells and task.status == SUCCESS:
             logger.info('%s ended with success', _describe(task))
+
+    def _lose(self, task, outcome, construct):
+        """Nothing of a task has run: it runs later."""
+        queued = construct is not None and construct.queues
+        if not queued:
+            logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
+        task.job = None
+        if queued:
+            task.started = None
+        self._feed(Lost(task, not queued))
 
     def _take_result(self, task, outcome):
         """Note the result of a task; return its outcome, a failure if others lack the result."""
@@ -9385,8 +9511,10 @@ class Driver:
             timeout = max(0.01, self.settings['sleep_between_loops'])
         moved = self._moved_at + 0.5 if self._moved else None
         short = min((due for _, due, _ in self._short.values()), default=None)
+        # `_shares_commit` no longer than that.
+        window = self.clock.offset + self._window + self._group if self._window else None
         for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved,
-                    short):
+                    short, window):
             if due is not None:
                 left = max(0.0, due - self.clock())
                 timeout = left if timeout is None else min(timeout, left)
@@ -9402,33 +9530,22 @@ class Driver:
         """Let constructs see to their descriptors; sleep so long (seconds; None: for ever)."""
         if timeout is not None:
             timeout = min(timeout, 86400.0)
-        bell = self._bell if timeout is None and len(self.selector.get_map()) == 1 else None
-        self._sleeps = bell or self._waker[1]
+        self._sleeps = True
         if self.arrived or self.triggers:    # by one who did not know yet that we would
-            timeout, bell = 0, None
-        if bell is not None:
-            self._sleep_long(bell)
-        else:
-            for key, _ in self.selector.select(timeout):
-                key.data()
-        self._sleeps = None
-
-    def _sleep_long(self, bell):
-        """Sleep until another thread, or the handler of a signal, rings."""
-        bell.acquire()
+            timeout = 0
+        for key, _ in self.selector.select(timeout):
+            key.data()
+        self._sleeps = False
 
     def wake(self):
         """End the driver's sleep, if it sleeps; from any thread."""
-        sleeps, self._sleeps = self._sleeps, None
-        if sleeps is None:
+        if not self._sleeps:
             return
+        self._sleeps = False
         try:
-            if sleeps is self._bell:
-                sleeps.release()
-            else:
-                sleeps.send(b'\0')
-        except (RuntimeError, BlockingIOError, OSError):
-            pass    # it is awake already; closed: the run is over
+            self._waker[1].send(b'\0')
+        except (BlockingIOError, OSError):
+            pass    # full: it is awake already; closed: the run is over
 
     def _woken(self):
         try:
@@ -9584,6 +9701,8 @@ class Driver:
         for job, construct in list(self._jobs.items()):
             if construct.can_kill:
                 construct.kill(job, force)
+            elif construct.queues:
+                construct.recall(job)
 
     # The log.
 
@@ -10484,6 +10603,8 @@ class _Flow(abc.ABC):
             if step.construct is None:
                 step.construct = constructs[key] = self._find_construct(step, constructs)
             step.serial = step.construct.inline
+            # That one takes long is to be said of what runs, not of what is queued.
+            step.queues = step.construct.queues and settings['warn_after'] is None
             args, kwargs = self._shapes(step)
             step.construct.check(step.path, step.func, args, kwargs, settings)
         for child in step.children:
@@ -11947,10 +12068,11 @@ def _trials():
     except ImportError:
         trials.append(('POSIX locks: nothing keeps a second program from running a flow',))
     names = _backend_names()
-    if 'executor' in names:
-        trials.append(('executor steps, SQLite store', 'flow', '', 'executor'))
+    tried = [name for name in ('executor', 'pool') if name in names and (
+        name == 'executor' or _HAS_GROUPS)]
+    trials += [('%s steps, SQLite store' % name, 'flow', '', name) for name in tried]
     return trials + [('backend %s: it is there, but not tried' % name,) for name in names
-                     if name != 'executor']
+                     if name not in tried]
 
 
 # In the process of a trial:

@@ -48,6 +48,7 @@ CONSTRUCTS = {
     'thread': ({'task_construct': 'thread'}, 0.001),
     'inline': ({'task_construct': 'inline', 'group_commit': 0}, 0.0),
     'grouped': ({'task_construct': 'inline'}, 0.002),
+    'pool': ({'task_construct': 'pool', 'start_method': 'fork'}, 0.002),
     'program': ({'task_construct': 'process'}, 0.02),
 }
 PR_SET_CHILD_SUBREAPER = 36
@@ -542,7 +543,7 @@ def try_moments(folder, seed, kills, part, parts):
     known = {}
     while answer['kills'] < kills and not answer['wrong'] and answer['trials'] < 50 * kills:
         shape = dice.choice(list(SHAPES))
-        construct = dice.choice(['process', 'process', 'thread', 'inline', 'grouped'])
+        construct = dice.choice(['process', 'process', 'thread', 'inline', 'grouped', 'pool'])
         if (shape, construct) not in known:
             known[shape, construct] = reference(
                 os.path.join(folder, 'reference-%d-%s-%s' % (part, shape, construct)),

@@ -46,7 +46,7 @@ def check(answer):
 @pytest.mark.parametrize('when', ['before', 'torn', 'after'])
 @pytest.mark.parametrize('shape, construct', [
     (shape, construct) for shape in killtools.SHAPES
-    for construct in ['process', 'thread', 'inline', 'grouped']] + [
+    for construct in ['process', 'thread', 'inline', 'grouped', 'pool']] + [
         ('chain', 'program'), ('handled_failure', 'program')])
 def test_a_kill_at_any_commit_loses_nothing_and_runs_nothing_twice(
         shape, construct, when, forkers, tmp_path):

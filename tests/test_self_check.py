@@ -91,7 +91,8 @@ def test_a_healthy_host_gets_a_page_of_facts_and_exit_code_0(folder):
     done = ended(command(), folder, **secret)
 
     assert (done.returncode, done.stderr) == (0, ''), done.stdout
-    assert lines_of(done, 'ok') == TRIED + ['executor steps, SQLite store']
+    assert lines_of(done, 'ok') == TRIED + ['%s steps, SQLite store' % name for name in (
+        'executor', 'pool')]
     assert done.stdout.splitlines()[-1] == 'all that must work works'
     for what in ('file', 'Python', 'system', 'SQLite', 'folder', 'disk', 'clock', 'limits', 'has'):
         [fact] = lines_of(done, what)

@@ -178,6 +178,7 @@ class Step:
     tolerate: Any
     retries: int
     serial: bool
+    queues: bool
     settings: Dict[str, Any]
     asks: Optional[Tuple[Any, ...]]
     flat: bool
@@ -318,6 +319,7 @@ class Job:
     process: Optional[str]
     state: Any
     epoch: Optional[float]
+    began: Optional[float]
     def __init__(
         self, name: str, sequence: str = '1', recovery: int = 0, attempt: int = 1, flow: str = '',
         run_id: str = '', func: Optional[_Function] = None, args: Sequence[Any] = (),
@@ -354,7 +356,12 @@ class TaskConstruct(ABC):
     can_place: bool
     relays: bool
     inline: bool
+    queues: bool
     port: Port
+    @property
+    def slots(self) -> int: ...
+    @property
+    def ahead(self) -> int: ...
     @property
     def polls(self) -> bool: ...
     def open(self, port: Port) -> None: ...
@@ -366,6 +373,7 @@ class TaskConstruct(ABC):
     def withdraw(self, job: Job) -> None: ...
     def settle(self, job: Job) -> None: ...
     def kill(self, job: Job, force: bool) -> None: ...
+    def recall(self, job: Job) -> None: ...
     def adopt(self, job: Job) -> bool: ...
     def poll(self) -> None: ...
     def close(self) -> None: ...

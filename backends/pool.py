@@ -1,0 +1,505 @@
+"""Run many short steps in a pool of worker processes, which are started once.
+
+    flow = seq.Sequent(config={'task_construct': 'pool'})
+
+There are as many workers as the flow's ``max_concurrent`` says (below 1: as there are CPUs). A
+step that does nothing costs a tenth of a millisecond instead of a process. To keep the workers
+busy, tasks are handed over ahead of a free worker, up to config ``group_commit`` seconds of work,
+and are stored as ``active`` then; tasks that do not depend on each other share commits (semantics
+6.2). What is queued when the flow or its container is stopped does not begin: it is run in a
+recovery.
+
+With the start method ``fork`` the workers inherit what steps call, closures too. With another one
+(config ``start_method``, the same for all steps of the pool) it must be possible to pickle that,
+as in any case what is filled into arguments, and loop items.
+
+What isolation is given up, compared with ``'process'``:
+
+- A worker runs one task after another. What a step leaves in it (modules, global variables,
+  changes to the environment, the current folder, open files, threads) is there for the next one.
+  The variables of the task itself are set anew for each.
+- A step that dies (a signal, ``os._exit``, out of memory) ends the pool. It fails, and so do
+  those that were running in other workers, which are killed; ``retries`` count for all of them.
+  What was queued and had not begun runs in a new pool.
+- A single task cannot be ended, so there are no timeouts. A stop waits ``shutdown_grace`` seconds
+  for what runs, then kills the workers.
+- What tasks print goes where the supervisor's own output goes, without a log file for each; what
+  they log goes to their log files, too.
+- Workers end with the supervisor, within a second, whatever they are doing. What they were doing,
+  and what had ended in the last ``group_commit`` seconds of work, is run again in a recovery.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import functools
+import importlib
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import typing
+
+from . import (
+    ConstructError,
+    InlineConstruct,
+    Job,
+    Outcome,
+    Port,
+    ProcessConstruct,
+    TaskConstruct,
+    pack_parameters,
+    take_parameters,
+)
+
+# How the library itself treats its processes; that is not for others to build on.
+_own: typing.Any = importlib.import_module(__package__)
+
+#: How many jobs are queued at most.
+MOST = 1000
+#: Seconds in which a pool does not run more than one job, however short they are.
+LEAST = 1e-4
+#: How often a worker looks whether the supervisor still lives, in seconds.
+LOOK_EVERY = 0.5
+
+if sys.version_info >= (3, 7):
+    BrokenExecutor = concurrent.futures.BrokenExecutor
+
+    def _make_executor(workers, method, given):
+        return concurrent.futures.ProcessPoolExecutor(
+            workers, multiprocessing.get_context(method), _enter, given)
+else:
+    BrokenExecutor = concurrent.futures.process.BrokenProcessPool
+
+    class _make_executor(concurrent.futures.ProcessPoolExecutor):  # noqa: N801 (a function above)
+        def __init__(self, workers, method, given):
+            super().__init__(workers)
+            self._given = given
+
+        def _adjust_process_count(self):
+            while len(self._processes) < self._max_workers:
+                process = multiprocessing.Process(target=_enter_and_work, args=(
+                    self._given, self._call_queue, self._result_queue))
+                process.start()
+                self._processes[process.pid] = process
+
+    def _enter_and_work(given, *queues):
+        _enter(*given)
+        concurrent.futures.process._process_worker(*queues)
+
+
+class PoolConstruct(TaskConstruct):
+    """Runs functions in the workers of a `concurrent.futures.ProcessPoolExecutor`."""
+
+    can_place = True
+    queues = True
+
+    def __init__(self):
+        self._calls = {}      # step -> what it calls; forked workers inherit it
+        self._method = None   # of starting workers, with the first step that has it
+
+    def open(self, port):
+        super().open(port)
+        limit = port.config.get('max_concurrent', max(2, os.cpu_count() or 1))
+        self._workers = limit if limit > 0 else os.cpu_count() or 1
+        self._pool = None
+        self._flying = {}     # job -> (its pool, its cell)
+        self._pace = None     # seconds that a function takes, on average
+
+    @property
+    def slots(self):
+        return self._workers
+
+    @property
+    def ahead(self):
+        if self._pace is None:
+            return 0    # how long steps take is not known yet
+        seconds = max(self._pace / self._workers, LEAST)
+        # As many again are stored as active before they are handed over.
+        return int(min(MOST, self.port.config.get('group_commit', 0) / 2 / seconds))
+
+    def check(self, name, func, args, kwargs, config):
+        ProcessConstruct().check(name, func, args, kwargs, config)    # what can be sent
+        method = _own._start_method(config, name)
+        if self._method is None:
+            self._method = method, name
+        if self._method[0] != method:
+            raise ConstructError('step %r: it cannot have the start_method %r, as step %r has %r '
+                                 'in the same pool' % ((name, method) + self._method[::-1]))
+        if sys.version_info < (3, 7) and method != multiprocessing.get_start_method():
+            raise ConstructError('step %r: a pool takes a start_method since Python 3.7; leave it '
+                                 "out, or use task_construct 'process'" % name)
+        if method == 'fork':
+            self._calls[name] = (func, args, kwargs)
+
+    def prepare(self, job):
+        if self._pool is not None and not self._flying:
+            self._pool.look()
+        if self._pool is not None and self._pool.broken:
+            pool, self._pool = self._pool, None
+            pool.close(kill=True)
+        if self._pool is None:
+            self._pool = _Pool(self._workers, self._method and self._method[0], self._calls, job,
+                               self.port)
+        job.state = self._pool
+
+    def release(self, job):
+        pool = self._pool or job.state    # the one of `prepare`, if there can be no other
+        try:
+            message = pool.message(job)
+        except Exception as error:    # pickle lets through whatever an object's method raises
+            self.port.done(job, Outcome('failure', (
+                'its arguments or loop items cannot be sent to a worker of the pool (%s)'
+                % _own.describe_error(error))))
+            return
+        cell = pool.take_cell()
+        self._flying[job] = pool, cell
+        try:
+            future = pool.submit(_work, cell, message)
+        except RuntimeError as error:    # it broke since then
+            del self._flying[job]
+            self.port.done(job, self._outcome_in_broken(job, pool, cell, error))
+            return
+        future.add_done_callback(functools.partial(self._finished, job, pool, cell))
+
+    def recall(self, job):
+        pool, cell = self._flying.get(job, (None, None))
+        if pool is not None and pool.recall(cell) and self._flying.pop(job, None):
+            self.port.done(job, self._not_begun())
+
+    def close(self):
+        abandoned, self._flying = self._flying, {}
+        if self._pool is not None:
+            self._pool.close(kill=bool(abandoned))
+            self._pool = None
+
+    def _finished(self, job, pool, cell, future):
+        """Report the outcome; called once, in the pool's thread."""
+        try:
+            outcome = self._taken(job, pool, future.result())
+        except BrokenExecutor as error:
+            outcome = self._outcome_in_broken(job, pool, cell, error)
+        except BaseException as error:
+            outcome = Outcome('failure', 'the pool lost it (%s)' % _own.describe_error(error))
+        pool.give_back(cell)
+        if self._flying.pop(job, None):    # neither recalled nor abandoned
+            self.port.done(job, outcome)
+
+    def _outcome_in_broken(self, job, pool, cell, error):
+        pool.bury()
+        report = pool.unread.get(cell)
+        if report is not None:
+            return self._taken(job, pool, report)
+        return pool.cause_of_death(cell, error) or self._not_begun()
+
+    def _taken(self, job, pool, report):
+        if report is None:
+            return self._not_begun()
+        pool.proven = True
+        _, job.began, took, outcome = report
+        self._pace = took if self._pace is None else self._pace + 0.1 * (took - self._pace)
+        return _own._SUCCEEDED if outcome is None else Outcome._make(outcome)
+
+    def _not_begun(self):
+        if self.port.stopping:
+            return Outcome('active', 'not started', interrupted=True)
+        return Outcome('active', 'not started', lost=True)
+
+
+_RECALLED = -1
+
+
+class _Pool:
+    """A ProcessPoolExecutor with all of its workers, and what is known of what they do.
+
+    Each job in it has a cell in memory that is shared with the workers: 0 while it is queued, then
+    the pid of the worker in which it has begun, or `_RECALLED`. So nothing that is recalled can
+    begin, and when a worker has died, it is known what had begun, and where.
+    """
+
+    def __init__(self, workers, method, calls, job, port):
+        self.broken = self.proven = False
+        self._lock = threading.Lock()
+        self._codes = None    # pid -> exit code of the workers that have died by themselves
+        self.unread = {}      # cell -> report, when it is buried
+        self._method = method or 'fork'
+        self._calls = dict(calls) if self._method == 'fork' else {}
+        context = multiprocessing.get_context(self._method)
+        self._cells = context.RawArray('i', workers + MOST)
+        self._claim = context.Lock()    # for changes of cells from 0
+        self._free = list(range(len(self._cells)))
+        common = {'flow': job.flow, 'run_id': job.run_id, 'logger_name': job.logger_name,
+                  'shared': job.shared, 'logdir': job.logdir, 'epoch': job.epoch}
+        self._executor = self._line = None  # type: typing.Any
+        self._processes = {}
+        try:
+            with _own.starting(self._method == 'fork'):
+                self._start(context, workers, common, port)
+        except (BrokenExecutor, OSError) as error:
+            self.close(kill=True)
+            if getattr(error, 'errno', None):
+                raise
+            raise OSError('a worker ended while it started (%s)' % error) from error
+
+    def _start(self, context, workers, common, port):
+        """Start all the workers, while what they inherit is as it must be."""
+        # They see by this pipe that the supervisor has ended.
+        self._line = context.Pipe(duplex=False)
+        _own._private_fds.add(self._line[1].fileno())
+        forked = self._method == 'fork'
+        more = port if forked else (logging.getLogger().level, pack_parameters())
+        # What is queued can wait in the pipe to the workers, which has room for so many more than
+        # there are to be workers: else each of these would wait for a thread of the supervisor
+        # after each job.
+        self._executor = _make_executor(workers + MOST, self._method, (
+            self._calls, self._cells, self._claim, common, self._line[0], forked, more))
+        self._executor._max_workers = workers
+        self._processes = self._executor._processes
+        while len(self._processes) < workers:
+            self._executor.submit(_own._flush)
+
+    def submit(self, *call):
+        return self._executor.submit(*call)
+
+    # Cells.
+
+    def take_cell(self):
+        """Return where the cell of a job is; None if there is none left."""
+        if not self._free:
+            return None
+        cell = self._free.pop()
+        self._cells[cell] = 0
+        return cell
+
+    def give_back(self, cell):
+        if cell is not None:
+            self._free.append(cell)
+
+    def recall(self, cell):
+        """Return whether the job of a cell has not begun, and so never will."""
+        if cell is None or self.broken or not self._claim.acquire(timeout=1):
+            return False    # a worker has died while it had the lock
+        try:
+            queued = self._cells[cell] == 0
+            if queued:
+                self._cells[cell] = _RECALLED
+            return queued
+        finally:
+            self._claim.release()
+
+    # Messages.
+
+    def message(self, job):
+        """Return what a worker needs to make a job again; a part that it has inherited is None."""
+        func, args, kwargs = self._calls.get(job.name, (None, None, None))
+        config = job.config
+        special = {key: config[key] for key in ('cwd', 'env') if config.get(key)}
+        if not config.get('keep_result', True):
+            special['keep_result'] = False
+        call = pickle.dumps((None if job.func is func else job.func,
+                             None if job.args is args else job.args,
+                             None if job.kwargs is kwargs else job.kwargs, job.items), 4)
+        main = None
+        if self._method != 'fork' and (b'__main__' in call or b'__mp_main__' in call):
+            main = _own._main_origin()
+        return (job.name, job.sequence, job.recovery, job.attempt, job.own, job._log,
+                special or None, call, main)
+
+    # Death.
+
+    def cause_of_death(self, cell, error):
+        """Return the outcome of a job that has reported none in a pool that is buried, or None if
+        it is to be run in another one."""
+        pid = None if cell is None else self._cells[cell]
+        if pid in self._codes:
+            code = self._codes[pid]
+            return Outcome('failure', 'its worker %s' % _own._manner(code), code=code)
+        if pid == 0 and self.proven:
+            return None
+        others = ', '.join(sorted(set(map(_own._manner, self._codes.values())))) or str(error)
+        if pid == 0:    # nothing has ever run in it, and might not in the next one
+            return Outcome('failure',
+                           'a worker of the pool ended before it had begun: %s' % others)
+        return Outcome('failure', 'its worker was ended, as another one of the pool %s' % others)
+
+    def look(self):
+        """See whether a worker has died that had nothing to do."""
+        sentinels = [one.sentinel for one in list(self._processes.values())]
+        self.broken = self.broken or bool(multiprocessing.connection.wait(sentinels, 0))
+
+    def bury(self):
+        """See to it that nothing runs in a pool in which a worker has died, and find out what did.
+
+        Since it has died, others may have ended more jobs: what they report, nobody reads.
+        """
+        with self._lock:
+            if self._codes is None:
+                self._codes = self._kill()
+                self.unread = self._read_reports()
+
+    def _read_reports(self):
+        """Return {cell: report} of what is in the pipe from workers that are dead now.
+
+        Not by the pipe's own reader: it would wait for the rest of what one was just writing.
+        """
+        fd = self._executor._result_queue._reader.fileno()
+        os.set_blocking(fd, False)
+        content, reports = b'', {}
+        with contextlib.suppress(BlockingIOError):
+            for chunk in iter(functools.partial(os.read, fd, 1 << 20), b''):
+                content += chunk
+        while len(content) >= 4:
+            end = 4 + int.from_bytes(content[:4], 'big')
+            if len(content) < end:
+                break
+            report = getattr(pickle.loads(content[4:end]), 'result', None)
+            if report is not None and report[0] is not None:
+                reports[report[0]] = report
+            content = content[end:]
+        return reports
+
+    def _kill(self):
+        """Kill the workers, wait for their end; return the codes of those that were dead."""
+        self.broken = True
+        self.proven = self.proven or any(cell > 0 for cell in self._cells)
+        processes = list(self._processes.values())
+        dead = multiprocessing.connection.wait([one.sentinel for one in processes], 0)
+        codes = {}
+        for process in processes:
+            if process.sentinel in dead:
+                process.join(5)    # it is just ending
+                if process.exitcode is not None:
+                    codes[process.pid] = process.exitcode
+            for kill in (os.killpg, os.kill):    # its group may not be there yet
+                if kill is os.killpg or process.pid not in codes:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        kill(process.pid, signal.SIGKILL)
+        for process in processes:
+            multiprocessing.connection.wait([process.sentinel], 5)
+        # Before 3.12 a thread of the executor may wait for ever for a worker to read a message.
+        if self._executor is not None:
+            self._executor._call_queue._reader.close()
+        return codes
+
+    def close(self, kill):
+        """End it, with what it runs."""
+        if kill:
+            with self._lock:
+                if self._codes is None:
+                    self._codes = self._kill()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+        if self._line:
+            _own._private_fds.discard(self._line[1].fileno())
+            for end in self._line:
+                end.close()
+            self._line = None
+
+
+# What runs in a worker ############################################################
+
+
+class _WorkerPort(Port):
+    """Where the construct that runs the jobs of a worker says what came of them."""
+
+    def done(self, job, outcome):
+        self.outcome = outcome
+
+    def watch(self, fd, callback):
+        raise NotImplementedError
+
+    def unwatch(self, fd):
+        raise NotImplementedError
+
+
+class _Worker:
+    """What a worker knows that is the same for all its jobs."""
+
+    def __init__(self, calls, cells, claim, common, forked):
+        self.calls = calls
+        self.cells = cells
+        self.claim = claim
+        self.common = common
+        self.forked = forked
+        self.pid = os.getpid()
+        self.level = logging.getLogger().level
+        self.main = None
+        self.port = _WorkerPort()
+        self.inline = InlineConstruct()
+        self.inline.open(self.port)
+
+    def make(self, name, sequence, recovery, attempt, own, log, special, call, main):
+        job = Job(name, sequence, recovery, attempt, env=own, log=log, config=special,
+                  **self.common)
+        if self.forked:
+            job.func, job.args, job.kwargs, job.items = pickle.loads(call)
+        else:
+            _own._unpack(job, call, main if main != self.main else None, self.level)
+            self.main = main or self.main
+        known = self.calls.get(name)
+        if known is not None:
+            job.func = known[0] if job.func is None else job.func
+            job.args = known[1] if job.args is None else job.args
+            job.kwargs = known[2] if job.kwargs is None else job.kwargs
+        return job
+
+    def run(self, message):
+        try:
+            job = self.make(*message)
+        except (Exception, SystemExit) as error:
+            return Outcome('failure', 'it could not be started: %s' % _own.describe_error(error))
+        self.inline.release(job)
+        return self.port.outcome
+
+
+_worker = None
+
+
+def _enter(calls, cells, claim, common, line, forked, more):
+    """Where a worker begins."""
+    global _worker
+    if forked:
+        _own.leave_supervisor([more])
+    _own._own_signals()
+    if not forked:
+        level, parameters = more
+        take_parameters(parameters)
+        logging.getLogger().setLevel(level)
+    lives = _own._watched_supervisor(forked)
+    threading.Thread(target=_watch, args=(line, lives), daemon=True).start()
+    _worker = _Worker(calls, cells, claim, common, forked)
+
+
+def _watch(line, lives):
+    """End this worker, with what it has started, when the supervisor has ended.
+
+    That is not seen by the line alone: what the user's program has forked holds its end open.
+    """
+    while lives() and not line.poll(LOOK_EVERY):
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _work(cell, message):
+    """Run a job and report: its cell, when it began, how many seconds it took, and the outcome as
+    a tuple or None for a plain success. Return None if it was recalled."""
+    worker = _worker
+    if cell is not None:
+        with worker.claim:
+            if worker.cells[cell]:
+                return None
+            worker.cells[cell] = worker.pid
+    epoch = worker.common['epoch']
+    began = time.monotonic()
+    outcome = worker.run(message)
+    took = time.monotonic() - began
+    _own._flush()
+    return (cell, None if epoch is None else epoch + began, took,
+            None if outcome is _own._SUCCEEDED else tuple(outcome))
