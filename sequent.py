@@ -1630,6 +1630,14 @@ class Engine:
         mode: ``'restart'``, ``'recover'`` or ``'continue'``.
     """
 
+    # More attributes than Python finds fast in a dict.
+    __slots__ = (
+        'plan', 'max_concurrent', 'recovery', 'mode', 'running', 'ready', 'delayed', 'halted',
+        'over', 'root', 'roots', '_order', '_agenda', '_fresh', '_idle', '_quiet', '_over',
+        '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
+        'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
+        '_handlers')
+
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
 
@@ -1976,10 +1984,12 @@ class Engine:
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
-        if not (self._plain or self._granted or self._queued) and (
-                self._serial_runs or not self._serial):
+        if self._queued:
+            queue = self._first_of_all()
+        elif self._plain or self._granted or self._serial and not self._serial_runs:
+            queue = self._first_queue()
+        else:
             return False
-        queue = self._first_queue()
         if self._granted:
             task = self._pop_granted(queue)
             if task is None:
@@ -2019,8 +2029,6 @@ class Engine:
 
     def _first_queue(self):
         """Return the queue whose first task may start and is first in ready order, or None."""
-        if self._queued:
-            return self._first_of_all()
         if self.running >= self.max_concurrent > 0:
             return None
         plain, serial = self._plain, self._serial
@@ -2086,7 +2094,8 @@ class Engine:
         elif step.calls:
             self.running += 1
             self._serial_runs = self._serial_runs or step.serial
-            self.queueing += step.queues
+            if step.queues:
+                self.queueing += 1
             self._actions.append(('submit', task))
         else:
             self._end(task, SUCCESS)
@@ -8702,6 +8711,18 @@ class Driver:
         logdir: folder of log files; None: a fresh one of the user's own.
     """
 
+    # More attributes than Python finds fast in a dict.
+    __slots__ = (
+        'plan', 'store', 'run_record', 'settings', 'history', 'flow', 'logdir',
+        '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
+        '_overdue', '_deadline', 'arrived', 'triggers', 'begun', '_tells', '_between_cycles',
+        'thread', 'selector', '_waker', '_sleeps', '_signals', '_calling', '_current',
+        '_dirty', '_rows', '_starting', '_short', '_inline', '_moved', '_ahead', '_settled',
+        '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
+        '_settling', '_queueing', '_failed', '_pace', '_moved_at', '_window', '_called',
+        '_group', '_broken', '_failures', '_trace', '_configs', '_delays', '_names',
+        '_constant_env', 'events_read', 'pid')
+
     def __init__(self, plan, store, run, settings, history, flow, logdir):
         self.plan = plan
         self.store = store
@@ -8861,10 +8882,8 @@ class Driver:
         while self.triggers:
             self._between_cycles = False
             self._trigger(*self.triggers.popleft())
-        if len(self._queueing) == 1:    # of several, none knows what runs in the others
-            [pool] = self._queueing
-            self.engine.ahead = pool.ahead
-            self.engine.room = pool.slots + self.engine.ahead
+        if self._queueing:
+            self._make_room()
         while self.arrived:
             job, outcome = self.arrived.popleft()
             self._finish_job(job, outcome)
@@ -8878,8 +8897,15 @@ class Driver:
                 break
             self._between_cycles = False
             self._feed(Tick())
-        if self._failed:
+        if self._failed and self._queueing:
             self._recall_stopped()
+
+    def _make_room(self):
+        """Tell the engine how many tasks may be queued."""
+        if len(self._queueing) == 1:    # of several, none knows what runs in the others
+            [pool] = self._queueing
+            self.engine.ahead = pool.ahead
+            self.engine.room = pool.slots + self.engine.ahead
 
     def _feed(self, event, now=None):
         """Hand an input to the engine, and the answers to what it asks for; note the actions."""
@@ -8905,10 +8931,9 @@ class Driver:
     def _recall_stopped(self):
         """Take back what is queued and not begun where a failure has stopped its container."""
         self._failed = False
-        if self._queueing:
-            for job, construct in list(self._jobs.items()):
-                if construct.queues and job.task.scope.stopped:
-                    construct.recall(job)
+        for job, construct in list(self._jobs.items()):
+            if construct.queues and job.task.scope.stopped:
+                construct.recall(job)
 
     def _note(self, kind, what):
         if kind == 'gather':
@@ -9035,8 +9060,9 @@ class Driver:
         if not (self._starting or self._dirty or self._rows or self._settled):
             return
         jobs = self._prepare_starts()
-        if self._window is not None and not (jobs or self._urgent) and self._shares_commit():
-            return
+        if self._window is not None and not (jobs or self._urgent) and (
+                self._called - self._window < self._group if self._inline else self._may_wait()):
+            return    # for the next one (semantics 6.2)
         if not self.store.volatile:
             self._add_ahead(jobs)
         try:
@@ -9051,11 +9077,10 @@ class Driver:
         for job, construct in settled:
             construct.settle(job)
 
-    def _shares_commit(self):
-        """Whether a commit may wait for the next one (semantics 6.2)."""
-        if self._inline:
-            return self._called - self._window < self._group
-        return self.engine.queueing > 0 and time.monotonic() - self._window < self._group
+    def _may_wait(self):
+        """Whether the commit of what is not called here may wait for the next one."""
+        return (self.engine.queueing > 0 or self.store.volatile) and (
+            time.monotonic() - self._window < self._group)
 
     def _prepare_starts(self):
         """Make jobs of the tasks that are to start; return those that wait for the commit."""
@@ -9083,8 +9108,11 @@ class Driver:
                     self.arrived.append((job, Outcome(
                         FAILURE, 'it could not be started: %s' % describe_error(error))))
                 continue
-            self._short.pop(task, None)
-            if stored and (construct.inline or construct.queues):
+            if self._short:
+                self._short.pop(task, None)
+            if stored and construct.inline:
+                self._inline.append((job, construct))
+            elif stored and not construct.can_adopt:
                 self._release(job, construct)
             else:
                 jobs.append((job, construct))
@@ -9353,10 +9381,8 @@ class Driver:
         if construct is not None:
             if construct in self._settling:
                 self._settled.append((job, construct))
-            if task is not None and task.step.queues:
-                self._window = self._window or time.monotonic()
-            elif not construct.inline:
-                self._urgent = True
+            if not construct.inline:
+                self._note_end(job, construct)
             if construct.relays:
                 self.relay.finish(job)
         if job in self._overdue:
@@ -9375,8 +9401,6 @@ class Driver:
             outcome = self._take_result(task, outcome)
         now = self.clock()
         task.ended = now if outcome.ended is None else outcome.ended
-        if job.began is not None:
-            task.started = job.began
         if task.step.wanted and outcome.status == SUCCESS:
             self.results.keep(task.scope, task.step, task.result)
         again = self.retry_delay_of(job, outcome) if outcome.status == FAILURE else None
@@ -9390,6 +9414,16 @@ class Driver:
         self._feed(_new_done((task, outcome.status, outcome.error, again)), now)
         if self._tells and task.status == SUCCESS:
             logger.info('%s ended with success', _describe(task))
+
+    def _note_end(self, job, construct):
+        """Note how soon the end of a job is to be stored, and when it began."""
+        if job.began is not None:
+            job.task.started = job.began
+        queued = job.task is not None and job.task.step.queues
+        if queued or self.store.volatile and construct not in self._settling:
+            self._window = self._window or time.monotonic()
+        else:
+            self._urgent = True
 
     def _lose(self, task, outcome, construct):
         """Nothing of a task has run: it runs later."""
@@ -9511,7 +9545,7 @@ class Driver:
             timeout = max(0.01, self.settings['sleep_between_loops'])
         moved = self._moved_at + 0.5 if self._moved else None
         short = min((due for _, due, _ in self._short.values()), default=None)
-        # `_shares_commit` no longer than that.
+        # `_may_wait` no longer than that.
         window = self.clock.offset + self._window + self._group if self._window else None
         for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved,
                     short, window):
