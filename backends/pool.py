@@ -243,8 +243,8 @@ class _Pool:
                 self._start(context, workers, common, port)
         except (BrokenExecutor, OSError) as error:
             self.close(kill=True)
-            if getattr(error, 'errno', None):
-                raise
+            if getattr(error, 'errno', None) and not isinstance(error, BrokenPipeError):
+                raise    # the system is short of something, perhaps
             raise OSError('a worker ended while it started (%s)' % error) from error
 
     def _start(self, context, workers, common, port):
@@ -382,8 +382,8 @@ class _Pool:
                         kill(process.pid, signal.SIGKILL)
         for process in processes:
             multiprocessing.connection.wait([process.sentinel], 5)
-        # Before that version a thread of the executor waits for ever for a worker to read a message;
-        # since then it closes the pipe itself.
+        # Before that version a thread of the executor waits for ever for a worker to read a
+        # message; since then it closes the pipe itself.
         if self._executor is not None and sys.version_info < (3, 11, 5):
             self._executor._call_queue._reader.close()
         return codes
