@@ -180,11 +180,12 @@ class PoolConstruct(TaskConstruct):
 
     def _finished(self, job, pool, cell, future):
         """Report the outcome; called once, in the pool's thread."""
-        try:
+        error = future.exception()    # not raised here, or it would keep the executor's frames
+        if error is None:
             outcome = self._taken(job, pool, future.result())
-        except BrokenExecutor as error:
+        elif isinstance(error, BrokenExecutor):
             outcome = self._outcome_in_broken(job, pool, cell, error)
-        except BaseException as error:
+        else:
             outcome = Outcome('failure', 'the pool lost it (%s)' % _own.describe_error(error))
         pool.give_back(cell)
         if self._flying.pop(job, None):    # neither recalled nor abandoned
@@ -242,8 +243,8 @@ class _Pool:
                 self._start(context, workers, common, port)
         except (BrokenExecutor, OSError) as error:
             self.close(kill=True)
-            if getattr(error, 'errno', None):
-                raise
+            if getattr(error, 'errno', None) and not isinstance(error, BrokenPipeError):
+                raise    # the system is short of something, perhaps
             raise OSError('a worker ended while it started (%s)' % error) from error
 
     def _start(self, context, workers, common, port):
@@ -381,8 +382,9 @@ class _Pool:
                         kill(process.pid, signal.SIGKILL)
         for process in processes:
             multiprocessing.connection.wait([process.sentinel], 5)
-        # Before 3.12 a thread of the executor may wait for ever for a worker to read a message.
-        if self._executor is not None:
+        # Before that version a thread of the executor waits for ever for a worker to read a
+        # message; since then it closes the pipe itself.
+        if self._executor is not None and sys.version_info < (3, 11, 5):
             self._executor._call_queue._reader.close()
         return codes
 

@@ -447,11 +447,25 @@ def test_a_step_that_dies_is_tried_again(journal):  # noqa: F811
     assert journal.words() == ['a.1', 'b.1', 'a.2'] or journal.words() == ['a.1', 'a.2', 'b.1']
 
 
+def kill_all_of(pid):
+    """Kill a process; return when none of its threads is left, of which each holds it open."""
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    wait_until(lambda: len(threads_of(pid)) < 2, 'the end of its threads')
+
+
+def threads_of(pid):
+    try:
+        return os.listdir('/proc/%d/task' % pid)
+    except OSError:
+        return []
+
+
 def test_a_worker_that_dies_between_tasks_costs_nothing():
     flow = pool_flow()
     a = flow.add_step('a', func=os.getpid)
-    kill = flow.add_step('kill', func=lambda pid: (os.kill(pid, signal.SIGKILL), wait_gone(pid)),
-                         args=(a.result,), config={'task_construct': 'inline'})
+    kill = flow.add_step('kill', func=kill_all_of, args=(a.result,),
+                         config={'task_construct': 'inline'})
     flow.add_step('b', func=os.getpid, require=kill)
 
     assert flow.run() is True
