@@ -4037,11 +4037,13 @@ class Port(abc.ABC):
         stopping: True once a signal has ended the run (semantics 8.3).
         config: the resolved configuration of the flow: {str: value}.
         forks: the fork server of the run, for processes, or None.
+        volatile: whether the store keeps nothing that another supervisor could go on with.
     """
 
     stopping = False
     config = {}  # type: dict
     forks = None  # type: typing.Any
+    volatile = False
 
     @abc.abstractmethod
     def done(self, job, outcome):
@@ -5628,72 +5630,114 @@ class ThreadConstruct(TaskConstruct):
     """Calls each function in a daemon thread. It cannot be ended, only abandoned.
 
     A thread that has nothing to do gets the next task: what a function leaves in thread-local
-    data may be found there by another one.
+    data may be found there by another one. Where the store is volatile, tasks are queued for the
+    threads, up to config ``group_commit`` seconds of work.
     """
+
+    queues = True
 
     def open(self, port):
         super().open(port)
-        self._open = True
-        self._idle = []  # type: typing.List[_Worker]
+        limit = port.config.get('max_concurrent', 0)
+        self._crew = _Crew(port, limit if limit > 0 else math.inf)
         _task_log_handler.install()
 
-    def release(self, job):
-        if self._idle:
-            worker = self._idle.pop()
-        else:
-            worker = _Worker(self._run)
-            try:
-                worker.start()
-            except RuntimeError as error:  # can't start new thread
-                self.port.done(job, Outcome(FAILURE, describe_error(error)))
-                return
-        worker.give(job)
+    @property
+    def slots(self):
+        return self._crew.most
 
-    def _run(self, worker, job):
-        outcome = run_job(job)
-        _task_log_handler.finish(job)
-        if self._open:
-            self._idle.append(worker)    # first, or the next task may get a new one
-            self.port.done(job, outcome)
-        return self._open
+    @property
+    def ahead(self):
+        if not self.port.volatile or self._crew.pace is None:    # or how long steps take
+            return 0
+        seconds = max(self._crew.pace / self._crew.most, 1e-4)
+        return int(self.port.config.get('group_commit', 0) / seconds)
+
+    def release(self, job):
+        self._crew.give(job)
+
+    def recall(self, job):
+        if self._crew.take_back(job):
+            self.port.done(job, Outcome(ACTIVE, 'not started', interrupted=True)
+                           if self.port.stopping else Outcome(ACTIVE, 'not started', lost=True))
 
     def close(self):
-        self._open = False
-        while self._idle:
-            self._idle.pop().give(None)
+        self._crew.close()
         _task_log_handler.remove()
 
 
-class _Worker(threading.Thread):
-    """A thread that is given one job after another.
+class _Crew:
+    """The threads of one run, and the jobs that wait for one of them.
 
     Args:
-        do: called with the thread and each job; it returns whether there may be more.
+        port: where outcomes go, until `close`.
+        most: how many threads there may be.
+
+    Attributes:
+        pace: seconds that a function takes, on average; None: not known yet.
     """
 
-    def __init__(self, do):
-        super().__init__(daemon=True, name='sequent')
-        self._do = do
-        self._job = None
-        self._given = threading.Lock()
-        self._given.acquire()
+    def __init__(self, port, most):
+        self.most = most
+        self.pace = None  # type: typing.Optional[float]
+        self._port = port
+        self._open = True
+        self._waiting = collections.deque()  # type: typing.Deque[Job]
+        self._idle = []    # locks that threads wait for which have nothing to do
+        self._threads = 0
 
     def give(self, job):
-        """Have it run a job; None: it is to end."""
-        self._job = job
-        self._given.release()
+        self._waiting.append(job)
+        if self._wake() or self._threads >= self.most:
+            return
+        try:
+            threading.Thread(target=self._work, daemon=True, name='sequent').start()
+            self._threads += 1
+        except RuntimeError as error:  # can't start new thread
+            if self.take_back(job):
+                self._port.done(job, Outcome(FAILURE, describe_error(error)))
 
-    def run(self):
-        while self._do_next():
+    def take_back(self, job):
+        """Return whether a job still waited, and so will never begin."""
+        try:
+            self._waiting.remove(job)
+            return True
+        except ValueError:
+            return False
+
+    def close(self):
+        self._open = False
+        while self._wake():
             pass
 
-    def _do_next(self):
-        self._given.acquire()
-        job, self._job = self._job, None
-        if job is None:
+    def _wake(self):
+        """Wake a thread that has nothing to do; return whether there was one."""
+        try:
+            self._idle.pop().release()
+            return True
+        except IndexError:
             return False
-        self.name = '%s %s' % (job.name, job.sequence)
-        return self._do(self, job)
+
+    def _work(self):
+        bell, thread = threading.Lock(), threading.current_thread()
+        bell.acquire()
+        while self._open:
+            try:
+                job = self._waiting.popleft()
+            except IndexError:
+                self._idle.append(bell)
+                if self._waiting or not self._open:    # since then
+                    self._wake()
+                bell.acquire()
+                continue
+            thread.name = '%s %s' % (job.name, job.sequence)
+            job.began = began = job.now()
+            outcome = run_job(job)
+            took = job.now() - began
+            self.pace = took if self.pace is None else self.pace + 0.1 * (took - self.pace)
+            _task_log_handler.finish(job)
+            if self._open:
+                self._port.done(job, outcome)
 
 
 # Process: the supervisor's side ---------------------------------------------------
@@ -8636,6 +8680,7 @@ class _DriverPort(Port):
     def __init__(self, driver, config):
         self.config = config
         self.stopping = False
+        self.volatile = driver.store.volatile
         self._driver = driver
 
     def done(self, job, outcome):
@@ -9419,8 +9464,7 @@ class Driver:
         """Note how soon the end of a job is to be stored, and when it began."""
         if job.began is not None:
             job.task.started = job.began
-        queued = job.task is not None and job.task.step.queues
-        if queued or self.store.volatile and construct not in self._settling:
+        if self.engine.ahead or self.store.volatile and construct not in self._settling:
             self._window = self._window or time.monotonic()
         else:
             self._urgent = True

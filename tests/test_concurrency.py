@@ -1,5 +1,6 @@
 """Tasks side by side: caps, order, resources, delays, waiting (semantics 4)."""
 
+import collections
 import os
 import time
 
@@ -566,3 +567,44 @@ def test_a_stepped_flow_is_a_fair_witness(new_flow):
 
     assert stepped.seen == [['a@1', 'b@1'], ['a@1'], ['c@1']]
     assert statuses(flow) == {'a@1': 'success', 'b@1': 'success', 'c@1': 'success'}
+
+
+# Threads for which tasks are queued ################################################
+
+
+def queued_threads(n, func, **config):
+    flow = seq.Sequent('etl', ':memory:', config=dict(config, task_construct='thread',
+                                                      max_concurrent=2))
+    for number in range(n):
+        flow.add_step('s%d' % number, func=func, args=(number,))
+    return flow
+
+
+def test_of_queued_threads_no_more_run_than_the_cap_says():    # semantics 4.1
+    running, most, calls = set(), [], []
+
+    def one(number):
+        running.add(number)
+        most.append(len(running))
+        time.sleep(0.0002)
+        calls.append(number)
+        running.discard(number)
+    assert queued_threads(500, one)() is True
+    assert max(most) == 2 and sorted(calls) == list(range(500))
+
+
+def test_of_queued_threads_none_begins_when_a_failure_has_stopped_the_flow():    # semantics 3.4
+    calls = []
+
+    def one(number):
+        calls.append(number)
+        if number == 200:
+            raise ValueError('as it must')
+    flow = queued_threads(3000, one)
+    assert flow() is False
+    called = len(calls)
+    statuses = collections.Counter(str(task.status) for task in flow.tasks())
+    assert statuses['failure'] == 1 and statuses['success'] == called - 1
+    assert set(statuses) <= {'failure', 'success', 'ready'} and sum(statuses.values()) == 3000
+    time.sleep(0.05)
+    assert len(calls) == called

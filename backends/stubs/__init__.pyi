@@ -341,6 +341,7 @@ class Port(ABC):
     stopping: bool
     config: Dict[str, Any]
     forks: Any
+    volatile: bool
     @abstractmethod
     def done(self, job: Job, outcome: Outcome) -> None: ...
     @abstractmethod
