@@ -677,7 +677,8 @@ class Step:
         'flow', 'parent', 'name', 'path', 'children', 'number', 'require', 'func', 'args',
         'kwargs', 'loop', 'delay', 'acquires', 'releases', 'recovery', 'config',
         'stop_on_exception', 'max_concurrent', 'tolerate', 'retries', 'serial', 'queues',
-        'settings', 'construct', 'asks', 'flat', 'names', 'placeholders')
+        'settings', 'construct', 'asks', 'flat', 'names', 'placeholders',
+        '__dict__')    # for attributes of the user's own
 
     kind = 'leaf'
 
@@ -11301,7 +11302,8 @@ class Sequent(_Flow):
     shutdown_grace         10             seconds between SIGTERM and SIGKILL
     exclusive              True           refuse a second concurrent run of this flow in the store
     synchronous            'full'         of SQLite: 'full', 'normal' or 'off'
-    group_commit           0.02           seconds of work of inline tasks that may share a commit
+    group_commit           0.02           seconds of work of inline and pool tasks that may share
+                                          a commit
     capture *              'relay'        output of process tasks: 'relay' (log file and standard
                                           error), 'file' (log file only), 'none' (left alone)
     complete_handles       True           requiring ``complete`` handles a failure

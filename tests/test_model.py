@@ -597,3 +597,10 @@ def test_what_a_construct_does_to_the_arguments_of_a_job_reaches_no_other_step()
 
     assert flow() is True
     assert seen == [{}] * 4
+
+
+@pytest.mark.parametrize('kind', [seq.Sequent, seq.Eventor])
+def test_a_step_may_be_given_attributes_of_ones_own(kind):
+    step = kind('etl', ':memory:').add_step('a', func=int)
+    step.owner = 'the night shift'
+    assert step.owner == 'the night shift'
