@@ -649,7 +649,7 @@ def listing(n, folder):
                      'for number in range(10):\n'
                      "    step = flow.add_step('s%d' % number, func=print, require=step)\n")
     with open(os.path.join(folder, 'bound.py'), 'w') as stream:
-        stream.write(needed_modules() + ', argparse')
+        stream.write(needed_modules() + ', argparse, locale')    # which argparse loads when used
     return (starting(n, folder, '-m', 'sequent', 'flow.py', 'list'),
             starting(n, folder, '-m', 'bound'))
 
