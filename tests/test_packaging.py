@@ -144,11 +144,11 @@ def test_the_wheel_holds_sequent_and_its_backends_and_nothing_else_importable(wh
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if '.dist-info/' not in name]
 
-    backends = [name for name in os.listdir(os.path.join(ROOT, 'backends'))
+    expected = ['%s/%s' % (package, name) for package, folder in (
+                    ('sequent_backends', 'backends'), ('sequent-stubs', 'backends/stubs'))
+                for name in os.listdir(os.path.join(ROOT, folder))
                 if name.endswith(('.py', '.pyi'))]
-    assert sorted(names) == sorted(
-        ['sequent.py', 'sequent-stubs/__init__.pyi', 'sequent-stubs/executor.pyi']
-        + ['sequent_backends/%s' % name for name in backends])
+    assert sorted(names) == sorted(['sequent.py'] + expected)
 
 
 def test_the_installed_wheel_runs_a_flow_and_finds_its_backends(wheel, tmp_path):
