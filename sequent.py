@@ -60,8 +60,13 @@ import typing
 
 if __name__ == '__main__':
     # This copy of the module is not the one that flows import: their classes differ. So it ends
-    # here, without making any.
-    sys.exit(importlib.import_module(__spec__.name if __spec__ else 'sequent').main())
+    # here, without making any. The other one need not be read again, which is a tenth of a start.
+    _name = __spec__.name if __spec__ else 'sequent'
+    if __spec__ and '.' not in _name and _name not in sys.modules:
+        import importlib.util
+        sys.modules[_name] = importlib.util.module_from_spec(__spec__)
+        exec(sys._getframe().f_code, vars(sys.modules[_name]))
+    sys.exit(importlib.import_module(_name).main())
 
 __all__ = [
     'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'Command',
