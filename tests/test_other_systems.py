@@ -272,7 +272,8 @@ def test_the_command_line_runs_a_flow_shows_it_and_recovers_it_there(on, tmp_pat
 
 
 @pytest.mark.parametrize('system, missing', [
-    (WINDOWS, ['process steps', 'POSIX locks', 'backend pool']), (NO_FORK, [])], ids=['windows', 'no-fork'])
+    (WINDOWS, ['process steps', 'POSIX locks', 'backend pool']), (NO_FORK, [])],
+    ids=['windows', 'no-fork'])
 def test_a_self_check_there_tells_what_is_not_for_that_system_and_succeeds(on, system, missing):
     lines, errors = on(system, '''
         if __name__ == '__main__':
