@@ -9776,8 +9776,11 @@ class Driver:
             raise self._broken
 
     def _is_urged(self):
-        """Whether a second signal came. What ends a service asks each of its processes, so one that
-        came here and one that the fork server has passed on are the same one."""
+        """Whether a second signal came.
+
+        What ends a service asks each of its processes, so one that came here and one that the
+        fork server has passed on are the same one.
+        """
         passed = 0
         if self.port.forks is not None:
             self.port.forks.listen()
@@ -11245,8 +11248,8 @@ class _Flow(abc.ABC):
         object that has not been run yet answers with an empty list.
         """
         if self._elsewhere:
-            raise StoreError('%r runs in another process, whose tasks are not to be seen from this '
-                             'one: ask there, in an inline or thread step or after the run' % self)
+            raise StoreError('%r runs in another process, whose tasks cannot be seen from this one: '
+                             'ask there, in an inline or thread step or after the run' % self)
         if not self._began:
             return []
         opened = self._driver is not None and self._outcome is None and not self._closed
