@@ -11248,7 +11248,7 @@ class _Flow(abc.ABC):
         object that has not been run yet answers with an empty list.
         """
         if self._elsewhere:
-            raise StoreError('%r runs in another process, whose tasks cannot be seen from this one: '
+            raise StoreError('%r runs in another process, and its tasks cannot be seen from here: '
                              'ask there, in an inline or thread step or after the run' % self)
         if not self._began:
             return []
