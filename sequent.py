@@ -6686,6 +6686,7 @@ class ForkServer:
     Attributes:
         WORTH: from how many processes on a flow has one: it takes two processes more.
         PATIENCE: seconds to wait for an answer.
+        passed: how many of the signals that came were passed on by the server, after `listen`.
 
     Raises:
         OSError: there are no processes or descriptors left, or no such sockets.
@@ -6715,12 +6716,16 @@ class ForkServer:
         self._asked = 0        # how many jobs
         self._taken = None     # (which of them, pid of its child), the last one
         self._codes = {}       # pid of a child -> its exit code, None: it runs
+        self.passed = 0
 
     def child(self, job):
         """Return the `_Child` that waits at the gate of a job, or None: fork it yourself."""
         if self._socket is None or not _is_of_flow(job.task.step):
             return None
-        order = pickle.dumps((self._asked + 1, _plain(job)), protocol=4)
+        try:
+            order = pickle.dumps((self._asked + 1, _plain(job)), protocol=4)
+        except Exception:    # texts of a class of the user's
+            return None
         if len(order) > _ORDER_SIZE:
             return None
         child = _ServedChild(self)
@@ -6730,7 +6735,6 @@ class ForkServer:
         if child.pid is None:    # whoever takes it later finds its gate closed
             _close_private(child.fd)
             return None
-        self._codes[child.pid] = None
         return child
 
     def _ask(self, order, line):
@@ -6769,6 +6773,9 @@ class ForkServer:
             kind, *said = pickle.loads(message)
             if kind == 'taken':
                 self._taken = said
+                self._codes[said[1]] = None    # what comes next may be its end
+            elif kind == 'passed':
+                self.passed += 1
             elif said[0] in self._codes:
                 self._codes[said[0]] = said[1]
 
@@ -6915,9 +6922,8 @@ class _Forks:
         _private_fds.update((ended, wake, taken))
         signal.set_wakeup_fd(wake)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        pid = _read_identity(self._supervisor)['pid']
         for number in set(_CHILD_SIGNALS) - set(self._ignored):
-            signal.signal(number, lambda number, frame: os.kill(pid, number))
+            signal.signal(number, self._pass_on)
         poll = select.poll()
         poll.register(self._orders, 0)    # its end is told of always
         poll.register(taken, select.POLLIN)
@@ -6937,6 +6943,11 @@ class _Forks:
         if self._spare is not None:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._spare, 0)
+
+    def _pass_on(self, number, frame):
+        with contextlib.suppress(OSError):    # the supervisor is gone, which ends us
+            self._orders.send(pickle.dumps(('passed', int(number)), protocol=4))
+            os.kill(_read_identity(self._supervisor)['pid'], number)
 
     def _fork(self):
         """Return whether there is a child that waits for a job."""
@@ -6973,6 +6984,8 @@ class _Forks:
 def _begin_spare(orders, take, steps, supervisor):
     """Where a child of the server's begins. Does not return."""
     signal.set_wakeup_fd(-1)
+    if sys.version_info < (3, 7) and 'random' in sys.modules:    # since then any fork does
+        sys.modules['random'].seed()  # type: ignore[attr-defined]
     _close_private_fds()
     _serve(functools.partial(_take_order, orders, take, steps),
            lambda: process_alive(supervisor) is not False)
@@ -6999,6 +7012,7 @@ def _take_order(orders, take, steps, lives):
     job = Job(**plain)
     multiprocessing.current_process().name = '%s %s' % (job.name, job.sequence)
     step = steps[job.name]
+    step.flow.begin_elsewhere(job.run_id)
     job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
     job.items = _items_at(step, job.sequence.split('.'))
     return job, line, None
@@ -9755,7 +9769,7 @@ class Driver:
         self._short.clear()
         self._end_jobs(force=False)
         grace = time.monotonic() + self.settings['shutdown_grace']
-        while self._jobs and time.monotonic() < grace and len(self._signals) < 2:
+        while self._jobs and time.monotonic() < grace and not self._is_urged():
             self._drain(min(0.5, max(0.0, grace - time.monotonic())))
         self._end_jobs(force=True)
         grace = time.monotonic() + 5.0
@@ -9766,6 +9780,18 @@ class Driver:
         self._drain(0)
         if self._broken is not broken:
             raise self._broken
+
+    def _is_urged(self):
+        """Whether a second signal came.
+
+        What ends a service asks each of its processes, so one that came here and one that the
+        fork server has passed on are the same one.
+        """
+        passed = 0
+        if self.port.forks is not None:
+            self.port.forks.listen()
+            passed = self.port.forks.passed
+        return max(passed, len(self._signals) - passed) >= 2
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""
@@ -10471,6 +10497,7 @@ class _Flow(abc.ABC):
         self._pending = []  # type: typing.List[list]
         self._closed = False
         self._running = False
+        self._elsewhere = False    # it runs in another process than this one
         if _common.session is not None:
             _common.session.made(self)
 
@@ -10933,6 +10960,10 @@ class _Flow(abc.ABC):
             self._release()
         return result
 
+    def begin_elsewhere(self, run_id):
+        """Note, in a child that was forked before the run began, that it has."""
+        self.run_id, self._elsewhere = run_id, True
+
     def _refuse_used_iterators(self):
         """A loop that was gone over in part cannot be gone over again by another supervisor."""
         for step in self._paths.values():
@@ -11222,6 +11253,9 @@ class _Flow(abc.ABC):
         Each task stands with its latest attempt, in the order in which tasks first came up. An
         object that has not been run yet answers with an empty list.
         """
+        if self._elsewhere:
+            raise StoreError('%r runs in another process, and its tasks cannot be seen from here: '
+                             'ask there, in an inline or thread step or after the run' % self)
         if not self._began:
             return []
         opened = self._driver is not None and self._outcome is None and not self._closed

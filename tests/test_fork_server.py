@@ -1,8 +1,14 @@
 """Children of large flows are forked from a small server, and are the same as any others."""
 
+import array
+import fcntl
 import multiprocessing
 import os
+import pickle
+import random
 import signal
+import socket
+import termios
 import threading
 
 import pytest
@@ -310,3 +316,129 @@ def test_a_function_that_ignores_hangups_still_does_under_the_server(programs, j
     assert programs.run() == 0
 
     assert journal.words() == ['True'] * (2 * MANY)
+
+
+def test_children_draw_different_random_numbers(flow):
+    first = flow.add_step('a', func=random.random)
+    flow.add_step('b', func=random.random, require=first)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') != results_of(flow, 'b')
+
+
+def test_a_function_finds_the_id_of_the_run_in_the_flow(flow, tmp_path):
+    def make(mode):
+        again = Sequent('etl', flow_store, run_mode=mode, config={'logdir': str(tmp_path)})
+        again.add_step('a', func=lambda: again.run_id if mode == 'recover' else 1 / 0)
+        fill_up(again)
+        return again
+    flow_store = sequent.MemoryStore()
+    assert make('restart')() is False
+
+    recovered = make('recover')
+
+    assert recovered() is True
+    assert results_of(recovered, 'a') == [recovered.run_id]
+
+
+def test_a_child_that_cannot_see_the_tasks_of_its_run_says_so(flow):
+    flow.add_step('a', func=flow.tasks)
+    fill_up(flow)
+
+    assert flow() is False
+
+    assert 'ask there, in an inline or thread step' in [
+        one.error for one in flow.tasks() if one.path == 'a'][0]
+
+
+def test_a_job_that_cannot_be_pickled_is_forked_by_the_supervisor(flow):
+    class Text(str):
+        pass
+    flow.add_step('a', func=os.getppid, config={'env': {'TEXT': Text('x')}})
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') == [os.getpid()]
+
+
+def test_a_child_that_dies_at_once_is_noticed(flow, monkeypatch):
+    """Its end is told of before the supervisor has looked who has taken the job."""
+    def kill_first(sock, seconds):
+        real(sock, seconds)
+        message = sock.recv(1024, socket.MSG_PEEK)
+        kind, _, pid = pickle.loads(message)
+        if kind == 'taken' and not killed:
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: unread(sock) > len(message), 'what the server says of it')
+
+    def unread(sock):
+        size = array.array('i', [0])
+        fcntl.ioctl(sock, termios.FIONREAD, size)
+        return size[0]
+    real, killed = sequent._await_readable, []
+    monkeypatch.setattr(sequent, '_await_readable', kill_first)
+    flow.add_step('a', func=int, config={'stop_on_exception': False})
+    fill_up(flow)
+
+    assert flow() is False
+
+    assert len(killed) == 1
+    assert [one.error for one in flow.tasks() if one.error] == ['died: signal SIGKILL']
+
+
+CLEANING = """
+class Noting(seq.Driver):
+    def _on_signal(self, *given):
+        super()._on_signal(*given)
+        journal.note('signal')
+seq.Driver = Noting
+flow = make(config={'shutdown_grace': 60})
+def work():
+    def clean(number, frame):
+        journal.pass_gate('clean')
+        journal.note('cleaned')
+        os._exit(0)
+    signal.signal(signal.SIGTERM, clean)
+    journal.sign('server', os.getppid())
+    journal.sign('a')
+    journal.pass_gate('never')
+first = flow.add_step('a', func=work)
+for number in range(%d):
+    flow.add_step('b%%d' %% number, func=int, require=first)
+leave(flow)
+""" % MANY
+
+
+@pytest.mark.parametrize('first, second', [('server', 'supervisor'), ('supervisor', 'server')])
+def test_a_signal_to_all_processes_of_a_service_does_not_cut_the_grace_short(
+        first, second, programs, journal):
+    programs.write(CLEANING)
+    supervisor = programs.start()
+    journal.pid('a')
+
+    os.kill(journal.pid(first), signal.SIGTERM)
+    supervisor.wait_for('nothing new starts')
+    os.kill(journal.pid(second), signal.SIGTERM)
+    journal.wait_for('signal', 2)
+    journal.open('clean')
+
+    assert supervisor.wait() == 143
+    assert journal.count('cleaned') == 1
+
+
+@pytest.mark.parametrize('whom', ['server', 'supervisor'])
+def test_a_second_signal_cuts_the_grace_short(whom, programs, journal):
+    programs.write(CLEANING)
+    supervisor = programs.start()
+    journal.pid('a')
+
+    os.kill(journal.pid(whom), signal.SIGTERM)
+    supervisor.wait_for('nothing new starts')
+    os.kill(journal.pid(whom), signal.SIGTERM)
+
+    assert supervisor.wait() == 143
+    assert journal.count('cleaned') == 0
