@@ -2901,6 +2901,65 @@ class Store(abc.ABC):
         return [(path,) + key + (n,) for path in found for key, n in found[path].items()]
 
 
+    def summary(self, run, upto=None):
+        """Return a `StepSummary` of each step that has tasks, in the order of their first ones.
+
+        Of what `tasks` gives. Where this would be slow, a store does better.
+        """
+        found = collections.OrderedDict()  # type: typing.Dict[tuple, StepSummary]
+        for record in self.tasks(run, upto=upto):
+            key = record.path, record.kind
+            if key not in found:
+                found[key] = StepSummary(*key)
+            found[key].count(record.status, 1, record.started, record.ended)
+            found[key].show(record)
+        return list(found.values())
+
+
+class StepSummary:
+    """The tasks of one step, counted.
+
+    Attributes:
+        path, kind: of the step; a leaf with a loop has one for the loop and one for its items.
+        counts: {status: how many}.
+        started, ended: the earliest start and the latest end, or None.
+    """
+
+    __slots__ = ('path', 'kind', 'counts', 'started', 'ended', '_first', '_shown')
+
+    def __init__(self, path, kind):
+        self.path = path
+        self.kind = kind
+        self.counts = collections.OrderedDict()  # type: typing.Dict[str, int]
+        self.started = self.ended = None
+        self._first = None  # type: typing.Optional[TaskRecord]
+        self._shown = []  # type: typing.List[TaskRecord]
+
+    @property
+    def n(self):
+        return sum(self.counts.values())
+
+    @property
+    def records(self):
+        """Those to be shown: the only task, or those that failed or are active."""
+        return self._shown if self.n > 1 else [self._first]
+
+    def count(self, status, n, started, ended):
+        """Count tasks of one status."""
+        self.counts[status] = self.counts.get(status, 0) + n
+        if started is not None and (self.started is None or started < self.started):
+            self.started = started
+        if ended is not None and (self.ended is None or ended > self.ended):
+            self.ended = ended
+
+    def show(self, record):
+        """Keep the record of a task that was counted, if it is to be shown."""
+        if self._first is None:
+            self._first = record
+        if record.status == FAILURE or record.status == ACTIVE:
+            self._shown.append(record)
+
+
 # Locks ----------------------------------------------------------------------------
 
 
@@ -3369,6 +3428,14 @@ SELECT path, kind, status, -count(*), min(id) FROM tasks WHERE id IN (
          OR earlier.recovery = later.recovery AND earlier.attempt < later.attempt))
     GROUP BY path, kind, status"""
 
+# For a run none of whose tasks was made a second time, so that each has one record.
+_SQL_TRIED_AGAIN = """SELECT 1 FROM tasks INDEXED BY tasks_place
+    WHERE run = ? AND (recovery > 0 OR attempt > 1) LIMIT 1"""
+_SQL_SUMMARY = """SELECT min(id), path, kind, status, count(*), min(started), max(ended)
+    FROM tasks WHERE run = ? GROUP BY path, kind, status"""
+_SQL_TASK = 'SELECT %s FROM tasks WHERE id = ?' % _TASK_COLUMNS
+_SQL_SHOWN = 'SELECT %s FROM tasks WHERE run = ? AND status IN (?, ?) ORDER BY id' % _TASK_COLUMNS
+
 #: What SQLite or the system says, and what to do about it. First match wins.
 _ADVICE = (
     ('locked', 'another program has kept it locked for %d seconds: find it (fuser shows who has '
@@ -3723,6 +3790,33 @@ class SqliteStore(Store):
             first[path] = min(number, first.get(path, number))
         return sorted((one + (n,) for one, n in found.items() if n and one[1] != 'iteration'),
                       key=lambda row: first[row[0]])
+
+
+    def summary(self, run, upto=None):
+        key, found, listed = self._key(run), collections.OrderedDict(), []
+        if upto is not None or self._read(_SQL_TRIED_AGAIN, key):
+            return super().summary(run, upto)
+        for row in sorted(self._read(_SQL_SUMMARY, key), key=operator.itemgetter(0)):
+            number, path, kind, status, n, started, ended = row
+            if kind == 'iteration':
+                continue
+            if status not in _TASK_STATUSES or not {type(started), type(ended)} <= {
+                    float, type(None)}:
+                raise _damaged_record('task', row)
+            if (path, kind) not in found:
+                found[path, kind] = StepSummary(path, kind)
+            found[path, kind].count(status, n, started, ended)
+            listed.append((number, path, kind))
+        alone = [number for number, *one in listed if found[tuple(one)].n == 1]
+        if len(alone) > _CHUNK:    # then nearly all of it is to be shown
+            return super().summary(run)
+        rows = [row for number in alone for row in self._read(_SQL_TASK, number)]
+        if any(status in one.counts for one in found.values() for status in (FAILURE, ACTIVE)):
+            rows += self._read(_SQL_SHOWN, key, FAILURE, ACTIVE)
+        for record in map(_task_record, rows):
+            if (record.path, record.kind) in found:
+                found[record.path, record.kind].show(record)
+        return list(found.values())
 
 
 def _begin(db, run):
@@ -5637,7 +5731,8 @@ class ThreadConstruct(TaskConstruct):
 
     A thread that has nothing to do gets the next task: what a function leaves in thread-local
     data may be found there by another one. Where the store is volatile, tasks are queued for the
-    threads, up to config ``group_commit`` seconds of work.
+    threads, up to config ``group_commit`` seconds of work; when one fails, some that were queued
+    behind it may have begun before the supervisor knows.
     """
 
     queues = True
@@ -6889,6 +6984,8 @@ def _serve_forks(orders, steps, supervisor):
         _own_signals()
         forks.run()
         code = 0
+    except OSError:
+        pass    # the system is short of something; the supervisor does without us, and says so
     except BaseException:
         traceback.print_exc()
     finally:
@@ -7012,7 +7109,7 @@ def _take_order(orders, take, steps, lives):
     job = Job(**plain)
     multiprocessing.current_process().name = '%s %s' % (job.name, job.sequence)
     step = steps[job.name]
-    step.flow.begin_elsewhere(job.run_id)
+    step.flow._begin_elsewhere(job.run_id)
     job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
     job.items = _items_at(step, job.sequence.split('.'))
     return job, line, None
@@ -10960,7 +11057,7 @@ class _Flow(abc.ABC):
             self._release()
         return result
 
-    def begin_elsewhere(self, run_id):
+    def _begin_elsewhere(self, run_id):
         """Note, in a child that was forked before the run began, that it has."""
         self.run_id, self._elsewhere = run_id, True
 
@@ -11651,7 +11748,7 @@ class Eventor(_Flow):
             if self._driver is not None:
                 self._driver.triggers.append(tuple(raised))
             return
-        job = self._driver.calling_job()
+        job = self._driver.calling_job() if self._driver is not None else None
         if job is None:
             raise FlowError('trigger_event(%r) while the flow runs is for inline steps: give the '
                             "step config={'task_construct': 'inline'}" % (event,))
@@ -13057,9 +13154,8 @@ def _status(flow, options):
             say(_json({'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
                 if options.json else 'no run of flow %s in %s' % (flow.name, _store_name(store)))
             return _EXIT_SUCCESS
-        records = store.tasks(run, upto=options.recovery_run)
         if options.json:
-            _say_status_json(say, run, records, options.all)
+            _say_status_json(say, run, store, options)
             return _EXIT_SUCCESS
         say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
             run.flow, run.run_id, run.recovery, _run_status(run), local_time(run.started),
@@ -13069,20 +13165,23 @@ def _status(flow, options):
         if parameters:
             say('parameters: ' + ', '.join(parameters))
         rows = _TaskRows(run)
-        _say_table(say, rows.HEADER, map(rows.task, records) if options.all else
-                   (row for fold in _folded(records) for row in rows.fold(fold)))
+        _say_table(say, rows.HEADER, (
+            map(rows.task, store.tasks(run, upto=options.recovery_run)) if options.all else
+            (row for one in store.summary(run, options.recovery_run) for row in rows.fold(one))))
     return _EXIT_SUCCESS
 
 
-def _say_status_json(say, run, records, everything):
+def _say_status_json(say, run, store, options):
     """Print a run and its tasks, a line each."""
     import json
     counts = []
-    if not everything:
-        folds = _folded(records)
-        counts = [{'path': fold.first.path, 'kind': fold.first.kind, 'status': status, 'n': n}
-                  for fold in folds for status, n in fold.counts.items()]
-        records = (record for fold in folds for record in fold.listed())
+    if options.all:
+        records = store.tasks(run, upto=options.recovery_run)
+    else:
+        steps = store.summary(run, options.recovery_run)
+        counts = [{'path': one.path, 'kind': one.kind, 'status': status, 'n': n}
+                  for one in steps for status, n in one.counts.items()]
+        records = (record for one in steps for record in one.records)
     head = dict(_run_fields(run), counts=counts)
     say(json.dumps(head)[:-1] + ', "tasks": [')
     before = None
@@ -13113,16 +13212,15 @@ class _TaskRows:
                 str(record.attempt), self._start(record.started), _span(record.started, end),
                 'handled: ' + error if record.handled else error)
 
-    def fold(self, fold):
-        """Return the rows of a step: its tasks counted, if they are several, and those listed."""
-        total = sum(fold.counts.values())
-        rows = [self.task(record) for record in fold.listed()]
-        if total == 1:
+    def fold(self, step):
+        """Return the rows of a step: its tasks counted, if they are several, and those shown."""
+        rows = [self.task(record) for record in step.records]
+        if step.n == 1:
             return rows
-        end = self.now if ACTIVE in fold.counts else fold.end
-        counts = ', '.join('%d %s' % (n, status) for status, n in fold.counts.items())
-        return [(fold.first.path, '%d tasks' % total, counts, '', '', self._start(fold.start),
-                 _span(fold.start, end), '')] + rows
+        end = self.now if ACTIVE in step.counts else step.ended
+        counts = ', '.join('%d %s' % (n, status) for status, n in step.counts.items())
+        return [(step.path, '%d tasks' % step.n, counts, '', '', self._start(step.started),
+                 _span(step.started, end), '')] + rows
 
     def _start(self, seconds):
         """Return a time, without the day if that is the one on which the run started."""
@@ -13132,38 +13230,6 @@ class _TaskRows:
 
 def _span(start, end):
     return _seconds(None if start is None or end is None else end - start)
-
-
-class _Fold:
-    """The tasks of one step: counted if they are several, those that failed or run kept."""
-
-    def __init__(self, first):
-        self.first = first
-        self.counts = collections.OrderedDict()
-        self.kept = []
-        self.start = self.end = None
-
-    def add(self, record):
-        self.counts[record.status] = self.counts.get(record.status, 0) + 1
-        if record.status in (FAILURE, ACTIVE):
-            self.kept.append(record)
-        self.start = min((one for one in (self.start, record.started) if one is not None),
-                         default=None)
-        self.end = max((one for one in (self.end, record.ended) if one is not None), default=None)
-
-    def listed(self):
-        return self.kept if sum(self.counts.values()) > 1 else [self.first]
-
-
-def _folded(records):
-    """Return a `_Fold` for each step that has tasks, in the order of their first ones."""
-    folds = collections.OrderedDict()
-    for record in records:
-        key = record.path, record.kind
-        if key not in folds:
-            folds[key] = _Fold(record)
-        folds[key].add(record)
-    return list(folds.values())
 
 
 def _history(flow, options):

@@ -21,6 +21,7 @@ What isolation is given up, compared with ``'process'``:
 - A step that dies (a signal, ``os._exit``, out of memory) ends the pool. It fails, and so do
   those that were running in other workers, which are killed; ``retries`` count for all of them.
   What was queued and had not begun runs in a new pool.
+- When a step fails, some that were queued behind it may have begun before the supervisor knows.
 - A single task cannot be ended, so there are no timeouts. A stop waits ``shutdown_grace`` seconds
   for what runs, then kills the workers.
 - What tasks print goes where the supervisor's own output goes, without a log file for each; what

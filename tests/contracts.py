@@ -447,6 +447,24 @@ class KeepingStoreContract(StoreContract):
                 key + (n,) for key, n in collections.Counter(
                     (task.path, task.kind, task.status) for task in store.tasks(run)).items())
 
+    @pytest.mark.parametrize('attempts', [1, 3])
+    def test_a_summary_is_that_of_the_tasks_whatever_was_stored(self, store, run, attempts):
+        def told(steps):
+            return [(one.path, one.kind, dict(one.counts), one.started, one.ended, one.n,
+                     one.records) for one in steps]
+        choose = random.Random(20261126)
+        for number in range(40):
+            store.commit(run, [a_task(
+                choose.choice('abcdefgh'), choose.choice(['1', '1.1', '1.1.2']),
+                choose.randrange(attempts), choose.randrange(1, attempts + 1),
+                status=choose.choice(['ready', 'active', 'failure', 'success', 'success']),
+                kind=choose.choice(['leaf', 'leaf', 'loop']))._replace(
+                    started=choose.choice([None, 1.0 + number]),
+                    ended=choose.choice([None, 2.0 + number]))
+                for _ in range(choose.randrange(3))])
+            assert told(store.summary(run)) == told(sequent.Store.summary(store, run))
+        assert told(store.summary(run, 0)) == told(sequent.Store.summary(store, run, 0))
+
     def test_every_task_needs_a_record(self, store, run):
         assert store.fold(run, 's_a', '1.2', 'leaf') is False
 
