@@ -463,25 +463,44 @@ for number in range(200):
 last = flow.add_step('last', func=[].pop, require=step, config={'start_method': 'fork'})
 for number in range(int(sys.argv[1])):
     flow.add_step('t%d' % number, func=int, require=last)
-assert flow() is False
-times = {one.path: one for one in flow.tasks()}
-print(times['s199'].end - times['s0'].start)
+if sys.argv[3:] == ['bare']:
+    import multiprocessing, time
+    began = time.perf_counter()
+    for number in range(200):
+        process = multiprocessing.get_context('fork').Process(target=int)
+        process.start()
+        process.join()
+    print(time.perf_counter() - began)
+else:
+    assert flow() is False
+    times = {one.path: one for one in flow.tasks()}
+    print(times['s199'].end - times['s0'].start)
 """
 
 
-def large(kind):
-    """Make the benchmark of 200 tasks in a large flow and in a small one."""
+def large(kind, n_of_bound, *how):
+    """Make the benchmark of 200 tasks in a flow of n steps.
+
+    Args:
+        kind: of task.
+        n_of_bound: given n, returns the number of steps of the bound.
+        how: how the bound is run: ``'bare'``, without the flow.
+    """
     def make(n, folder):
         # As it is told by the task.
         return (lambda: measured_apart(STARTS, n, kind) * n / 200,
-                lambda: measured_apart(STARTS, 10, kind) * n / 200)
+                lambda: measured_apart(STARTS, n_of_bound(n), kind, *how) * n / 200)
     return make
 
 
-for kind, what in [('fork', 'processes'), ('program', 'programs'),
-                   ('forkserver', "processes of start_method 'forkserver'")]:
+# What a flow's module holds, and so its steps, is in every child that is forked.
+Benchmark('200 processes in a flow of {n} steps',
+          'fork and join in a program that has made as many steps, and no plan', 100000,
+          times=1.25, name='large_flow_fork')(large('fork', lambda n: n, 'bare'))
+for kind, what in [('program', 'programs'), (
+        'forkserver', "processes of start_method 'forkserver'")]:
     Benchmark('200 %s in a flow of {n} steps' % what, 'the same in a small flow', 100000,
-              times=1.25, name='large_flow_' + kind)(large(kind))
+              times=1.25, name='large_flow_' + kind)(large(kind, lambda n: 10))
 
 
 def idle_flow(measure, **given):
