@@ -682,8 +682,8 @@ class Step:
         'flow', 'parent', 'name', 'path', 'children', 'number', 'require', 'func', 'args',
         'kwargs', 'loop', 'delay', 'acquires', 'releases', 'recovery', 'config',
         'stop_on_exception', 'max_concurrent', 'tolerate', 'retries', 'serial', 'queues',
-        'settings', 'construct', 'asks', 'flat', 'names', 'placeholders',
-        '__dict__')    # for attributes of the user's own
+        'settings', 'construct', 'asks', 'flat', 'names',
+        '__dict__')    # for placeholders, and attributes of the user's own
 
     kind = 'leaf'
 
@@ -713,7 +713,6 @@ class Step:
         self.serial = self.queues = self.flat = False
         self.settings = self.names = _NOTHING
         self.asks = None
-        self.placeholders = _NOTHING
 
     def __repr__(self):
         return '<Step %s>' % self.path
@@ -735,9 +734,7 @@ class Step:
         return self._placeholder(ItemOf)
 
     def _placeholder(self, kind):
-        if not self.placeholders:
-            self.placeholders = {}
-        return self.placeholders.setdefault(kind, kind(self))
+        return self.__dict__.setdefault(kind.__name__, kind(self))
 
 
 class Placeholder:
@@ -2733,8 +2730,9 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `latest`, `fold` and `counts` have defaults; the rest is
-    abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
+    `open`, `close`, `private_fds`, `latest`, `fold`, `counts` and `summary` have defaults; the
+    rest is abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made
+    here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -2899,7 +2897,6 @@ class Store(abc.ABC):
             key = task.kind, task.status
             statuses[key] = statuses.get(key, 0) + 1
         return [(path,) + key + (n,) for path in found for key, n in found[path].items()]
-
 
     def summary(self, run, upto=None):
         """Return a `StepSummary` of each step that has tasks, in the order of their first ones.
@@ -3791,7 +3788,6 @@ class SqliteStore(Store):
         return sorted((one + (n,) for one, n in found.items() if n and one[1] != 'iteration'),
                       key=lambda row: first[row[0]])
 
-
     def summary(self, run, upto=None):
         key, found, listed = self._key(run), collections.OrderedDict(), []
         if upto is not None or self._read(_SQL_TRIED_AGAIN, key):
@@ -3858,7 +3854,7 @@ _RUN_STATUSES = frozenset((ACTIVE, 'stopped', SUCCESS, FAILURE))
 _TEXT, _TIME, _BYTES = (str, None), (float, None), (bytes, None)
 _TASK_TYPES = _combinations(str, str, int, int, str, str, int, _BYTES, _TIME, _TIME, _TIME,
                             _TEXT, _BYTES, _TEXT, _TEXT)
-_new_tuple = tuple.__new__    # _make() takes as long as all the rest
+_new_tuple = tuple.__new__    # for what is made for each task: a third of the time of _make()
 _RUN_TYPES = _combinations(str, str, int, str, str, _TIME, _TIME, str, str)
 
 
@@ -8071,8 +8067,6 @@ def _backend_names():
 # is to start, commits all records in one transaction, then releases the starts and tells the
 # constructs which outcomes are stored. Inline tasks run in between, one at a time. These, and
 # those that a construct queues, share commits: what comes next is stored as active in advance.
-#
-# What is made for each task is made by ``_make``, which takes half the time of a call.
 
 
 def _describe(task):
@@ -8851,11 +8845,6 @@ class _RunEnvironment:
 _run_environment = _in_common('run_environment', _RunEnvironment())
 
 
-# What is made for each task, in a third of the time that the class itself takes.
-_new_record, _new_done, _new_opened = [
-    functools.partial(tuple.__new__, kind) for kind in (TaskRecord, Done, Opened)]
-
-
 class RunTimeout(BaseException):
     """Ends a run whose time is over; never leaves the library."""
 
@@ -9176,7 +9165,7 @@ class Driver:
             self._rows.append(TaskRecord(step.path, self._next_sequence(task),
                                          self.run_record.recovery, 1, 'iteration', '',
                                          item=blob))
-        return _new_opened((task, False, item, blob, earlier, past.floor))
+        return _new_tuple(Opened, (task, False, item, blob, earlier, past.floor))
 
     def _run_anew(self, task, sequence):
         """What is recorded at an iteration belongs to another loop item."""
@@ -9529,7 +9518,7 @@ class Driver:
         if task.ended is None and (status == SUCCESS or status == FAILURE):
             task.ended = self.clock()
         job = task.job
-        return _new_record((
+        return _new_tuple(TaskRecord, (
             step.path, task.sequence, task.recovery, task.attempt, step.kind, status,
             status == FAILURE and (step.handled or task.borne),
             task.scope.blob if step.children is None else None, task.due, task.started, task.ended,
@@ -9573,7 +9562,7 @@ class Driver:
                 self._trigger(event, sequence)
         self._trace = outcome.trace
         task.job = None    # a circle would keep both until the garbage collector comes by
-        self._feed(_new_done((task, outcome.status, outcome.error, again)), now)
+        self._feed(_new_tuple(Done, (task, outcome.status, outcome.error, again)), now)
         if self._tells and task.status == SUCCESS:
             logger.info('%s ended with success', _describe(task))
 

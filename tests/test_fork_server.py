@@ -413,16 +413,21 @@ leave(flow)
 """ % MANY
 
 
-@pytest.mark.parametrize('first, second', [('server', 'supervisor'), ('supervisor', 'server')])
-def test_a_signal_to_all_processes_of_a_service_does_not_cut_the_grace_short(
-        first, second, programs, journal):
+def ask_twice(programs, journal, first, second):
+    """Start the program, and send a SIGTERM to one process, and, when it has come, to another."""
     programs.write(CLEANING)
     supervisor = programs.start()
     journal.pid('a')
-
     os.kill(journal.pid(first), signal.SIGTERM)
     supervisor.wait_for('nothing new starts')
     os.kill(journal.pid(second), signal.SIGTERM)
+    return supervisor
+
+
+@pytest.mark.parametrize('first, second', [('server', 'supervisor'), ('supervisor', 'server')])
+def test_a_signal_to_all_processes_of_a_service_does_not_cut_the_grace_short(
+        first, second, programs, journal):
+    supervisor = ask_twice(programs, journal, first, second)
     journal.wait_for('signal', 2)
     journal.open('clean')
 
@@ -432,13 +437,7 @@ def test_a_signal_to_all_processes_of_a_service_does_not_cut_the_grace_short(
 
 @pytest.mark.parametrize('whom', ['server', 'supervisor'])
 def test_a_second_signal_cuts_the_grace_short(whom, programs, journal):
-    programs.write(CLEANING)
-    supervisor = programs.start()
-    journal.pid('a')
-
-    os.kill(journal.pid(whom), signal.SIGTERM)
-    supervisor.wait_for('nothing new starts')
-    os.kill(journal.pid(whom), signal.SIGTERM)
+    supervisor = ask_twice(programs, journal, whom, whom)
 
     assert supervisor.wait() == 143
     assert journal.count('cleaned') == 0

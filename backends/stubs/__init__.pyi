@@ -191,7 +191,6 @@ class Step:
     number: int
     require: Any
     construct: Any
-    placeholders: Dict[Any, Any]
     def __init__(
         self, flow: Any, parent: Optional[Step], name: str, func: Optional[_Function] = None,
         args: Tuple[Any, ...] = (), kwargs: Dict[str, Any] = ..., loop: Optional[_Loop] = None,
