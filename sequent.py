@@ -46,6 +46,7 @@ import importlib
 import io
 import itertools
 import logging
+import marshal
 import math
 import operator
 import os
@@ -4367,7 +4368,7 @@ def run_job(job, **more):
     if isinstance(error, SystemExit):
         return _exit_outcome(error)
     if isinstance(error, ProgramError):
-        return _failure(error)._replace(error=str(error), trace='', code=error.code)
+        return _failure(error)._replace(error=_shown(str, error), trace='', code=error.code)
     return _failure(error)
 
 
@@ -4441,6 +4442,7 @@ def _shown(show, value):
 
 
 def _encodable(text):
+    text = str.__str__(text)    # of no class of the user's
     if _is_ascii(text):
         return text
     return text.encode('utf-8', 'backslashreplace').decode('utf-8')  # a lone surrogate is none
@@ -4704,8 +4706,6 @@ def _open_log(path, access=os.O_WRONLY):
     Raises:
         OSError: also where somebody has planted what is no file of ours: a link, a pipe.
     """
-    import errno
-    import stat
     flags = access | os.O_APPEND | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
     try:
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
@@ -4713,6 +4713,8 @@ def _open_log(path, access=os.O_WRONLY):
         _make_folder(os.path.dirname(path))
         return _open_log(path, access)
     except FileExistsError:
+        import errno
+        import stat
         fd = os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))    # it may be a pipe
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or (
@@ -4720,7 +4722,8 @@ def _open_log(path, access=os.O_WRONLY):
             os.close(fd)
             raise OSError(errno.EPERM, 'it is no file of this user', path) from None
         return fd
-    os.chmod(fd if os.chmod in os.supports_fd else path, 0o600)  # under any umask
+    if hasattr(os, 'fchmod'):
+        os.fchmod(fd, 0o600)  # under any umask
     return fd
 
 
@@ -5887,7 +5890,7 @@ class _Child:
     """What `ProcessConstruct` knows of a process of its own (``job.state``)."""
 
     __slots__ = ('process', 'pid', 'identity', 'fd', 'pidfd', 'inbox', 'killed', 'forced',
-                 'refusal')
+                 'refusal', 'unread')
 
     def __init__(self, process=None, pid=None, fd=None):
         self.process = process
@@ -5898,6 +5901,11 @@ class _Child:
         self.inbox = bytearray()
         self.killed = self.forced = False
         self.refusal = None      # the outcome of what could not be sent to a process
+        self.unread = False      # whether it has ended without reading what was sent last
+
+    def release(self):
+        """Let it pass its gate."""
+        _send(self.fd, b'g')
 
     def alive(self, job):
         return self.exitcode() is None and not self.is_gone()
@@ -5979,6 +5987,7 @@ class _Child:
         except BlockingIOError:
             return None
         except OSError:  # it died without having read all that we sent
+            self.unread = True
             return False
         self.inbox += chunk
         return bool(chunk)
@@ -6028,7 +6037,7 @@ _FRAME_HEAD = 16
 def _frame(outcome):
     """Return the frame up to the result."""
     status, error, trace, result, *others = outcome
-    head = pickle.dumps((status, error, trace, None) + tuple(others), protocol=4)
+    head = marshal.dumps((status, error, trace, None, *others))
     return len(head).to_bytes(8, 'big') + len(result or b'').to_bytes(8, 'big') + head
 
 
@@ -6039,7 +6048,7 @@ def _frame_sizes(box):
 def _unframe(box):
     """Take an outcome out of a bytearray, which is emptied: a result can be large."""
     head, size = _frame_sizes(box)
-    outcome = Outcome(*pickle.loads(box[_FRAME_HEAD:_FRAME_HEAD + head]))
+    outcome = Outcome(*marshal.loads(box[_FRAME_HEAD:_FRAME_HEAD + head]))
     if not size:
         return outcome
     del box[:_FRAME_HEAD + head]
@@ -6208,7 +6217,8 @@ class ProcessConstruct(_ChildConstruct):
             job.state = child = served or self._start(job, method)
         if child.refusal is None:
             self._children.add(child)
-            _make_group(child.pid)
+            if served is None:
+                _make_group(child.pid)
             job.process = process_identity(child.pid, waited=served is not None)
             child.identity = job.process
 
@@ -6237,7 +6247,7 @@ class ProcessConstruct(_ChildConstruct):
         self._jobs.add(job)
         self.port.watch(child.fd, functools.partial(self._readable, job))
         self._watch_end(job)
-        _send(child.fd, b'g')
+        child.release()
 
     def withdraw(self, job):
         if job.state.pid is not None:
@@ -6438,11 +6448,12 @@ def _make_group(pid):
         pass  # it has done so itself, or will: a program that has begun is not ours to move
 
 
-def _send(fd, byte):
+def _send(fd, content):
+    """Return how many bytes were sent; None: it is dead, which the end of the stream tells."""
     try:
-        os.write(fd, byte)
+        return os.write(fd, content)
     except OSError:
-        pass  # it is dead, which the end of the stream tells better
+        return None
 
 
 def _occupy_standard_fds():
@@ -6474,9 +6485,13 @@ def _pack(job, method):
 def _plain(job):
     """Return what a job consists of that can be sent anywhere."""
     plain = {name: getattr(job, name) for name in _PLAIN}
-    plain['config'] = {name: job.config[name] for name in ('capture', 'keep_result', 'env', 'cwd')
-                       if name in job.config}
+    plain['config'] = _plain_config(job)
     return plain
+
+
+def _plain_config(job):
+    return {name: job.config[name] for name in ('capture', 'keep_result', 'env', 'cwd')
+            if name in job.config}
 
 
 def _needs_main(pickled):
@@ -6518,7 +6533,7 @@ def in_child():
 def _forked(job, line):
     """Where a forked child begins."""
     leave_supervisor()
-    _serve(lambda lives: (job, line.detach(), None), _watched_supervisor(True))
+    _serve(functools.partial(_pass_gate, job, line, None), _watched_supervisor(True))
 
 
 def leave_supervisor(more=()):
@@ -6566,21 +6581,20 @@ def _spawned(parcel, line):
     plain, call, main, level, parameters = parcel
     take_parameters(parameters)
     job = Job(**plain)
-    _serve(lambda lives: (job, line.detach(), functools.partial(_unpack, job, call, main, level)),
-           _watched_supervisor(False))
+    load = functools.partial(_unpack, job, call, main, level)
+    _serve(functools.partial(_pass_gate, job, line, load), _watched_supervisor(False))
 
 
 def _serve(take, lives):
     """Wait at the gate, run the job, deliver its outcome. Does not return.
 
     Args:
-        take: given ``lives``, returns the job, the line to the supervisor and what loads the
-            function, or None; or None if there is nothing to run.
+        take: given ``lives``, waits at the gate; returns the job, the line to the supervisor and
+            what loads the function, or None; or None if there is nothing to run.
         lives: tells whether the supervisor lives.
     """
     code = 1
     try:
-        _own_signals()
         taken = take(lives)
         if taken is not None:
             _serve_job(lives, *taken)
@@ -6593,28 +6607,40 @@ def _serve(take, lives):
         os._exit(code)
 
 
+def _pass_gate(job, line, load, lives):
+    """Wait for the supervisor's word; return what `_serve` asks for."""
+    _own_signals()
+    fd = line.detach()
+    return (job, fd, load) if _receive(fd, lives) else None
+
+
 def _serve_job(lives, job, fd, load):
     identity = os.fstat(fd)
-    if _receive(fd, lives):
-        outcome = _run_here(job, load)
-        _end_threads()
-        _deliver(job, fd, identity, outcome._replace(ended=job.now()), lives)
+    outcome = _run_here(job, load)
+    _end_threads()
+    _deliver(job, fd, identity, outcome._replace(ended=job.now()), lives)
 
 
-def _own_signals():
-    """Leave the supervisor's process group and its handlers; then let signals come."""
+def _own_signals(handlers=None):
+    """Leave the supervisor's process group and its handlers; then let signals come.
+
+    Args:
+        handlers: signal -> its handler here, where these are all that are to be changed.
+    """
     import _signal as raw  # signal, without the costly conversions to enums
     try:
         os.setpgid(0, 0)
     except OSError:
         pass  # a session of its own: it leads its group already
-    for number in range(1, raw.NSIG):
-        if callable(raw.getsignal(number)):
-            raw.signal(number, raw.SIG_DFL)
-    if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
-        raw.signal(raw.SIGINT, raw.SIG_IGN)  # drops a Ctrl-C that was not for us
-        raw.signal(raw.SIGINT, raw.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _CHILD_SIGNALS)
+    if handlers is None:
+        handlers = {number: raw.SIG_DFL for number in range(1, raw.NSIG)
+                    if callable(raw.getsignal(number))}
+        if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
+            handlers[raw.SIGINT] = raw.default_int_handler
+    raw.signal(raw.SIGINT, raw.SIG_IGN)  # drops a Ctrl-C that was not for us
+    for number, handler in handlers.items():
+        raw.signal(number, handler)
+    raw.pthread_sigmask(raw.SIG_UNBLOCK, _CHILD_SIGNALS)
 
 
 def _watched_supervisor(forked):
@@ -6649,10 +6675,22 @@ def _await(fd, lives):
     return True
 
 
+_environment = None    # what is in the environment already of what the jobs of a run share
+
+
+def _put_environment(shared):
+    """Put it there for all jobs that will run in this process, or its children."""
+    global _environment
+    os.environ.update(shared)
+    _environment = shared
+
+
 def _run_here(job, load):
     global _child_job
     try:
-        for name, value in job.env.items():
+        if job.shared is not _environment:
+            os.environ.update(job.shared)
+        for name, value in job.own.items():
             os.environ[name] = value
         refusal = _redirect(job) or _Place(job.config).enter()
         if refusal is not None:
@@ -6680,10 +6718,32 @@ def _redirect(job):
     for fd in (1, 2):
         os.dup2(log, fd)
     os.close(log)
-    sys.stdout, sys.stderr = [
-        open(fd, 'w', buffering=1, encoding='utf-8', errors='backslashreplace', closefd=False)
-        for fd in (1, 2)]
+    sys.stdout, sys.stderr = _log_streams or _open_log_streams()
     return None
+
+
+_log_streams = None    # those of a process whose children will all have a log file
+
+
+def _open_log_streams():
+    return [open(fd, 'w', buffering=1, encoding='utf-8', errors='backslashreplace', closefd=False)
+            for fd in (1, 2)]
+
+
+def _prepare_log_streams():
+    """Open the streams for the log files of children, while something like one is there."""
+    global _log_streams
+    kept = [os.dup(fd) for fd in (1, 2)]
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for fd in (1, 2):
+            os.dup2(nothing, fd)
+        _log_streams = _open_log_streams()
+    finally:
+        for fd, before in zip((1, 2), kept):
+            os.dup2(before, fd)
+            os.close(before)
+        os.close(nothing)
 
 
 def _end_threads():
@@ -6748,16 +6808,19 @@ def _say_at_last(text):
 # A fork takes the longer the more memory the process has that forks, and both sides pay for what
 # they write to afterwards. So, where nothing of the user's runs in the supervisor while the flow
 # runs, children are forked from a copy of it that was made when the run began, before the plan
-# and all that a run needs. It keeps one child ready:
+# and all that a run needs. One child is always ready:
 #
 #   supervisor                           server                           spare
-#   run() begins            fork --->    forks                --->        waits for a job
+#   run() begins            fork --->
+#   first start ------ what all jobs of the run have alike ->
+#               ------------ one end of a socket pair ------>  forks --->  waits on its line
+#               <----------------- its pid ------------------
 #   ...
-#   prepare     ---------- the job and its line ------------------------> takes it
-#               <--------- its pid -------------------------------------- waits at its gate
-#                                        forks the next one
-#   ...
-#               <--------- exit code --- waits for its end                ends
+#   prepare: takes it, --- one end of another pair --------->  forks the next one
+#   (the start is stored)
+#   release     ------------ the job ---------------------------------->  takes it, runs it
+#   ...                                  (as any other child)
+#               <--------------- its exit code --------------             ends
 #
 # What is sent are names: the child finds function, arguments and loop items in the flow, which it
 # has inherited. Where that cannot be (something was filled in), and whenever the server does not
@@ -6765,7 +6828,10 @@ def _say_at_last(text):
 
 
 _PLAIN_LOOPS = (list, tuple, range, str)    # going over them runs nothing of the user's
-_ORDER_SIZE = 1 << 16    # bytes; what is larger would not fit into one message everywhere
+_ORDER_SIZE = 1 << 16    # bytes; more may not fit into a socket
+_ORDER_HEAD = 4    # bytes that tell the size of an order
+# What all jobs of a run have alike.
+_OF_RUN = ('flow', 'run_id', 'logger_name', 'epoch', 'shared')
 
 
 class ForkServer:
@@ -6804,53 +6870,67 @@ class ForkServer:
             finally:
                 theirs.close()
         ours.setblocking(False)
-        self._asked = 0        # how many jobs
-        self._taken = None     # (which of them, pid of its child), the last one
+        self._spare = None     # type: typing.Any   # the child that waits for a job, or will
         self._codes = {}       # pid of a child -> its exit code, None: it runs
         self.passed = 0
 
     def child(self, job):
-        """Return the `_Child` that waits at the gate of a job, or None: fork it yourself."""
+        """Return the `_ServedChild` that waits for a job, or None: fork it yourself."""
         if self._socket is None or not _is_of_flow(job.task.step):
             return None
         try:
-            order = pickle.dumps((self._asked + 1, _plain(job)), protocol=4)
+            order = marshal.dumps((job.name, job.sequence, job.recovery, job.attempt, job.own,
+                                   _plain_config(job), job.log, job.outcome))
+            of_run = self._spare is None and pickle.dumps(
+                [getattr(job, name) for name in _OF_RUN], protocol=4)
         except Exception:    # texts of a class of the user's
             return None
-        if len(order) > _ORDER_SIZE:
+        if len(order) > _ORDER_SIZE or of_run and len(of_run) > _ORDER_SIZE:
             return None
-        child = _ServedChild(self)
-        child.fd, theirs = _make_pair()
-        with theirs:
-            child.pid = self._ask(order, theirs.fileno())
-        if child.pid is None:    # whoever takes it later finds its gate closed
-            _close_private(child.fd)
+        if of_run:
+            self._send(of_run)
+            self._ask()
+        child = self._await_spare()
+        if child is None:
             return None
+        self._ask()
+        child.order = len(order).to_bytes(_ORDER_HEAD, 'big') + order
         return child
 
-    def _ask(self, order, line):
-        """Send an order; return the pid of who has taken it, or None."""
+    def _ask(self):
+        """Ask for a spare child, whose pid the server will tell."""
         import array
         import socket
-        self._asked += 1
+        self._spare = _ServedChild(self)
+        self._spare.fd, theirs = _make_pair()
+        with theirs:
+            self._send(b'.', [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
+                               array.array('i', [theirs.fileno()]))])
+
+    def _send(self, message, rights=()):
+        if self._socket is not None:
+            try:
+                self._socket.sendmsg([message], rights)
+            except OSError as error:
+                self.do_without(error.strerror)
+
+    def _await_spare(self):
+        """Return the child that is ready, or None if there is none and will be none."""
         deadline = time.monotonic() + self.PATIENCE
-        try:
-            self._socket.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
-                                            array.array('i', [line]))])
-        except OSError as error:
-            self._do_without(error.strerror)
-        while self._socket is not None:
-            self.listen()
-            if self._taken is not None and self._taken[0] == self._asked:
-                return self._taken[1]
-            if time.monotonic() >= deadline:
-                self._do_without('it does not answer')
-            elif self._socket is not None:
-                _await_readable(self._socket, max(0.0, deadline - time.monotonic()))
-        return None
+        self.listen()
+        while self._socket is not None and self._spare.pid is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.do_without('it does not answer')
+            else:
+                _await_readable(self._socket, left)
+                self.listen()
+        if self._socket is not None and self._codes[self._spare.pid] is not None:
+            self.do_without('a child of its has ended before it was given a job')
+        return self._spare if self._socket is not None else None
 
     def listen(self):
-        """Take note of what the server and its children say."""
+        """Take note of what the server says."""
         while self._socket is not None:
             try:
                 message = self._socket.recv(1024)
@@ -6859,16 +6939,16 @@ class ForkServer:
             except OSError:
                 message = b''
             if not message:
-                self._do_without('it is gone')
+                self.do_without('it is gone')
                 return
-            kind, *said = pickle.loads(message)
-            if kind == 'taken':
-                self._taken = said
-                self._codes[said[1]] = None    # what comes next may be its end
-            elif kind == 'passed':
+            kind, number, *code = message.split()
+            if kind == b'ready':
+                self._spare.pid = int(number)
+                self._codes[self._spare.pid] = None
+            elif kind == b'passed':
                 self.passed += 1
-            elif said[0] in self._codes:
-                self._codes[said[0]] = said[1]
+            elif int(number) in self._codes:
+                self._codes[int(number)] = int(code[0])
 
     def exitcode(self, pid):
         if self._codes[pid] is None:
@@ -6881,20 +6961,35 @@ class ForkServer:
     def forget(self, pid):
         del self._codes[pid]
 
-    def _do_without(self, why):
-        logger.warning('the server that forks children cannot be used any more (%s): the '
-                       'supervisor forks them itself from now on', why)
-        self._hang_up()
+    def do_without(self, why):
+        """Have the supervisor fork all children from now on."""
+        if self._socket is not None:
+            logger.warning('the server that forks children cannot be used any more (%s): the '
+                           'supervisor forks them itself from now on', why)
+            self._hang_up()
 
     def _hang_up(self):
-        if self._socket is not None:
-            _private_fds.discard(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+        """Let server and spare child end."""
+        _private_fds.discard(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+        self._dismiss_spare()
+
+    def _dismiss_spare(self):
+        if self._spare is not None and self._spare.fd is not None:
+            _close_private(self._spare.fd)
+            self._spare.fd = None
 
     def close(self):
         """End the server, and the child that it keeps ready."""
-        self._hang_up()
+        if self._spare is not None and self._await_spare() is not None:
+            self._dismiss_spare()
+            deadline = time.monotonic() + 2.0
+            while (self._socket is not None and self.exitcode(self._spare.pid) is None
+                    and time.monotonic() < deadline):
+                _await_readable(self._socket, deadline - time.monotonic())
+        if self._socket is not None:
+            self._hang_up()
         server = _Child(self._process)
         self._process.join(2.0)
         if self._process.exitcode is None:
@@ -6908,13 +7003,19 @@ class ForkServer:
 
 
 class _ServedChild(_Child):
-    """A child of the fork server's."""
+    """A child of the fork server's: its job is what lets it pass the gate."""
 
-    __slots__ = ('server',)
+    __slots__ = ('server', 'order')
 
     def __init__(self, server):
         super().__init__()
         self.server = server
+        self.order = b''
+
+    def release(self):
+        if _send(self.fd, self.order) not in (None, len(self.order)):
+            self.unread = True    # sockets hold next to nothing on this system
+            self.signal(signal.SIGKILL)
 
     def exitcode(self):
         return self.server.exitcode(self.pid)
@@ -6927,6 +7028,12 @@ class _ServedChild(_Child):
         self.server.forget(self.pid)
 
     let_go = close
+
+    def lost(self, job):
+        if not self.unread or self.killed:
+            return False
+        self.server.do_without('a child of its has ended before it took its job')
+        return True
 
     def cause(self):
         if self.exitcode() is None:
@@ -6990,135 +7097,150 @@ def _serve_forks(orders, steps, supervisor):
 
 
 class _Forks:
-    """The server: keeps a child ready, and tells how children ended.
+    """The server: forks a child for each line that it is given, and tells how children ended.
 
-    It ends with the supervisor; when it cannot fork, as it takes processes that others need; and
-    when a child has died before it was given a job: something is wrong that others would meet
-    with, too. Signals that ask the supervisor to stop are passed on, as a function may send them
-    to its parent.
+    It ends with the supervisor, and when it cannot fork, as it takes processes that others need.
+    Signals that ask the supervisor to stop are passed on, as a function may send them to its
+    parent.
     """
 
     def __init__(self, orders, steps, supervisor):
+        import multiprocessing
         self._orders = orders
         self._steps = steps
         self._supervisor = supervisor
-        self._spare = None     # pid of the child that waits for a job
-        self._ignored = [number for number in _CHILD_SIGNALS + [signal.SIGCHLD]
-                         if signal.getsignal(number) is signal.SIG_IGN]
+        self._process = multiprocessing.current_process()    # each child as it sees itself
+        self._job = Job('')    # what children have alike
+        self._handlers = {}    # signal -> what handles it in children
 
     def run(self):
         import select
         ended, wake = os.pipe()
-        taken, self._take = os.pipe()
-        for fd in (wake, taken):
-            os.set_blocking(fd, False)
-        _private_fds.update((ended, wake, taken))
-        signal.set_wakeup_fd(wake)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        for number in set(_CHILD_SIGNALS) - set(self._ignored):
-            signal.signal(number, self._pass_on)
+        os.set_blocking(wake, False)
+        _private_fds.update((ended, wake))
+        self._prepare_signals(wake)
         poll = select.poll()
-        poll.register(self._orders, 0)    # its end is told of always
-        poll.register(taken, select.POLLIN)
+        poll.register(self._orders, select.POLLIN)
         poll.register(ended, select.POLLIN)
-        while self._spare is not None or self._fork():
+        self._learn(self._orders.recv(_ORDER_SIZE))
+        going = True
+        while going:
             came = [fd for fd, _ in poll.poll(5000)]
-            if self._orders.fileno() in came or not (
-                    came or process_alive(self._supervisor) is not False):
-                break
-            gone = self._tell_ends() if ended in came and os.read(ended, 512) else ()
-            with contextlib.suppress(BlockingIOError):    # of what is gone, too
-                os.read(taken, 1)
-                self._spare = None
-            if self._spare in gone:
-                break
-        self._orders.close()
-        if self._spare is not None:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._spare, 0)
+            if ended in came:
+                os.read(ended, 512)
+                self._tell_ends()
+            if self._orders.fileno() in came:
+                going = self._fork()
+            elif not came:
+                going = process_alive(self._supervisor) is not False
+
+    def _prepare_signals(self, wake):
+        import _signal as raw  # see `_own_signals`
+        signal.set_wakeup_fd(wake)
+        own = dict.fromkeys(_CHILD_SIGNALS, self._pass_on)
+        own[signal.SIGCHLD] = lambda number, frame: None
+        for number, handler in own.items():
+            before = raw.getsignal(number)
+            self._handlers[int(number)] = raw.SIG_DFL if before is None else before
+            if before != raw.SIG_IGN or number == signal.SIGCHLD:
+                raw.signal(number, handler)
 
     def _pass_on(self, number, frame):
         with contextlib.suppress(OSError):    # the supervisor is gone, which ends us
-            self._orders.send(pickle.dumps(('passed', int(number)), protocol=4))
+            self._orders.send(b'passed %d' % number)
             os.kill(_read_identity(self._supervisor)['pid'], number)
 
+    def _learn(self, message):
+        """Take what all jobs of the run have alike; nothing: there is no run."""
+        if message:
+            for name, value in zip(_OF_RUN, pickle.loads(message)):
+                setattr(self._job, name, value)
+            _put_environment(self._job.shared)
+            _prepare_log_streams()
+            for step in self._steps.values():
+                step.flow._begin_elsewhere(self._job.run_id)
+                break
+
     def _fork(self):
-        """Return whether there is a child that waits for a job."""
-        import _signal as raw  # see `_own_signals`
+        """Fork a child for the line that comes; return whether there may be more of them."""
+        import _signal as raw
+        import socket
+        message, received, _, _ = self._orders.recvmsg(1, socket.CMSG_SPACE(4),
+                                                       socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return False
+        line = int.from_bytes(received[0][2], sys.byteorder)
         before = raw.pthread_sigmask(raw.SIG_BLOCK, _CHILD_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
-                for number in self._ignored:
-                    signal.signal(number, signal.SIG_IGN)
-                _begin_spare(self._orders, self._take, self._steps, self._supervisor)
-            self._spare = pid
-        except OSError:
-            pass
+                self._begin(line)
         finally:
             raw.pthread_sigmask(raw.SIG_SETMASK, before)
-        return self._spare is not None
+        os.close(line)
+        _make_group(pid)    # only its parent may, and the supervisor may signal it from now on
+        self._orders.send(b'ready %d' % pid)
+        return True
+
+    def _begin(self, line):
+        """Where a child begins. Does not return."""
+        signal.set_wakeup_fd(-1)
+        if sys.version_info < (3, 7) and 'random' in sys.modules:    # since then any fork does
+            sys.modules['random'].seed()  # type: ignore[attr-defined]
+        _close_private_fds()
+        os.close(self._orders.detach())
+        _serve(functools.partial(self._take_order, line),
+               lambda: process_alive(self._supervisor) is not False)
+
+    def _take_order(self, line, lives):
+        """Wait for a job; return what `_serve` asks for."""
+        _own_signals(self._handlers)
+        order = _read_order(line, lives)
+        if order is None:
+            return None
+        job = self._job
+        (job.name, job.sequence, job.recovery, job.attempt, job.own, job.config, job.log,
+         job.outcome) = marshal.loads(order)
+        self._process.name = '%s %s' % (job.name, job.sequence)
+        step = self._steps[job.name]
+        job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
+        job.items = _items_at(step, job.sequence)
+        return job, line, None
 
     def _tell_ends(self):
-        """Reap children; return their pids."""
-        gone = []
-        with contextlib.suppress(ChildProcessError):
+        """Reap children."""
+        with contextlib.suppress(ChildProcessError, BrokenPipeError):    # nobody wants to know
             pid, status = os.waitpid(-1, os.WNOHANG)
             while pid:
-                gone.append(pid)
-                code = (-os.WTERMSIG(status) if os.WIFSIGNALED(status)
-                        else os.WEXITSTATUS(status))
-                with contextlib.suppress(OSError):    # the supervisor is gone, which ends us
-                    self._orders.send(pickle.dumps(('ended', pid, code), protocol=4))
+                self._orders.send(b'ended %d %d' % (
+                    pid, -os.WTERMSIG(status) if os.WIFSIGNALED(status)
+                    else os.WEXITSTATUS(status)))
                 pid, status = os.waitpid(-1, os.WNOHANG)
-        return gone
 
 
-def _begin_spare(orders, take, steps, supervisor):
-    """Where a child of the server's begins. Does not return."""
-    signal.set_wakeup_fd(-1)
-    if sys.version_info < (3, 7) and 'random' in sys.modules:    # since then any fork does
-        sys.modules['random'].seed()  # type: ignore[attr-defined]
-    _close_private_fds()
-    _serve(functools.partial(_take_order, orders, take, steps),
-           lambda: process_alive(supervisor) is not False)
+def _read_order(line, lives):
+    """Return the order that comes, or None if the supervisor is gone."""
+    order = b''
+    while len(order) < _ORDER_HEAD or (
+            len(order) < _ORDER_HEAD + int.from_bytes(order[:_ORDER_HEAD], 'big')):
+        if not _await(line, lives):
+            return None
+        more = os.read(line, 1 << 12)
+        if not more:
+            return None
+        order += more
+    return order[_ORDER_HEAD:]
 
 
-def _take_order(orders, take, steps, lives):
-    """Wait for a job; return it and its line, or None if there will not be one: see `_serve`."""
-    import multiprocessing
-    import socket
-    if not _await(orders, lives):
-        return None
-    message, received, _, _ = orders.recvmsg(2 * _ORDER_SIZE, socket.CMSG_SPACE(4))
-    if not message:
-        return None
-    line = int.from_bytes(received[0][2], sys.byteorder)
-    os.set_inheritable(line, False)
-    number, plain = pickle.loads(message)
-    with contextlib.suppress(OSError):    # the server is gone, without which we can do
-        os.write(take, b'.')
-    with contextlib.suppress(OSError):    # the supervisor is gone: the gate tells
-        orders.send(pickle.dumps(('taken', number, os.getpid()), protocol=4))
-    os.close(take)
-    orders.close()
-    job = Job(**plain)
-    multiprocessing.current_process().name = '%s %s' % (job.name, job.sequence)
-    step = steps[job.name]
-    step.flow._begin_elsewhere(job.run_id)
-    job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
-    job.items = _items_at(step, job.sequence.split('.'))
-    return job, line, None
-
-
-def _items_at(step, numbers):
+def _items_at(step, sequence):
     """Return the loop items of a step at a sequence, outermost first (semantics 1.3)."""
-    around = []
+    items, numbers = (), sequence.split('.')    # type: tuple, list
     while step.parent is not None:
-        around.append(step)
+        number = numbers.pop()
+        if step.loop is not None:
+            items = (step.loop[int(number) - 1],) + items
         step = step.parent
-    return tuple(one.loop[int(numbers[depth]) - 1]
-                 for depth, one in enumerate(reversed(around), 1) if one.loop is not None)
+    return items
 
 
 # Process: a spawned child ----------------------------------------------------------

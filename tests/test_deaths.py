@@ -108,6 +108,17 @@ class LeavesWhenShown(Exception):
     __repr__ = __str__
 
 
+class Text(str):
+    pass
+
+
+class ShownByAText(sequent.ProgramError):
+    """Its text is of a class that nobody else knows."""
+
+    def __str__(self):
+        return Text('shown by a text')
+
+
 class LeavesWhenPickled:
     def __reduce__(self):
         sys.exit('from its pickling')
@@ -128,6 +139,7 @@ EXCEPTIONS = {
     'does not unpickle': (throw, (DoesNotUnpickle, 'a', 'b'), 'DoesNotUnpickle: a and b'),
     'unshowable': (throw, (Unshowable,), 'Unshowable: <Unshowable that cannot be shown: '),
     'leaves when shown': (throw, (LeavesWhenShown,), 'LeavesWhenShown: <LeavesWhenShown that '),
+    'shown by a text': (throw, (ShownByAText, ''), 'shown by a text'),
     'an exit that cannot be shown': (exit_with_what_cannot_be_shown, (), 'SystemExit: <Leaves'),
 }
 DEATHS = {

@@ -1,14 +1,9 @@
 """Children of large flows are forked from a small server, and are the same as any others."""
 
-import array
-import fcntl
 import multiprocessing
 import os
-import pickle
 import random
 import signal
-import socket
-import termios
 import threading
 
 import pytest
@@ -364,30 +359,83 @@ def test_a_job_that_cannot_be_pickled_is_forked_by_the_supervisor(flow):
     assert results_of(flow, 'a') == [os.getpid()]
 
 
-def test_a_child_that_dies_at_once_is_noticed(flow, monkeypatch):
-    """Its end is told of before the supervisor has looked who has taken the job."""
-    def kill_first(sock, seconds):
-        real(sock, seconds)
-        message = sock.recv(1024, socket.MSG_PEEK)
-        kind, _, pid = pickle.loads(message)
-        if kind == 'taken' and not killed:
-            killed.append(pid)
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: unread(sock) > len(message), 'what the server says of it')
+def spares(monkeypatch, do):
+    """Call ``do(child, number)`` with each child that is given a job, before it is."""
+    def await_spare(server):
+        child = real(server)
+        if child is not None:
+            numbers.append(child.pid)
+            do(child, len(numbers))
+        return child
+    real, numbers = sequent.ForkServer._await_spare, []
+    monkeypatch.setattr(sequent.ForkServer, '_await_spare', await_spare)
+    return numbers
 
-    def unread(sock):
-        size = array.array('i', [0])
-        fcntl.ioctl(sock, termios.FIONREAD, size)
-        return size[0]
-    real, killed = sequent._await_readable, []
-    monkeypatch.setattr(sequent, '_await_readable', kill_first)
-    flow.add_step('a', func=int, config={'stop_on_exception': False})
+
+def stop_first(child, number):
+    if number == 1:
+        os.kill(child.pid, signal.SIGSTOP)
+
+
+def test_a_child_that_dies_while_it_waits_is_done_without(flow, monkeypatch, caplog):
+    def kill_first(server):
+        child = real(server)
+        if not killed:
+            killed.append(os.kill(child.pid, signal.SIGKILL))
+            wait_until(lambda: server.exitcode(child.pid), 'its end')
+            child = real(server)
+        return child
+    real, killed = sequent.ForkServer._await_spare, []
+    monkeypatch.setattr(sequent.ForkServer, '_await_spare', kill_first)
+    flow.add_step('a', func=os.getppid)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') == [os.getpid()]
+    assert 'before it was given a job' in caplog.text
+
+
+def test_a_job_whose_child_dies_before_it_takes_it_is_started_again(
+        flow, monkeypatch, caplog, tmp_path):
+    """Nothing of it has run, which is seen by what it has left unread."""
+    def release(child):
+        real(child)
+        if child.pid == numbers[0]:
+            os.kill(child.pid, signal.SIGKILL)
+    real = sequent._ServedChild.release
+    numbers = spares(monkeypatch, stop_first)
+    monkeypatch.setattr(sequent._ServedChild, 'release', release)
+    flow.add_step('a', func=lambda: (tmp_path / 'ran').open('a').write('x'))
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert (tmp_path / 'ran').read_text() == 'x'
+    assert 'before it took its job' in caplog.text
+
+
+def test_a_job_that_does_not_fit_into_the_socket_is_started_again(flow, monkeypatch, caplog):
+    monkeypatch.setattr(sequent, '_ORDER_SIZE', 1 << 24)
+    flow.add_step('a', func=os.getppid, config={'env': {'LARGE': 'x' * (1 << 22)},
+                                                'stop_on_exception': False})
+    fill_up(flow)
+
+    flow()
+
+    # The system does not start programs with such an environment, but this is none.
+    assert results_of(flow, 'a') == [os.getpid()]
+    assert 'before it took its job' in caplog.text
+
+
+def test_a_child_that_is_killed_while_it_takes_its_job_is_not_started_again(flow, monkeypatch):
+    spares(monkeypatch, stop_first)
+    flow.add_step('a', func=int, config={'timeout': 0.3, 'stop_on_exception': False})
     fill_up(flow)
 
     assert flow() is False
 
-    assert len(killed) == 1
-    assert [one.error for one in flow.tasks() if one.error] == ['died: signal SIGKILL']
+    assert ['timed out' in one.error for one in flow.tasks() if one.error] == [True]
 
 
 CLEANING = """

@@ -1,6 +1,7 @@
 """Benchmarks, each against a bare lower bound that is measured in the same run.
 
     python3 -m tests.bench [NAME ...] [--runs N] [--scale X] [--growth TIMES ...] [--json]
+                           [--folder FOLDER]
 
 Machines differ, so what counts is the comparison: how many times the bound a flow takes, or how
 much more a task. Printed are medians over the runs, in which flow and bound take turns. With
@@ -67,23 +68,22 @@ class Benchmark:
         BENCHMARKS[self.name or make.__name__] = self
         return make
 
-    def measure(self, runs, n):
+    def measure(self, runs, n, folder):
         """Return what the runs of the flow took, and those of the bound: two lists."""
         # A limit on the time over the bound is one on work that is done here.
         clock = time.perf_counter if self.over is None else time.process_time
         flows, bounds = [], []
         for _ in range(runs):
-            with tempfile.TemporaryDirectory(prefix='sequent-bench-') as folder:
-                flow, bound = self.make(n, folder)
-                if bound is not None:
-                    bounds.append(timed(bound, clock))
-                flows.append(timed(flow, clock))
+            flow, bound = self.make(n, tempfile.mkdtemp(dir=folder))
+            if bound is not None:
+                bounds.append(timed(bound, clock))
+            flows.append(timed(flow, clock))
         return flows, bounds
 
-    def run(self, runs, scale):
+    def run(self, runs, scale, folder):
         """Return the medians and what became of the limit, as a dict."""
         n = max(1, int(self.tasks * scale))
-        flows, bounds = self.measure(runs, n)
+        flows, bounds = self.measure(runs, n, folder)
         found = {'what': self.what.format(n=n), 'tasks': n, 'runs': runs}
         flow = statistics.median(flows)
         if self.most is not None:
@@ -101,10 +101,10 @@ class Benchmark:
         return dict(found, limit=' or '.join(text for text, _ in limits),
                     reached=any(reached for _, reached in limits))
 
-    def grow(self, runs, scale, growths):
+    def grow(self, runs, scale, folder, growths):
         """Return how much longer a task takes where there are so many times as many, as a dict."""
         n = max(1, int(self.tasks * scale))
-        each = [statistics.median(self.measure(runs, n * times)[0]) / n / times * 1e6
+        each = [statistics.median(self.measure(runs, n * times, folder)[0]) / n / times * 1e6
                 for times in [1] + growths]
         worst = max(each) / each[0]
         return {'what': self.what.format(n='%d, and %s times as many' % (
@@ -158,17 +158,22 @@ def fan(flow, n):
     return running(flow)
 
 
-def commit_rows(folder, works, at_once=1, synchronous='FULL', statuses=('active', 'success')):
+def commit_rows(folder, works, at_once=1, synchronous='FULL', statuses=('active', 'success'),
+                journal='DELETE'):
     """Do each work and commit after so many the rows that a store does, as SQLite is by default.
 
     Args:
         statuses: those that a task goes through: each time its row is written again.
+        journal: ``'PERSIST'`` keeps it, as a store does. ext4 passes over each file that was
+            deleted in the last minutes where it makes a new one; so thousands of deleted journals
+            make the log files of the flow dearer that is measured next.
     """
     insert = 'INSERT OR REPLACE INTO tasks (id, run, %s) VALUES (?, 1%s)' % (
         ', '.join(sequent.TaskRecord._fields), ', ?' * len(sequent.TaskRecord._fields))
     with contextlib.closing(sqlite3.connect(os.path.join(folder, 'bound.db'))) as database:
         database.isolation_level = None
         database.execute('PRAGMA synchronous = ' + synchronous)
+        database.execute('PRAGMA journal_mode = ' + journal)
         for statement in sequent._FORMATS[0]:
             database.execute(statement)
         waiting = []
@@ -195,13 +200,14 @@ def fork_and_join():
 def programs(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'))
     return chain(flow, n, command=['true']), lambda: commit_rows(
-        folder, [lambda: subprocess.run(['true'], check=True)] * n)
+        folder, [lambda: subprocess.run(['true'], check=True)] * n, journal='PERSIST')
 
 
 @Benchmark('a chain of {n} processes, sqlite', 'fork, join and a commit each', 1000, times=1.25)
 def processes(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'))
-    return chain(flow, n, func=no_op), lambda: commit_rows(folder, [fork_and_join] * n)
+    return chain(flow, n, func=no_op), lambda: commit_rows(folder, [fork_and_join] * n,
+                                                           journal='PERSIST')
 
 
 @Benchmark('{n} independent processes and one that requires them, two at a time, sqlite',
@@ -220,7 +226,8 @@ def independent_processes(n, folder):
         running_now.remove(process)
         process.join()
     return fan(flow, n), lambda: commit_rows(folder, [await_one] * (n + 1),
-                                             statuses=('ready', 'active', 'success'))
+                                             statuses=('ready', 'active', 'success'),
+                                             journal='PERSIST')
 
 
 @Benchmark('a parallel map over {n} items, inline, memory', 'the calls', 10000, over=15)
@@ -238,7 +245,7 @@ def independent(n, folder):
     return fan(flow, n), lambda: [no_op() for _ in range(n + 1)]
 
 
-@Benchmark('a chain of {n} inline steps, sqlite', 'the same rows, a commit each', 2000, times=1.5)
+@Benchmark('a chain of {n} inline steps, sqlite', 'the same rows, a commit each', 10000, times=1.5)
 def inline_chain(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'), task_construct='inline')
     return chain(flow, n, func=no_op), lambda: commit_rows(folder, [no_op] * n)
@@ -432,7 +439,8 @@ def latency(n, folder):
         work()
         return gaps(path) * n    # as it is told by the task
     return (lambda: measured(flow, paths[0]),
-            lambda: measured(lambda: commit_rows(folder, [fork] * n), paths[1]))
+            lambda: measured(lambda: commit_rows(folder, [fork] * n, journal='PERSIST'),
+                             paths[1]))
 
 
 def with_byte_code():
@@ -683,17 +691,31 @@ def main(argv=None):
     parser.add_argument('--growth', type=int, nargs='+', metavar='TIMES',
                         help='compare with flows of so many times as many tasks')
     parser.add_argument('--json', action='store_true', help='print JSON, a line each')
+    parser.add_argument('--folder', help='where to write, and leave, what they write (default: a '
+                        'temporary folder, which is removed at the end)')
     options = parser.parse_args(argv)
     for name in options.names:
         if name not in BENCHMARKS:
             parser.error('no benchmark %r; there are: %s' % (name, ', '.join(sorted(BENCHMARKS))))
+    if options.folder is None:
+        with tempfile.TemporaryDirectory(prefix='sequent-bench-') as options.folder:
+            return measure_all(options)
+    return measure_all(options)
+
+
+def measure_all(options):
+    """Measure each in an interpreter of its own; print what is found, and return the exit code."""
     names = options.names or sorted(BENCHMARKS)
     if len(names) > 1:
-        given = [one for one in (sys.argv[1:] if argv is None else argv) if one not in names]
+        given = ['--runs', str(options.runs), '--scale', str(options.scale), '--folder',
+                 options.folder] + ['--json'] * options.json
+        if options.growth:
+            given += ['--growth'] + list(map(str, options.growth))
         return max([subprocess.call([sys.executable, '-m', __spec__.name, name] + given, cwd=ROOT)
                     for name in names])
-    given = (options.runs, options.scale) + ((options.growth,) if options.growth else ())
-    found = getattr(BENCHMARKS[names[0]], 'grow' if options.growth else 'run')(*given)
+    given = [options.runs, options.scale, os.path.abspath(options.folder)]
+    benchmark = BENCHMARKS[names[0]]
+    found = benchmark.grow(*given, options.growth) if options.growth else benchmark.run(*given)
     print(json.dumps(dict(found, name=names[0])) if options.json else describe(names[0], found))
     return 0 if found['reached'] else 1
 
