@@ -6709,6 +6709,7 @@ def _redirect(job):
     Returns:
         why that cannot be, or None.
     """
+    global _log_streams
     if job.log is None or job.config.get('capture') == 'none':
         return None
     try:
@@ -6719,10 +6720,11 @@ def _redirect(job):
         os.dup2(log, fd)
     os.close(log)
     sys.stdout, sys.stderr = _log_streams or _open_log_streams()
+    _log_streams = None
     return None
 
 
-_log_streams = None    # those of a process whose children will all have a log file
+_log_streams = None    # made ahead, for a process that will have a log file
 
 
 def _open_log_streams():
@@ -6888,8 +6890,7 @@ class ForkServer:
         if len(order) > _ORDER_SIZE or of_run and len(of_run) > _ORDER_SIZE:
             return None
         if of_run:
-            self._send(of_run)
-            self._ask()
+            self._ask(of_run)
         child = self._await_spare()
         if child is None:
             return None
@@ -6897,15 +6898,24 @@ class ForkServer:
         child.order = len(order).to_bytes(_ORDER_HEAD, 'big') + order
         return child
 
-    def _ask(self):
-        """Ask for a spare child, whose pid the server will tell."""
+    def _ask(self, of_run=None):
+        """Ask for a spare child, whose pid the server will tell.
+
+        Args:
+            of_run: what the server has to be told before the first of them.
+        """
         import array
         import socket
+        ours, theirs = _make_pair()    # if that cannot be, there still is the one before
         self._spare = _ServedChild(self)
-        self._spare.fd, theirs = _make_pair()
+        self._spare.fd = ours
         with theirs:
+            if of_run is not None:
+                self._send(of_run)
             self._send(b'.', [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
                                array.array('i', [theirs.fileno()]))])
+        if self._socket is None:
+            self._dismiss_spare()
 
     def _send(self, message, rights=()):
         if self._socket is not None:
@@ -6925,7 +6935,7 @@ class ForkServer:
             else:
                 _await_readable(self._socket, left)
                 self.listen()
-        if self._socket is not None and self._codes[self._spare.pid] is not None:
+        if self._socket is not None and not self._spare_lives():
             self.do_without('a child of its has ended before it was given a job')
         return self._spare if self._socket is not None else None
 
@@ -6980,14 +6990,18 @@ class ForkServer:
             _close_private(self._spare.fd)
             self._spare.fd = None
 
+    def _spare_lives(self):
+        return self._spare.pid is None or self._codes[self._spare.pid] is None
+
     def close(self):
         """End the server, and the child that it keeps ready."""
-        if self._spare is not None and self._await_spare() is not None:
+        if self._spare is not None:
             self._dismiss_spare()
-            deadline = time.monotonic() + 2.0
-            while (self._socket is not None and self.exitcode(self._spare.pid) is None
-                    and time.monotonic() < deadline):
-                _await_readable(self._socket, deadline - time.monotonic())
+            deadline, left = time.monotonic() + 2.0, 2.0
+            while self._socket is not None and self._spare_lives() and left > 0:
+                _await_readable(self._socket, left)
+                self.listen()
+                left = deadline - time.monotonic()
         if self._socket is not None:
             self._hang_up()
         server = _Child(self._process)
@@ -7122,15 +7136,14 @@ class _Forks:
         poll = select.poll()
         poll.register(self._orders, select.POLLIN)
         poll.register(ended, select.POLLIN)
-        self._learn(self._orders.recv(_ORDER_SIZE))
-        going = True
+        take, going = self._learn, True
         while going:
             came = [fd for fd, _ in poll.poll(5000)]
             if ended in came:
                 os.read(ended, 512)
                 self._tell_ends()
             if self._orders.fileno() in came:
-                going = self._fork()
+                going, take = take(), self._fork
             elif not came:
                 going = process_alive(self._supervisor) is not False
 
@@ -7150,16 +7163,17 @@ class _Forks:
             self._orders.send(b'passed %d' % number)
             os.kill(_read_identity(self._supervisor)['pid'], number)
 
-    def _learn(self, message):
-        """Take what all jobs of the run have alike; nothing: there is no run."""
-        if message:
-            for name, value in zip(_OF_RUN, pickle.loads(message)):
-                setattr(self._job, name, value)
-            _put_environment(self._job.shared)
-            _prepare_log_streams()
-            for step in self._steps.values():
-                step.flow._begin_elsewhere(self._job.run_id)
-                break
+    def _learn(self):
+        """Take what all jobs of the run have alike; return whether there is a run."""
+        message = self._orders.recv(_ORDER_SIZE)
+        if not message:
+            return False
+        for name, value in zip(_OF_RUN, pickle.loads(message)):
+            setattr(self._job, name, value)
+        _put_environment(self._job.shared)
+        _prepare_log_streams()
+        next(iter(self._steps.values())).flow._begin_elsewhere(self._job.run_id)
+        return True
 
     def _fork(self):
         """Fork a child for the line that comes; return whether there may be more of them."""

@@ -1,5 +1,6 @@
 """Children of large flows are forked from a small server, and are the same as any others."""
 
+import errno
 import multiprocessing
 import os
 import random
@@ -346,6 +347,27 @@ def test_a_child_that_cannot_see_the_tasks_of_its_run_says_so(flow):
 
     assert 'ask there, in an inline or thread step' in [
         one.error for one in flow.tasks() if one.path == 'a'][0]
+
+
+def test_short_of_descriptors_a_start_is_tried_again_and_no_child_is_left(flow, monkeypatch):
+    def make_pair():
+        asked.append(1)
+        if len(asked) in (1, 4):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real()
+    real, asked = sequent._make_pair, []
+    monkeypatch.setattr(sequent, '_make_pair', make_pair)
+    flow.add_step('a', func=os.getppid)
+    fill_up(flow)
+    given = spares(monkeypatch, lambda child, number: None)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') != [os.getpid()]
+    assert len(asked) == MANY + 4 and len(set(given)) == MANY + 1
+    for pid in given:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_a_job_that_cannot_be_pickled_is_forked_by_the_supervisor(flow):
