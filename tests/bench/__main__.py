@@ -555,11 +555,13 @@ def wakes_process(n, folder):
     return idle_flow(wake_ups, func=time.sleep, args=(n,))
 
 
-MEMORY = """
+PEAK = """
 import logging, sys, sequent
 def peak():    # that of getrusage() begins with the memory of who has started this
     with open('/proc/self/status') as status:
         return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
+"""
+MEMORY = PEAK + """
 flow = sequent.Sequent('bench', ':memory:', logging_level=logging.WARNING,
                        config={'task_construct': 'inline'})
 box = flow.add_step('box', loop=range(int(sys.argv[1])))
@@ -574,6 +576,39 @@ print(peak() - before)
            unit='MB')
 def loop_memory(n, folder):
     return lambda: measured_apart(MEMORY, n), None
+
+
+RECOVERY = PEAK + """
+class Stopped(Exception):
+    pass
+def last():
+    raise Stopped
+def a_flow(mode, func):
+    flow = sequent.Sequent('bench', sys.argv[2], run_mode=mode, logging_level=logging.CRITICAL,
+                           config={'task_construct': 'inline', 'synchronous': 'off'})
+    box = flow.add_step('box', loop=range(int(sys.argv[1])))
+    box.add_step('a', func=int)
+    flow.add_step('last', func=func, require=box)
+    return flow
+if sys.argv[3] == 'run':
+    logging.disable(logging.ERROR)
+    assert a_flow('restart', last)() is False
+    print(0)
+else:
+    flow, before = a_flow('recover', int), peak()
+    assert flow() is True
+    print(peak() - before)
+"""
+
+
+@Benchmark('memory that a recovery of a loop of {n} done iterations takes over that of one of 5',
+           None, 100000, most=5, unit='MB')
+def recovery_memory(n, folder):
+    paths = {size: os.path.join(folder, 'flow%d.db' % size) for size in (n, 5)}
+    for size, path in paths.items():
+        measured_apart(RECOVERY, size, path, 'run')
+    return lambda: (measured_apart(RECOVERY, n, paths[n], 'recover')
+                    - measured_apart(RECOVERY, 5, paths[5], 'recover')), None
 
 
 TASKS = """
@@ -596,18 +631,19 @@ def task_memory(n, folder):
 
 
 STATUS = """
-import os, subprocess, sys, time
+import os, resource, subprocess, sys, time
 began = time.perf_counter()
 done = subprocess.run([sys.executable, '-m', 'sequent', sys.argv[1], 'status'], check=True,
                       stdout=subprocess.PIPE)
 assert b'success' in done.stdout
-print(time.perf_counter() - began)
+took = time.perf_counter() - began
+print({'time': took, 'memory': resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+       }[sys.argv[2]])
 """
 
 
-@Benchmark('status of a run of {n} tasks in loops', None, 1000000, most=1, unit='s')
-def status(n, folder):
-    path = os.path.join(folder, 'flow.py')
+def a_run_of(n, path):
+    """Write a flow in which five steps are gone over, and the store of a run of its n tasks."""
     with open(path, 'w') as file:
         file.write("import sequent\nflow = sequent.Sequent('bench')\n"
                    "loop = flow.add_step('loop', loop=range(%d))\n" % (n // 5) + ''.join(
@@ -622,7 +658,21 @@ def status(n, folder):
                 sequent.TaskRecord('loop_' + name, '1.%d' % (number + 1), 0, 1, 'leaf', 'success',
                                    False, None, None, 1.0, 2.0)
                 for number in range(first, min(first + 10000, n // 5)) for name in 'abcde'])
-    return lambda: measured_apart(STATUS, path), None
+    return path
+
+
+@Benchmark('status of a run of {n} tasks in loops', None, 1000000, most=1, unit='s')
+def status(n, folder):
+    path = a_run_of(n, os.path.join(folder, 'flow.py'))
+    return lambda: measured_apart(STATUS, path, 'time'), None
+
+
+@Benchmark('memory that status of a run of {n} tasks takes over that of one of 5', None, 1000000,
+           most=5, unit='MB')
+def status_memory(n, folder):
+    large, small = [a_run_of(size, os.path.join(folder, 'flow%d.py' % size)) for size in (n, 5)]
+    return lambda: (measured_apart(STATUS, large, 'memory')
+                    - measured_apart(STATUS, small, 'memory')), None
 
 
 def starting(n, folder, *arguments):
