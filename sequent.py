@@ -4431,7 +4431,8 @@ def class_name(kind):
 def describe_error(error):
     """Return ``'ValueError: text'``, whatever the exception does when it is asked."""
     text = _shown(str, error)
-    return '%s: %s' % (type(error).__name__, text) if text else type(error).__name__
+    name = _encodable(type(error).__name__)
+    return '%s: %s' % (name, text) if text else name
 
 
 def _shown(show, value):
@@ -7019,12 +7020,13 @@ class ForkServer:
 class _ServedChild(_Child):
     """A child of the fork server's: its job is what lets it pass the gate."""
 
-    __slots__ = ('server', 'order')
+    __slots__ = ('server', 'order', 'asked', 'missed')
 
     def __init__(self, server):
         super().__init__()
         self.server = server
         self.order = b''
+        self.asked = self.missed = None    # when we first asked for its end, and saw it untold
 
     def release(self):
         if _send(self.fd, self.order) not in (None, len(self.order)):
@@ -7035,8 +7037,20 @@ class _ServedChild(_Child):
         return self.server.exitcode(self.pid)
 
     def is_gone(self):
-        # As long as the server is there, it tells a little later.
+        if self.server.is_there():
+            self._doubt_server()    # which tells a little later
         return not self.server.is_there() and process_alive(self.identity) is False
+
+    def _doubt_server(self):
+        """Do without a server that has been stopped: a child has ended, and it does not tell."""
+        now, patience = time.monotonic(), self.server.PATIENCE / 5
+        if self.asked is None:
+            self.asked = now    # to look at a process takes longer than to ask
+        elif now - self.asked > patience and process_alive(self.identity) is False:
+            if self.missed is None:
+                self.missed = now
+            elif now - self.missed > patience:
+                self.server.do_without('it does not tell how a child of its has ended')
 
     def close(self):
         self.server.forget(self.pid)
@@ -7124,6 +7138,7 @@ class _Forks:
         self._steps = steps
         self._supervisor = supervisor
         self._process = multiprocessing.current_process()    # each child as it sees itself
+        self._started = 0
         self._job = Job('')    # what children have alike
         self._handlers = {}    # signal -> what handles it in children
 
@@ -7183,8 +7198,11 @@ class _Forks:
                                                        socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
+        if not received:    # no descriptors left for it
+            return False
         line = int.from_bytes(received[0][2], sys.byteorder)
         before = raw.pthread_sigmask(raw.SIG_BLOCK, _CHILD_SIGNALS)
+        self._started += 1
         try:
             pid = os.fork()
             if not pid:
@@ -7203,8 +7221,18 @@ class _Forks:
             sys.modules['random'].seed()  # type: ignore[attr-defined]
         _close_private_fds()
         os.close(self._orders.detach())
+        self._be_a_process()
         _serve(functools.partial(self._take_order, line),
                lambda: process_alive(self._supervisor) is not False)
+
+    def _be_a_process(self):
+        """Do what multiprocessing does in a child that it has forked itself."""
+        from multiprocessing import util
+        *outer, ours = self._process._identity
+        self._process._identity = (*outer, ours + self._started - 1)    # as if without a server
+        if hasattr(threading.Thread, '_set_native_id'):
+            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+        util._run_after_forkers()  # type: ignore[attr-defined]
 
     def _take_order(self, line, lives):
         """Wait for a job; return what `_serve` asks for."""
