@@ -7128,8 +7128,8 @@ class _Forks:
     """The server: forks a child for each line that it is given, and tells how children ended.
 
     It ends with the supervisor, and when it cannot fork, as it takes processes that others need.
-    Signals that ask the supervisor to stop are passed on, as a function may send them to its
-    parent.
+    Signals that ask the supervisor to stop, or that the program handles, are passed on, as a
+    function may send them to its parent.
     """
 
     def __init__(self, orders, steps, supervisor):
@@ -7141,6 +7141,8 @@ class _Forks:
         self._started = 0
         self._job = Job('')    # what children have alike
         self._handlers = {}    # signal -> what handles it in children
+        self._handled = [number for number in range(1, signal.NSIG)
+                         if callable(signal.getsignal(number))]    # in the supervisor
 
     def run(self):
         import select
@@ -7165,7 +7167,8 @@ class _Forks:
     def _prepare_signals(self, wake):
         import _signal as raw  # see `_own_signals`
         signal.set_wakeup_fd(wake)
-        own = dict.fromkeys(_CHILD_SIGNALS, self._pass_on)
+        own = dict.fromkeys(self._handled, self._pass_on)
+        own.update(dict.fromkeys(_CHILD_SIGNALS, self._pass_on))
         own[signal.SIGCHLD] = lambda number, frame: None
         for number, handler in own.items():
             before = raw.getsignal(number)
@@ -7175,7 +7178,8 @@ class _Forks:
 
     def _pass_on(self, number, frame):
         with contextlib.suppress(OSError):    # the supervisor is gone, which ends us
-            self._orders.send(b'passed %d' % number)
+            if number in _CHILD_SIGNALS:
+                self._orders.send(b'passed %d' % number)
             os.kill(_read_identity(self._supervisor)['pid'], number)
 
     def _learn(self):

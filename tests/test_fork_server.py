@@ -590,3 +590,25 @@ def test_an_exception_whose_class_is_named_by_a_text_of_the_users_is_told(flow):
     assert flow() is False
 
     assert [one.error for one in flow.tasks() if one.path == 'a'] == ['Odd']
+
+
+def test_a_signal_that_the_program_handles_reaches_it_from_a_function(programs, journal):
+    programs.write("""
+        signal.signal(signal.SIGUSR1, lambda *given: journal.note(os.getpid() == supervisor))
+        supervisor = os.getpid()
+        flow = make()
+        def work():
+            journal.note(signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL)
+            os.kill(os.getppid(), signal.SIGUSR1)
+            journal.wait_for('True', 2)
+            journal.sign('server', os.getppid())
+        first = flow.add_step('a', func=work)
+        for number in range(%d):
+            flow.add_step('b%%d' %% number, func=lambda: journal.note(
+                os.getppid() == journal.pid('server')), require=first)
+        leave(flow)
+    """ % MANY)
+
+    assert programs.run() == 0
+
+    assert journal.words() == ['True'] * (MANY + 2)
