@@ -6994,17 +6994,22 @@ class ForkServer:
     def _spare_lives(self):
         return self._spare.pid is None or self._codes[self._spare.pid] is None
 
+    def _await_end_of_spare(self):
+        self._dismiss_spare()
+        deadline, left = time.monotonic() + 2.0, 2.0
+        while self._socket is not None and self._spare_lives() and left > 0:
+            _await_readable(self._socket, left)
+            self.listen()
+            left = deadline - time.monotonic()
+
     def close(self):
         """End the server, and the child that it keeps ready."""
-        if self._spare is not None:
-            self._dismiss_spare()
-            deadline, left = time.monotonic() + 2.0, 2.0
-            while self._socket is not None and self._spare_lives() and left > 0:
-                _await_readable(self._socket, left)
-                self.listen()
-                left = deadline - time.monotonic()
-        if self._socket is not None:
-            self._hang_up()
+        try:
+            if self._spare is not None:
+                self._await_end_of_spare()
+        finally:    # also at a Ctrl-C: it would wait for us to the end of this program
+            if self._socket is not None:
+                self._hang_up()
         server = _Child(self._process)
         self._process.join(2.0)
         if self._process.exitcode is None:

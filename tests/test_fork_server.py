@@ -612,3 +612,21 @@ def test_a_signal_that_the_program_handles_reaches_it_from_a_function(programs, 
     assert programs.run() == 0
 
     assert journal.words() == ['True'] * (MANY + 2)
+
+
+def test_a_ctrl_c_while_the_server_is_ended_leaves_none(flow, monkeypatch):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    def close(server):
+        monkeypatch.setattr(sequent, '_await_readable', interrupt)
+        real(server)
+    real = sequent.ForkServer.close
+    monkeypatch.setattr(sequent.ForkServer, 'close', close)
+    fill_up(flow)
+    before = multiprocessing.active_children()
+
+    with pytest.raises(KeyboardInterrupt):
+        flow()
+
+    wait_until(lambda: multiprocessing.active_children() == before, 'the end of the server')
