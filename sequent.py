@@ -6858,6 +6858,7 @@ class ForkServer:
     def __init__(self, steps):
         import multiprocessing
         import socket
+        self._spare = None     # type: typing.Any   # the child that waits for a job, or will
         _occupy_standard_fds()
         with _start_lock:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -6873,7 +6874,6 @@ class ForkServer:
             finally:
                 theirs.close()
         ours.setblocking(False)
-        self._spare = None     # type: typing.Any   # the child that waits for a job, or will
         self._codes = {}       # pid of a child -> its exit code, None: it runs
         self.passed = 0
 

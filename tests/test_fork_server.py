@@ -630,3 +630,19 @@ def test_a_ctrl_c_while_the_server_is_ended_leaves_none(flow, monkeypatch):
         flow()
 
     wait_until(lambda: multiprocessing.active_children() == before, 'the end of the server')
+
+
+def test_where_there_is_no_process_for_a_server_the_supervisor_forks(flow, monkeypatch):
+    def fork():
+        asked.append(1)
+        if len(asked) == 1:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real()
+    real, asked = os.fork, []
+    monkeypatch.setattr(os, 'fork', fork)
+    flow.add_step('a', func=os.getppid)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') == [os.getpid()]
