@@ -4431,7 +4431,8 @@ def class_name(kind):
 def describe_error(error):
     """Return ``'ValueError: text'``, whatever the exception does when it is asked."""
     text = _shown(str, error)
-    return '%s: %s' % (type(error).__name__, text) if text else type(error).__name__
+    name = _encodable(type(error).__name__)
+    return '%s: %s' % (name, text) if text else name
 
 
 def _shown(show, value):
@@ -6857,6 +6858,7 @@ class ForkServer:
     def __init__(self, steps):
         import multiprocessing
         import socket
+        self._spare = None     # type: typing.Any   # the child that waits for a job, or will
         _occupy_standard_fds()
         with _start_lock:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -6872,7 +6874,6 @@ class ForkServer:
             finally:
                 theirs.close()
         ours.setblocking(False)
-        self._spare = None     # type: typing.Any   # the child that waits for a job, or will
         self._codes = {}       # pid of a child -> its exit code, None: it runs
         self.passed = 0
 
@@ -6993,17 +6994,22 @@ class ForkServer:
     def _spare_lives(self):
         return self._spare.pid is None or self._codes[self._spare.pid] is None
 
+    def _await_end_of_spare(self):
+        self._dismiss_spare()
+        deadline, left = time.monotonic() + 2.0, 2.0
+        while self._socket is not None and self._spare_lives() and left > 0:
+            _await_readable(self._socket, left)
+            self.listen()
+            left = deadline - time.monotonic()
+
     def close(self):
         """End the server, and the child that it keeps ready."""
-        if self._spare is not None:
-            self._dismiss_spare()
-            deadline, left = time.monotonic() + 2.0, 2.0
-            while self._socket is not None and self._spare_lives() and left > 0:
-                _await_readable(self._socket, left)
-                self.listen()
-                left = deadline - time.monotonic()
-        if self._socket is not None:
-            self._hang_up()
+        try:
+            if self._spare is not None:
+                self._await_end_of_spare()
+        finally:    # also at a Ctrl-C: it would wait for us to the end of this program
+            if self._socket is not None:
+                self._hang_up()
         server = _Child(self._process)
         self._process.join(2.0)
         if self._process.exitcode is None:
@@ -7019,12 +7025,13 @@ class ForkServer:
 class _ServedChild(_Child):
     """A child of the fork server's: its job is what lets it pass the gate."""
 
-    __slots__ = ('server', 'order')
+    __slots__ = ('server', 'order', 'asked', 'missed')
 
     def __init__(self, server):
         super().__init__()
         self.server = server
         self.order = b''
+        self.asked = self.missed = None    # when we first asked for its end, and saw it untold
 
     def release(self):
         if _send(self.fd, self.order) not in (None, len(self.order)):
@@ -7035,8 +7042,20 @@ class _ServedChild(_Child):
         return self.server.exitcode(self.pid)
 
     def is_gone(self):
-        # As long as the server is there, it tells a little later.
+        if self.server.is_there():
+            self._doubt_server()    # which tells a little later
         return not self.server.is_there() and process_alive(self.identity) is False
+
+    def _doubt_server(self):
+        """Do without a server that has been stopped: a child has ended, and it does not tell."""
+        now, patience = time.monotonic(), self.server.PATIENCE / 5
+        if self.asked is None:
+            self.asked = now    # to look at a process takes longer than to ask
+        elif now - self.asked > patience and process_alive(self.identity) is False:
+            if self.missed is None:
+                self.missed = now
+            elif now - self.missed > patience:
+                self.server.do_without('it does not tell how a child of its has ended')
 
     def close(self):
         self.server.forget(self.pid)
@@ -7114,8 +7133,8 @@ class _Forks:
     """The server: forks a child for each line that it is given, and tells how children ended.
 
     It ends with the supervisor, and when it cannot fork, as it takes processes that others need.
-    Signals that ask the supervisor to stop are passed on, as a function may send them to its
-    parent.
+    Signals that ask the supervisor to stop, or that the program handles, are passed on, as a
+    function may send them to its parent.
     """
 
     def __init__(self, orders, steps, supervisor):
@@ -7124,8 +7143,11 @@ class _Forks:
         self._steps = steps
         self._supervisor = supervisor
         self._process = multiprocessing.current_process()    # each child as it sees itself
+        self._started = 0
         self._job = Job('')    # what children have alike
         self._handlers = {}    # signal -> what handles it in children
+        self._handled = [number for number in range(1, signal.NSIG)
+                         if callable(signal.getsignal(number))]    # in the supervisor
 
     def run(self):
         import select
@@ -7150,7 +7172,8 @@ class _Forks:
     def _prepare_signals(self, wake):
         import _signal as raw  # see `_own_signals`
         signal.set_wakeup_fd(wake)
-        own = dict.fromkeys(_CHILD_SIGNALS, self._pass_on)
+        own = dict.fromkeys(self._handled, self._pass_on)
+        own.update(dict.fromkeys(_CHILD_SIGNALS, self._pass_on))
         own[signal.SIGCHLD] = lambda number, frame: None
         for number, handler in own.items():
             before = raw.getsignal(number)
@@ -7160,7 +7183,8 @@ class _Forks:
 
     def _pass_on(self, number, frame):
         with contextlib.suppress(OSError):    # the supervisor is gone, which ends us
-            self._orders.send(b'passed %d' % number)
+            if number in _CHILD_SIGNALS:
+                self._orders.send(b'passed %d' % number)
             os.kill(_read_identity(self._supervisor)['pid'], number)
 
     def _learn(self):
@@ -7183,8 +7207,11 @@ class _Forks:
                                                        socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
+        if not received:    # no descriptors left for it
+            return False
         line = int.from_bytes(received[0][2], sys.byteorder)
         before = raw.pthread_sigmask(raw.SIG_BLOCK, _CHILD_SIGNALS)
+        self._started += 1
         try:
             pid = os.fork()
             if not pid:
@@ -7203,8 +7230,18 @@ class _Forks:
             sys.modules['random'].seed()  # type: ignore[attr-defined]
         _close_private_fds()
         os.close(self._orders.detach())
+        self._be_a_process()
         _serve(functools.partial(self._take_order, line),
                lambda: process_alive(self._supervisor) is not False)
+
+    def _be_a_process(self):
+        """Do what multiprocessing does in a child that it has forked itself."""
+        from multiprocessing import util
+        *outer, ours = self._process._identity
+        self._process._identity = (*outer, ours + self._started - 1)    # as if without a server
+        if hasattr(threading.Thread, '_set_native_id'):
+            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+        util._run_after_forkers()  # type: ignore[attr-defined]
 
     def _take_order(self, line, lives):
         """Wait for a job; return what `_serve` asks for."""

@@ -26,8 +26,8 @@ def flow(tmp_path):
 
 
 def fill_up(flow, require=()):
-    for number in range(MANY):
-        flow.add_step('more%d' % number, func=int, require=require)
+    return tuple(flow.add_step('more%d' % number, func=int, require=require)
+                 for number in range(MANY))
 
 
 def results_of(flow, path):
@@ -511,3 +511,138 @@ def test_a_second_signal_cuts_the_grace_short(whom, programs, journal):
 
     assert supervisor.wait() == 143
     assert journal.count('cleaned') == 0
+
+
+def stop_server_and(do):
+    stop_server()
+    return do()
+
+
+@pytest.mark.parametrize('do, error', [(int, None), (lambda: os._exit(3), 'how is not known'),
+                                       (signal.pause, 'timed out')], ids=['ok', 'exit', 'timeout'])
+def test_the_end_of_a_child_is_seen_when_its_server_has_been_stopped(
+        do, error, flow, monkeypatch, caplog):
+    monkeypatch.setattr(sequent.ForkServer, 'PATIENCE', 0.2)
+    config = {'timeout': 0.5} if error == 'timed out' else {}
+    flow.add_step('a', func=stop_server_and, args=(do,), config=config, require=fill_up(flow))
+
+    assert flow() is (error is None)
+
+    [found] = [one.error for one in flow.tasks() if one.path == 'a']
+    assert found is None if error is None else error in found
+    assert 'cannot be ended' not in caplog.text
+
+
+class Registered:
+    """What multiprocessing tells of each fork."""
+
+    def __init__(self):
+        self.pid = None
+        multiprocessing.util.register_after_fork(self, Registered.note)
+
+    def note(self):
+        self.pid = os.getpid()
+
+
+def test_a_child_is_to_multiprocessing_what_it_is_without_a_server(flow):
+    registered = Registered()
+
+    def look():
+        assert registered.pid == os.getpid()
+        assert getattr(threading.main_thread(), 'native_id', os.getpid()) == os.getpid()
+        return multiprocessing.current_process()._identity
+    for name in 'abc':
+        flow.add_step(name, func=look)
+    fill_up(flow)
+
+    assert flow() is True
+
+    numbers = [results_of(flow, name)[0] for name in 'abc']
+    first = min(numbers)
+    assert sorted(numbers) == [first[:-1] + (first[-1] + more,) for more in range(3)]
+
+
+def test_a_server_without_descriptors_is_done_without(flow, capfd):
+    def take_descriptors():
+        resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))
+    resource = pytest.importorskip('resource')
+    if not hasattr(resource, 'prlimit'):
+        pytest.skip('not for systems without prlimit')
+    before = flow.add_step('a', func=take_descriptors)
+    for name in 'bcd':
+        before = flow.add_step(name, func=os.getppid, require=before)
+    fill_up(flow, require=before)
+
+    assert flow() is True
+
+    assert results_of(flow, 'd') == [os.getpid()]
+    assert 'Traceback' not in capfd.readouterr().err
+
+
+def test_an_exception_whose_class_is_named_by_a_text_of_the_users_is_told(flow):
+    class Text(str):
+        pass
+
+    def fail():
+        raise type(Text('Odd'), (Exception,), {})
+    flow.add_step('a', func=fail)
+
+    assert flow() is False
+
+    assert [one.error for one in flow.tasks() if one.path == 'a'] == ['Odd']
+
+
+def test_a_signal_that_the_program_handles_reaches_it_from_a_function(programs, journal):
+    programs.write("""
+        signal.signal(signal.SIGUSR1, lambda *given: journal.note(os.getpid() == supervisor))
+        supervisor = os.getpid()
+        flow = make()
+        def work():
+            journal.note(signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL)
+            os.kill(os.getppid(), signal.SIGUSR1)
+            journal.wait_for('True', 2)
+            journal.sign('server', os.getppid())
+        first = flow.add_step('a', func=work)
+        for number in range(%d):
+            flow.add_step('b%%d' %% number, func=lambda: journal.note(
+                os.getppid() == journal.pid('server')), require=first)
+        leave(flow)
+    """ % MANY)
+
+    assert programs.run() == 0
+
+    assert journal.words() == ['True'] * (MANY + 2)
+
+
+def test_a_ctrl_c_while_the_server_is_ended_leaves_none(flow, monkeypatch):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    def close(server):
+        monkeypatch.setattr(sequent, '_await_readable', interrupt)
+        real(server)
+    real = sequent.ForkServer.close
+    monkeypatch.setattr(sequent.ForkServer, 'close', close)
+    fill_up(flow)
+    before = multiprocessing.active_children()
+
+    with pytest.raises(KeyboardInterrupt):
+        flow()
+
+    wait_until(lambda: multiprocessing.active_children() == before, 'the end of the server')
+
+
+def test_where_there_is_no_process_for_a_server_the_supervisor_forks(flow, monkeypatch):
+    def fork():
+        asked.append(1)
+        if len(asked) == 1:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real()
+    real, asked = os.fork, []
+    monkeypatch.setattr(os, 'fork', fork)
+    flow.add_step('a', func=os.getppid)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert results_of(flow, 'a') == [os.getpid()]
