@@ -7285,12 +7285,14 @@ def _read_order(line, lives):
 
 def _items_at(step, sequence):
     """Return the loop items of a step at a sequence, outermost first (semantics 1.3)."""
-    items, numbers = (), sequence.split('.')    # type: tuple, list
+    around = []
     while step.parent is not None:
-        number = numbers.pop()
-        if step.loop is not None:
-            items = (step.loop[int(number) - 1],) + items
+        around.append(step)
         step = step.parent
+    items, numbers = (), sequence.split('.')    # type: tuple, list
+    for number, one in zip(numbers[1:], reversed(around)):    # the first is the flow's
+        if one.loop is not None:
+            items += (one.loop[int(number) - 1],)
     return items
 
 

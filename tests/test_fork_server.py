@@ -108,6 +108,20 @@ def test_what_was_filled_in_is_forked_by_the_supervisor(flow):
     assert results_of(flow, 'c') == [os.getpid()]
 
 
+def test_steps_with_no_loop_of_their_own_have_the_items_of_those_around_them(flow):
+    # semantics 1.3
+    box = flow.add_step('outer', loop='xyz').add_step('inner')
+    box.add_step('a', func=lambda: sequent.current().items)
+    box.add_step('deep', loop=[1, 2]).add_step('b', func=lambda: sequent.current().items)
+    fill_up(flow)
+
+    assert flow() is True
+
+    assert sorted(results_of(flow, 'outer_inner_a')) == [('x',), ('y',), ('z',)]
+    assert sorted(results_of(flow, 'outer_inner_deep_b')) == [
+        (item, number) for item in 'xyz' for number in (1, 2)]
+
+
 CHANGED = []
 
 
