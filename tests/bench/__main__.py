@@ -7,6 +7,9 @@ Machines differ, so what counts is the comparison: how many times the bound a fl
 much more a task. Printed are medians over the runs, in which flow and bound take turns. With
 ``--growth 10 100`` a flow of so many times the tasks is compared with itself: a task is to take no
 more than 1.3 times as long. Exit code 1 says that some benchmark does not reach what it should.
+
+What was deleted in the last minutes from a folder on ext4 makes files dearer there, also the logs
+of flows: after tests, for instance, give another ``--folder``.
 """
 
 import argparse
@@ -164,9 +167,9 @@ def commit_rows(folder, works, at_once=1, synchronous='FULL', statuses=('active'
 
     Args:
         statuses: those that a task goes through: each time its row is written again.
-        journal: ``'PERSIST'`` keeps it, as a store does. ext4 passes over each file that was
-            deleted in the last minutes where it makes a new one; so thousands of deleted journals
-            make the log files of the flow dearer that is measured next.
+        journal: ``'PERSIST'`` keeps it, as a store does, for very many commits: ext4 passes over
+            each file that was deleted in the last minutes where it makes a new one, so thousands
+            of deleted journals make the log files dearer of the flow that is measured next.
     """
     insert = 'INSERT OR REPLACE INTO tasks (id, run, %s) VALUES (?, 1%s)' % (
         ', '.join(sequent.TaskRecord._fields), ', ?' * len(sequent.TaskRecord._fields))
@@ -200,14 +203,13 @@ def fork_and_join():
 def programs(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'))
     return chain(flow, n, command=['true']), lambda: commit_rows(
-        folder, [lambda: subprocess.run(['true'], check=True)] * n, journal='PERSIST')
+        folder, [lambda: subprocess.run(['true'], check=True)] * n)
 
 
 @Benchmark('a chain of {n} processes, sqlite', 'fork, join and a commit each', 1000, times=1.25)
 def processes(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'))
-    return chain(flow, n, func=no_op), lambda: commit_rows(folder, [fork_and_join] * n,
-                                                           journal='PERSIST')
+    return chain(flow, n, func=no_op), lambda: commit_rows(folder, [fork_and_join] * n)
 
 
 @Benchmark('{n} independent processes and one that requires them, two at a time, sqlite',
@@ -439,8 +441,7 @@ def latency(n, folder):
         work()
         return gaps(path) * n    # as it is told by the task
     return (lambda: measured(flow, paths[0]),
-            lambda: measured(lambda: commit_rows(folder, [fork] * n, journal='PERSIST'),
-                             paths[1]))
+            lambda: measured(lambda: commit_rows(folder, [fork] * n), paths[1]))
 
 
 def with_byte_code():
