@@ -6035,10 +6035,10 @@ class _Orphan(_Child):
 _FRAME_HEAD = 16
 
 
-def _frame(outcome):
+def _frame(outcome, ended):
     """Return the frame up to the result."""
-    status, error, trace, result, *others = outcome
-    head = marshal.dumps((status, error, trace, None, *others))
+    status, error, trace, result, warning, interrupted, _, *others = outcome
+    head = marshal.dumps((status, error, trace, None, warning, interrupted, ended, *others))
     return len(head).to_bytes(8, 'big') + len(result or b'').to_bytes(8, 'big') + head
 
 
@@ -6616,10 +6616,14 @@ def _pass_gate(job, line, load, lives):
 
 
 def _serve_job(lives, job, fd, load):
-    identity = os.fstat(fd)
+    identity = _file_of(fd)
     outcome = _run_here(job, load)
     _end_threads()
-    _deliver(job, fd, identity, outcome._replace(ended=job.now()), lives)
+    _deliver(job, fd, identity, outcome, job.now(), lives)
+
+
+def _file_of(fd):
+    return os.fstat(fd)[stat.ST_INO:stat.ST_DEV + 1]
 
 
 def _own_signals(handlers=None):
@@ -6754,9 +6758,11 @@ def _end_threads():
 
     Its result is not delivered before: nothing may go on working beside what requires it.
     """
-    from multiprocessing import util
-    threading._shutdown()  # type: ignore[attr-defined]
-    util._exit_function()  # type: ignore[attr-defined]
+    from multiprocessing import process, util
+    if threading.active_count() > 1:
+        threading._shutdown()  # type: ignore[attr-defined]
+    if util._finalizer_registry or process._children:  # type: ignore[attr-defined]
+        util._exit_function()  # type: ignore[attr-defined]
     _flush()
 
 
@@ -6769,18 +6775,18 @@ def _flush():
             pass  # closed, or a full disk: there is nobody left to tell
 
 
-def _deliver(job, fd, identity, outcome, lives):
+def _deliver(job, fd, identity, outcome, ended, lives):
     """Give the outcome to the supervisor and wait until it is stored; else leave it in a file."""
     try:
-        if not os.path.samestat(identity, os.fstat(fd)):
+        if _file_of(fd) != identity:
             raise OSError('the function has closed our descriptor, and something else has it now')
-        _write(fd, _frame(outcome))
+        _write(fd, _frame(outcome, ended))
         _write(fd, outcome.result or b'')
         stored = _receive(fd, lives)
     except OSError:
         stored = False
     if not stored and job.outcome is not None:
-        _leave_patiently(job.outcome, outcome)
+        _leave_patiently(job.outcome, outcome._replace(ended=ended))
 
 
 def _leave_patiently(path, outcome):
@@ -7139,11 +7145,16 @@ class _Forks:
 
     def __init__(self, orders, steps, supervisor):
         import multiprocessing
+        from multiprocessing import util
         self._orders = orders
         self._steps = steps
         self._supervisor = supervisor
-        self._process = multiprocessing.current_process()    # each child as it sees itself
-        self._started = 0
+        # Each child as it sees itself; they are numbered as if there were no server.
+        self._process = multiprocessing.current_process()  # type: typing.Any
+        *self._outer, self._number = self._process._identity
+        # What multiprocessing does in a child that it has forked itself; 3.6 and 3.7 do less.
+        self._renewals = [util._run_after_forkers,  # type: ignore[attr-defined]
+                          getattr(threading.main_thread(), '_set_native_id', int)]
         self._job = Job('')    # what children have alike
         self._handlers = {}    # signal -> what handles it in children
         self._handled = [number for number in range(1, signal.NSIG)
@@ -7153,7 +7164,7 @@ class _Forks:
         import select
         ended, wake = os.pipe()
         os.set_blocking(wake, False)
-        _private_fds.update((ended, wake))
+        _private_fds.update((ended, wake, self._orders.fileno()))
         self._prepare_signals(wake)
         poll = select.poll()
         poll.register(self._orders, select.POLLIN)
@@ -7205,13 +7216,12 @@ class _Forks:
         import socket
         message, received, _, _ = self._orders.recvmsg(1, socket.CMSG_SPACE(4),
                                                        socket.MSG_CMSG_CLOEXEC)
-        if not message:
-            return False
-        if not received:    # no descriptors left for it
+        if not message or not received:    # which there is no descriptor left for
             return False
         line = int.from_bytes(received[0][2], sys.byteorder)
+        self._process._identity = (*self._outer, self._number)
+        self._number += 1
         before = raw.pthread_sigmask(raw.SIG_BLOCK, _CHILD_SIGNALS)
-        self._started += 1
         try:
             pid = os.fork()
             if not pid:
@@ -7228,20 +7238,13 @@ class _Forks:
         signal.set_wakeup_fd(-1)
         if sys.version_info < (3, 7) and 'random' in sys.modules:    # since then any fork does
             sys.modules['random'].seed()  # type: ignore[attr-defined]
-        _close_private_fds()
-        os.close(self._orders.detach())
-        self._be_a_process()
+        for fd in _private_fds:    # what Python has of them lives until we end
+            os.close(fd)
+        _private_fds.clear()
+        for renew in self._renewals:
+            renew()
         _serve(functools.partial(self._take_order, line),
                lambda: process_alive(self._supervisor) is not False)
-
-    def _be_a_process(self):
-        """Do what multiprocessing does in a child that it has forked itself."""
-        from multiprocessing import util
-        *outer, ours = self._process._identity
-        self._process._identity = (*outer, ours + self._started - 1)    # as if without a server
-        if hasattr(threading.Thread, '_set_native_id'):
-            threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
-        util._run_after_forkers()  # type: ignore[attr-defined]
 
     def _take_order(self, line, lives):
         """Wait for a job; return what `_serve` asks for."""
@@ -7252,7 +7255,7 @@ class _Forks:
         job = self._job
         (job.name, job.sequence, job.recovery, job.attempt, job.own, job.config, job.log,
          job.outcome) = marshal.loads(order)
-        self._process.name = '%s %s' % (job.name, job.sequence)
+        self._process._name = '%s %s' % (job.name, job.sequence)
         step = self._steps[job.name]
         job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
         job.items = _items_at(step, job.sequence)
