@@ -3793,6 +3793,7 @@ class SqliteStore(Store):
         key, found, listed = self._key(run), collections.OrderedDict(), []
         if upto is not None or self._read(_SQL_TRIED_AGAIN, key):
             return super().summary(run, upto)
+        self._read('PRAGMA threads = 1')    # one that sorts meanwhile, since SQLite 3.8.7
         for row in sorted(self._read(_SQL_SUMMARY, key), key=operator.itemgetter(0)):
             number, path, kind, status, n, started, ended = row
             if kind == 'iteration':

@@ -669,7 +669,7 @@ def status(n, folder):
 
 
 @Benchmark('memory that status of a run of {n} tasks takes over that of one of 5', None, 1000000,
-           most=5, unit='MB')
+           most=10, unit='MB')
 def status_memory(n, folder):
     large, small = [a_run_of(size, os.path.join(folder, 'flow%d.py' % size)) for size in (n, 5)]
     return lambda: (measured_apart(STATUS, large, 'memory')
