@@ -5909,6 +5909,12 @@ class _Child:
         """Let it pass its gate."""
         _send(self.fd, b'g')
 
+    def hang_up(self):
+        """Close the line to it, if that is open."""
+        if self.fd is not None:
+            _close_private(self.fd)
+            self.fd = None
+
     def alive(self, job):
         return self.exitcode() is None and not self.is_gone()
 
@@ -6237,8 +6243,7 @@ class ProcessConstruct(_ChildConstruct):
         finally:
             theirs.close()
             if child.pid is None:
-                _close_private(child.fd)
-                child.fd = None
+                child.hang_up()
         return child
 
     def release(self, job):
@@ -6304,17 +6309,14 @@ class ProcessConstruct(_ChildConstruct):
 
     def _close_line(self, child):
         self.port.unwatch(child.fd)
-        _close_private(child.fd)
-        child.fd = None
+        child.hang_up()
 
     # What is left of a job that is over.
 
     def _part(self, child, patience=1.0):
         """Let a process go. At its gate, or told that its outcome is stored, it exits."""
         self._children.discard(child)
-        if child.fd is not None:
-            _close_private(child.fd)
-            child.fd = None
+        child.hang_up()
         if child.killed and patience < math.inf:
             child.signal(signal.SIGKILL)  # what it has left behind
         self._leaving.append((child, time.monotonic() + patience))
@@ -6617,14 +6619,10 @@ def _pass_gate(job, line, load, lives):
 
 
 def _serve_job(lives, job, fd, load):
-    identity = _file_of(fd)
+    identity = _file_key(fd)
     outcome = _run_here(job, load)
     _end_threads()
     _deliver(job, fd, identity, outcome, job.now(), lives)
-
-
-def _file_of(fd):
-    return os.fstat(fd)[stat.ST_INO:stat.ST_DEV + 1]
 
 
 def _own_signals(handlers=None):
@@ -6759,11 +6757,9 @@ def _end_threads():
 
     Its result is not delivered before: nothing may go on working beside what requires it.
     """
-    from multiprocessing import process, util
-    if threading.active_count() > 1:
-        threading._shutdown()  # type: ignore[attr-defined]
-    if util._finalizer_registry or process._children:  # type: ignore[attr-defined]
-        util._exit_function()  # type: ignore[attr-defined]
+    from multiprocessing import util
+    threading._shutdown()  # type: ignore[attr-defined]
+    util._exit_function()  # type: ignore[attr-defined]
     _flush()
 
 
@@ -6779,7 +6775,7 @@ def _flush():
 def _deliver(job, fd, identity, outcome, ended, lives):
     """Give the outcome to the supervisor and wait until it is stored; else leave it in a file."""
     try:
-        if _file_of(fd) != identity:
+        if _file_key(fd) != identity:
             raise OSError('the function has closed our descriptor, and something else has it now')
         _write(fd, _frame(outcome, ended))
         _write(fd, outcome.result or b'')
@@ -6923,7 +6919,7 @@ class ForkServer:
             self._send(b'.', [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
                                array.array('i', [theirs.fileno()]))])
         if self._socket is None:
-            self._dismiss_spare()
+            self._spare.hang_up()
 
     def _send(self, message, rights=()):
         if self._socket is not None:
@@ -6991,18 +6987,14 @@ class ForkServer:
         _private_fds.discard(self._socket.fileno())
         self._socket.close()
         self._socket = None
-        self._dismiss_spare()
-
-    def _dismiss_spare(self):
-        if self._spare is not None and self._spare.fd is not None:
-            _close_private(self._spare.fd)
-            self._spare.fd = None
+        if self._spare is not None:
+            self._spare.hang_up()
 
     def _spare_lives(self):
         return self._spare.pid is None or self._codes[self._spare.pid] is None
 
     def _await_end_of_spare(self):
-        self._dismiss_spare()
+        self._spare.hang_up()
         deadline, left = time.monotonic() + 2.0, 2.0
         while self._socket is not None and self._spare_lives() and left > 0:
             _await_readable(self._socket, left)

@@ -363,14 +363,20 @@ def test_a_child_that_cannot_see_the_tasks_of_its_run_says_so(flow):
         one.error for one in flow.tasks() if one.path == 'a'][0]
 
 
-def test_short_of_descriptors_a_start_is_tried_again_and_no_child_is_left(flow, monkeypatch):
-    def make_pair():
-        asked.append(1)
-        if len(asked) in (1, 4):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+def fall_short(monkeypatch, module, name, number, calls):
+    """Let these calls of a function, counted from 1, fail; return the list of all of them."""
+    def fail_or_call():
+        made.append(name)
+        if len(made) in calls:
+            raise OSError(number, os.strerror(number))
         return real()
-    real, asked = sequent._make_pair, []
-    monkeypatch.setattr(sequent, '_make_pair', make_pair)
+    real, made = getattr(module, name), []
+    monkeypatch.setattr(module, name, fail_or_call)
+    return made
+
+
+def test_short_of_descriptors_a_start_is_tried_again_and_no_child_is_left(flow, monkeypatch):
+    asked = fall_short(monkeypatch, sequent, '_make_pair', errno.EMFILE, (1, 4))
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
     given = spares(monkeypatch, lambda child, number: None)
@@ -453,13 +459,11 @@ def test_a_job_whose_child_dies_before_it_takes_it_is_started_again(
 
 def test_a_job_that_does_not_fit_into_the_socket_is_started_again(flow, monkeypatch, caplog):
     monkeypatch.setattr(sequent, '_ORDER_SIZE', 1 << 24)
-    flow.add_step('a', func=os.getppid, config={'env': {'LARGE': 'x' * (1 << 22)},
-                                                'stop_on_exception': False})
+    flow.add_step('a', func=os.getppid, config={'env': {'LARGE': 'x' * (1 << 22)}})
     fill_up(flow)
 
-    flow()
+    assert flow() is True
 
-    # The system does not start programs with such an environment, but this is none.
     assert results_of(flow, 'a') == [os.getpid()]
     assert 'before it took its job' in caplog.text
 
@@ -647,13 +651,7 @@ def test_a_ctrl_c_while_the_server_is_ended_leaves_none(flow, monkeypatch):
 
 
 def test_where_there_is_no_process_for_a_server_the_supervisor_forks(flow, monkeypatch):
-    def fork():
-        asked.append(1)
-        if len(asked) == 1:
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return real()
-    real, asked = os.fork, []
-    monkeypatch.setattr(os, 'fork', fork)
+    fall_short(monkeypatch, os, 'fork', errno.EAGAIN, (1,))
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
 
