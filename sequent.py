@@ -7009,6 +7009,9 @@ class ForkServer:
         finally:    # also at a Ctrl-C: it would wait for us to the end of this program
             if self._socket is not None:
                 self._hang_up()
+            self._end_process()
+
+    def _end_process(self):
         server = _Child(self._process)
         self._process.join(2.0)
         if self._process.exitcode is None:

@@ -642,12 +642,13 @@ def test_a_ctrl_c_while_the_server_is_ended_leaves_none(flow, monkeypatch):
     real = sequent.ForkServer.close
     monkeypatch.setattr(sequent.ForkServer, 'close', close)
     fill_up(flow)
-    before = multiprocessing.active_children()
+    before, fds = multiprocessing.active_children(), set(sequent._private_fds)
 
     with pytest.raises(KeyboardInterrupt):
         flow()
 
-    wait_until(lambda: multiprocessing.active_children() == before, 'the end of the server')
+    assert multiprocessing.active_children() == before
+    assert sequent._private_fds == fds    # else later children would close what is not theirs
 
 
 def test_where_there_is_no_process_for_a_server_the_supervisor_forks(flow, monkeypatch):
