@@ -5777,7 +5777,10 @@ class _Crew:
 
     Attributes:
         pace: seconds that a function takes, on average; None: not known yet.
+        PATIENCE: seconds to wait for the end of a thread that is in no function.
     """
+
+    PATIENCE = 1.0
 
     def __init__(self, port, most):
         self.most = most
@@ -5787,15 +5790,19 @@ class _Crew:
         self._waiting = collections.deque()  # type: typing.Deque[Job]
         self._idle = []    # locks that threads wait for which have nothing to do
         self._threads = 0
+        self._outside = set()    # threads that are in no function
 
     def give(self, job):
         self._waiting.append(job)
         if self._wake() or self._threads >= self.most:
             return
+        thread = threading.Thread(target=self._work, daemon=True, name='sequent')
+        self._outside.add(thread)
         try:
-            threading.Thread(target=self._work, daemon=True, name='sequent').start()
+            thread.start()
             self._threads += 1
         except RuntimeError as error:  # can't start new thread
+            self._outside.discard(thread)
             if self.take_back(job):
                 self._port.done(job, Outcome(FAILURE, describe_error(error)))
 
@@ -5808,9 +5815,12 @@ class _Crew:
             return False
 
     def close(self):
+        """End the threads, but leave those alone that are in a function."""
         self._open = False
         while self._wake():
             pass
+        for thread in list(self._outside):    # the next run may want to fork
+            thread.join(self.PATIENCE)
 
     def _wake(self):
         """Wake a thread that has nothing to do; return whether there was one."""
@@ -5833,11 +5843,13 @@ class _Crew:
                 bell.acquire()
                 continue
             thread.name = '%s %s' % (job.name, job.sequence)
+            self._outside.discard(thread)
             job.began = began = job.now()
             outcome = run_job(job)
             took = job.now() - began
             self.pace = took if self.pace is None else self.pace + 0.1 * (took - self.pace)
             _task_log_handler.finish(job)
+            self._outside.add(thread)
             if self._open:
                 self._port.done(job, outcome)
 

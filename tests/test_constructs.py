@@ -102,6 +102,17 @@ class TestThread(ConstructContract):
         construct.open(construct.port)
         assert job not in construct.port.outcomes
 
+    def test_close_ends_the_threads_that_are_in_no_function(self, construct):
+        before = threading.active_count()
+        for _ in range(200):
+            jobs = [self.job(nothing) for _ in range(4)]
+            self.start(construct, *jobs)
+            for job in jobs:
+                construct.port.outcome(construct, job)
+            construct.close()
+            assert threading.active_count() == before
+            construct.open(construct.port)
+
     def test_records_of_side_by_side_tasks_go_to_their_own_logs(self, construct, tmp_path):
         barrier = threading.Barrier(2, timeout=PATIENCE)
 

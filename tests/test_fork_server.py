@@ -20,6 +20,7 @@ MANY = sequent.ForkServer.WORTH
 @pytest.fixture
 def flow(tmp_path):
     """A flow of so many steps that a server is worth it; they come last and do nothing."""
+    wait_until(lambda: threading.active_count() == 1, 'the threads of earlier tests to end')
     flow = Sequent('etl', sequent.MemoryStore(), config={'logdir': str(tmp_path)})
     yield flow
     flow.close()
