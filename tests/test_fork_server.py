@@ -15,6 +15,7 @@ from sequent import Sequent
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='not for systems without fork')
 MANY = sequent.ForkServer.WORTH
+SUPERVISOR = os.getpid()
 
 
 @pytest.fixture
@@ -184,8 +185,14 @@ def test_how_a_child_died_is_told(flow):
     assert 'with code 3' in errors['exits'] and 'SIGKILL' in errors['dies']
 
 
+def the_server():
+    """Return the pid of the server that has forked this process, to do it harm."""
+    assert os.getppid() != SUPERVISOR, 'the supervisor itself has forked this process'
+    return os.getppid()
+
+
 def end_server():
-    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(the_server(), signal.SIGKILL)
 
 
 def test_without_its_server_a_run_goes_on(flow, caplog):
@@ -225,13 +232,31 @@ def test_a_child_whose_server_is_gone_can_still_die(flow, tmp_path):
         one.error for one in flow.tasks() if one.path == 'a'][0]
 
 
-def stop_server():
-    os.kill(os.getppid(), signal.SIGSTOP)
+class Impatience:
+    """Lets the supervisor wait for the server's answers as ever, and not for long once that is
+    stopped: on a busy machine one that answers may take its time, too."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __get__(self, server, kind):
+        return 0.2 if os.path.exists(self.path) else 10.0
+
+    def stop_server(self):
+        server = the_server()
+        open(self.path, 'w').close()
+        os.kill(server, signal.SIGSTOP)
 
 
-def test_a_server_that_does_not_answer_is_done_without(flow, monkeypatch, caplog):
-    monkeypatch.setattr(sequent.ForkServer, 'PATIENCE', 0.2)
-    before = flow.add_step('a', func=stop_server)
+@pytest.fixture
+def impatience(tmp_path, monkeypatch):
+    impatience = Impatience(str(tmp_path / 'stopped'))
+    monkeypatch.setattr(sequent.ForkServer, 'PATIENCE', impatience)
+    return impatience
+
+
+def test_a_server_that_does_not_answer_is_done_without(flow, impatience, caplog):
+    before = flow.add_step('a', func=impatience.stop_server)
     for name in 'bcd':    # one of them is the child that it had ready
         before = flow.add_step(name, func=os.getppid, require=before)
     fill_up(flow, require=before)
@@ -532,18 +557,18 @@ def test_a_second_signal_cuts_the_grace_short(whom, programs, journal):
     assert journal.count('cleaned') == 0
 
 
-def stop_server_and(do):
-    stop_server()
+def stop_server_and(do, impatience):
+    impatience.stop_server()
     return do()
 
 
 @pytest.mark.parametrize('do, error', [(int, None), (lambda: os._exit(3), 'how is not known'),
                                        (signal.pause, 'timed out')], ids=['ok', 'exit', 'timeout'])
 def test_the_end_of_a_child_is_seen_when_its_server_has_been_stopped(
-        do, error, flow, monkeypatch, caplog):
-    monkeypatch.setattr(sequent.ForkServer, 'PATIENCE', 0.2)
+        do, error, flow, impatience, caplog):
     config = {'timeout': 0.5} if error == 'timed out' else {}
-    flow.add_step('a', func=stop_server_and, args=(do,), config=config, require=fill_up(flow))
+    flow.add_step('a', func=stop_server_and, args=(do, impatience), config=config,
+                  require=fill_up(flow))
 
     assert flow() is (error is None)
 
@@ -583,7 +608,7 @@ def test_a_child_is_to_multiprocessing_what_it_is_without_a_server(flow):
 
 def test_a_server_without_descriptors_is_done_without(flow, capfd):
     def take_descriptors():
-        resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (3, 3))
+        resource.prlimit(the_server(), resource.RLIMIT_NOFILE, (3, 3))
     resource = pytest.importorskip('resource')
     if not hasattr(resource, 'prlimit'):
         pytest.skip('not for systems without prlimit')
