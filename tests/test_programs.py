@@ -494,6 +494,7 @@ class TestProgram(RunningContract):
         self.start(construct, job)
         assert 'program' in json.loads(job.process)
         wait_until(lambda: construct.port.turn(construct) or moved, 'the pid')
+        wait_until(lambda: (tmp_path / 'x').exists() and read(tmp_path / 'x'), 'the program')
         identity = json.loads(job.process)
         assert (identity['pid'], identity['keeper']) == (
             int(read(tmp_path / 'x')), construct._tender.pid)
@@ -562,9 +563,9 @@ class TestProgram(RunningContract):
         assert outcome.lost
         assert not (tmp_path / 'ran').exists()
 
-    def test_a_tender_that_stands_still_is_given_up(self, construct, monkeypatch):
-        monkeypatch.setattr(sequent._Tender, 'PATIENCE', 0.05)
+    def test_a_tender_that_stands_still_is_given_up(self, construct):
         self.run(construct, contracts.nothing)
+        construct._tender.PATIENCE = 0.05    # of this one alone: the next one has to start first
         os.kill(construct._tender.pid, signal.SIGSTOP)
         pid = construct._tender.pid
         jobs = [self.job(Command(['true', 'x' * 100000]), sequence=str(n)) for n in range(10)]
