@@ -471,7 +471,7 @@ class Trial:
     def look_for_processes(self):
         """Every process that was started must end by itself; orphans of orphans are ours."""
         try:
-            wait_for(seconds=10.0)
+            wait_for()
         except _Late:
             self.wrong.append('processes are left: %s' % children())
             self.end_all()

@@ -10,7 +10,7 @@ import pytest
 
 from runtools import a_private_temporary_folder, journal, programs  # noqa: E402,F401
 
-STRANGER = 4321    # a uid that nobody has
+STRANGER = 100000 + os.getpid()    # a uid that nobody has, nor tests that run beside these
 
 as_another = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which('setpriv') is None,

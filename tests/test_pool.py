@@ -529,6 +529,7 @@ def test_what_is_queued_does_not_begin_when_its_container_is_stopped(watched, jo
 
 def fail_unless_open(journal, gate):  # noqa: F811
     if not journal.is_open(gate):
+        wait_until(journal.words, 'one to begin in the other worker')
         raise ValueError('not yet')
 
 
@@ -573,15 +574,25 @@ def test_what_is_queued_at_a_stop_runs_in_the_recovery_and_nothing_twice(program
     assert len(ran) == 1000 and set(ran.values()) == {1}
 
 
+def both_at_the_gate(journal):  # noqa: F811
+    """Wait until both workers do what must not end, and return their pids."""
+    def signed():
+        lines = map(str.split, read(os.path.join(journal.folder, 'pids')).splitlines())
+        pids = [int(line[1]) for line in lines if line[0] == 'here']
+        return pids if len(pids) == 2 else None
+    return wait_until(signed, 'both workers to be at the gate')
+
+
 def test_a_stop_kills_what_does_not_end_in_its_grace(programs, journal):  # noqa: F811
     programs.write(MANY.replace('GRACE', '0.1'))
     supervisor = programs.start()
-    worker = journal.pid('here')
+    workers = both_at_the_gate(journal)
 
     supervisor.kill(signal.SIGTERM)
 
     assert supervisor.wait() == 143
-    wait_gone(worker)
+    for worker in workers:
+        wait_gone(worker)
     assert programs.run('recover') == 0
     ran = collections.Counter(word for word in journal.words() if word.startswith('end'))
     assert len(ran) == 1000 and set(ran.values()) == {1}
@@ -661,8 +672,9 @@ def private_files(kind):
 @pytest.mark.skipif(not os.path.exists('/proc/self/fd'),
                     reason='not for this platform: it has no /proc to look at')
 def test_a_worker_keeps_neither_store_nor_lock_open(tmp_path):
-    flow = pool_flow(str(tmp_path / 'etl.db'))
-    flow.add_step('a', func=private_files, args=('etl.db',))
+    path = str(tmp_path / 'etl.db')    # that of an earlier test may be open
+    flow = pool_flow(path)
+    flow.add_step('a', func=private_files, args=(path,))
 
     assert flow.run() is True
 

@@ -1096,7 +1096,7 @@ def test_a_task_notices_a_dead_supervisor_however_long_its_siblings_live(program
     supervisor.kill()
     supervisor.wait()
     journal.open('b')
-    wait_gone(pids['b'], seconds=5)
+    wait_gone(pids['b'])
     assert len(programs.outcomes()) == 1
     assert is_running(pids['a']) and is_running(pids['c'])
 

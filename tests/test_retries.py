@@ -396,7 +396,7 @@ def test_the_due_time_of_the_next_attempt_is_stored(construct, store):
     first, second = records_of(flow, 'a')
     assert (first.attempt, first.status, first.due) == (1, 'failure', None)
     assert (second.attempt, second.status) == (2, 'ready')
-    assert 499.9 < second.due - first.ended < 501
+    assert 499.9 < second.due - first.ended < 520
     flow.close()
 
 
@@ -881,7 +881,7 @@ def test_a_signal_ends_the_wait_for_an_attempt(number, code, construct, programs
     assert supervisor.wait() == code
     first, second = records_in(programs, 'a')
     assert (first.status, second.status, second.attempt) == ('failure', 'ready', 2)
-    assert second.due == pytest.approx(first.ended + 1000, abs=0.1)
+    assert first.ended + 1000 <= second.due < first.ended + 1020
     assert journal.words() == []
 
 

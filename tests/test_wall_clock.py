@@ -111,7 +111,7 @@ def recorded(programs):
 def test_a_clock_that_is_set_during_a_run_changes_no_wait_and_no_duration(
         construct, shift, clock, programs, journal):
     programs.write(COMMON + '''
-    limits = {'timeout': 1.2, 'warn_after': 0.6, 'task_construct': 'process'}
+    limits = {'timeout': 2.5, 'warn_after': 0.6, 'task_construct': 'process'}
     flow = make(%r, config={'max_concurrent': 0})
 
     def set_it():
@@ -152,7 +152,7 @@ def test_a_clock_that_is_set_during_a_run_changes_no_wait_and_no_duration(
         assert supervisor.errors().count('step %s at 1 has been running for 0.6 s' % step) == 1
     run, attempts = recorded(programs)
     assert {one.path: one.error for one in attempts if one.path in ('function', 'program')} == {
-        'function': 'timed out after 1.2 s', 'program': 'timed out after 1.2 s'}
+        'function': 'timed out after 2.5 s', 'program': 'timed out after 2.5 s'}
     for one in [run] + attempts:
         assert 0 <= one.ended - one.started <= took, one
 
@@ -174,7 +174,7 @@ def test_an_orphan_has_the_time_it_was_given_whatever_the_clock_says(kind, shift
         work()
     func = {'function': work, 'program': seq.Command([sys.executable, __file__, 'work'])}[%r]
     flow = make()
-    flow.add_step('late', func=func, config={'timeout': 2.0})
+    flow.add_step('late', func=func, config={'timeout': None if MODE == 'restart' else 2.0})
     if MODE == 'restart':
         at('before')
     leave(flow)
@@ -189,7 +189,7 @@ def test_an_orphan_has_the_time_it_was_given_whatever_the_clock_says(kind, shift
     assert clock.run('recover') == 1
 
     [before], [asked] = times(journal, 'before'), times(journal, 'asked')
-    assert 1.9 <= asked - before < 15
+    assert 1.9 <= asked - before < 100
     assert recorded(programs)[1][-1].error == 'timed out after 2 s'
 
 
