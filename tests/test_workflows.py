@@ -52,7 +52,7 @@ def test_there_are_nine_real_workflows():
 
 
 @pytest.mark.skipif(not PATHS, reason=NO_WORKFLOWS)
-@pytest.mark.parametrize('path', PATHS, ids=os.path.basename)
+@pytest.mark.parametrize('path', PATHS, ids=[os.path.basename(path) for path in PATHS])
 def test_a_real_workflow_runs_every_task_once_after_its_parents(path):
     graph, order = load(path), []
     flow = seq.Sequent(store=seq.MemoryStore(), config={'task_construct': 'inline'})
