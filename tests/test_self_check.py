@@ -235,11 +235,11 @@ def test_what_hangs_is_ended_and_said_and_the_rest_is_tried(folder):
     done = customised(folder, "with open('/proc/self/cmdline') as file:\n"
                               "    if '--multiprocessing-fork' in file.read():\n"
                               "        time.sleep(1000)\n",
-                      ('process steps by spawn', 'programs'), patience=5.0)
+                      ('process steps by spawn', 'programs'), patience=10.0)
 
     assert done.returncode == 1 and done.stderr == ''
     [failure] = lines_of(done, 'FAILED')
-    assert failure == 'process steps by spawn, SQLite store: it hangs, and was ended after 5 s'
+    assert failure == 'process steps by spawn, SQLite store: it hangs, and was ended after 10 s'
     assert lines_of(done, 'ok') == ['programs, SQLite store']
     assert done.stdout.splitlines()[-1] == 'does not work: process steps by spawn, SQLite store'
 
