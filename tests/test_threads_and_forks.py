@@ -12,9 +12,7 @@ import threading
 import pytest
 
 import sequent
-
-pytest.register_assert_rewrite('runtools')
-pytest_plugins = ['runtools']
+from runtools import a_private_temporary_folder, journal, programs  # noqa: F401 (fixtures)
 
 #: How many processes the long test forks, for each way of running the flow.
 FORKS = int(os.environ.get('SEQUENT_FORKS') or 30)
