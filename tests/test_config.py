@@ -371,10 +371,12 @@ def test_an_event_driven_run_does_not_wait_for_sleep_between_loops(construct):
     before = ()
     for name in 'abc':
         before = (flow.add_step(name, func=len, args=('',), require=before),)
-    thread = threading.Timer(20, os._exit, (1,))
+    thread = threading.Timer(100, os._exit, (1,))
     thread.start()
-    assert flow() is True
-    thread.cancel()
+    try:
+        assert flow() is True
+    finally:
+        thread.cancel()    # else it would end the tests that follow
 
 
 def test_a_file_of_settings_of_a_whole_flow(tmp_path):
