@@ -176,8 +176,8 @@ class TestCall:
 
 # The construct ####################################################################
 
-# Nothing is forked that may be signalled meanwhile: when SIGTERM and SIGCONT come to a group
-# within a fork, the child may miss the first.
+# Nothing is forked that may be signalled meanwhile: what comes to a group while a shell forks may
+# miss the child.
 SCRIPTS = {
     contracts.touch: 'echo $$ >> "$0"',
     contracts.touch_and_wait: 'echo $$ >> "$0"; exec sleep 60',
