@@ -20,7 +20,8 @@ from runtools import (  # noqa: E402,F401
 from sequent import ConfigError, Eventor, MemoryStore, SqliteStore  # noqa: E402
 
 #: Seconds in which a process does a little, also on a machine that stands still for a moment.
-ENOUGH = 1.5
+ENOUGH = 0.8
+TIMED_OUT = 'timed out after %s s' % ENOUGH
 
 
 def stay(journal, name='a'):
@@ -58,7 +59,7 @@ def test_an_attempt_that_takes_too_long_is_ended_and_has_failed(store, journal):
 
     assert ENOUGH <= time.monotonic() - before < 50
     task = the_task(flow, 'a')
-    assert (task.status, task.error) == ('failure', 'timed out after 1.5 s')
+    assert (task.status, task.error) == ('failure', TIMED_OUT)
     assert not is_running(journal.pid('a'))
     assert journal.words() == ['b']
 
@@ -83,7 +84,7 @@ def test_each_attempt_has_the_whole_time(store, journal):
     assert flow() is True
 
     assert [(one.attempt, one.status, one.error) for one in records_of(flow, 'a')] == [
-        (1, 'failure', 'timed out after 1.5 s'), (2, 'failure', 'timed out after 1.5 s'),
+        (1, 'failure', TIMED_OUT), (2, 'failure', TIMED_OUT),
         (3, 'success', None)]
 
 
@@ -108,7 +109,7 @@ def test_what_heeds_no_sigterm_is_killed_after_the_grace(journal):
     assert flow() is False
 
     assert ENOUGH + 0.2 <= time.monotonic() - before < 50
-    assert the_task(flow, 'a').error == 'timed out after 1.5 s'
+    assert the_task(flow, 'a').error == TIMED_OUT
     assert not is_running(journal.pid('deaf'))
 
 
@@ -134,7 +135,7 @@ def test_it_can_clean_up_within_the_grace(journal):
     assert flow() is False
 
     assert journal.words() == ['cleaned up']
-    assert the_task(flow, 'a').error == 'timed out after 1.5 s'
+    assert the_task(flow, 'a').error == TIMED_OUT
 
 
 @pytest.mark.parametrize('end', [lambda: 'done', lambda: sys.exit(0), lambda: fail('sorry')])
@@ -168,7 +169,7 @@ def test_its_grandchildren_end_with_it(deaf, journal):
 
     assert flow() is False
 
-    assert the_task(flow, 'a').error == 'timed out after 1.5 s'
+    assert the_task(flow, 'a').error == TIMED_OUT
     wait_gone(journal.pid('a'))
     wait_gone(journal.pid('grandchild'))
 
@@ -196,7 +197,7 @@ def test_a_stopped_process_is_ended_too(journal):
 
     assert flow() is False
 
-    assert the_task(flow, 'a').error == 'timed out after 1.5 s'
+    assert the_task(flow, 'a').error == TIMED_OUT
     assert not is_running(journal.pid('a'))
 
 
@@ -257,7 +258,7 @@ def test_a_container_is_not_timed_itself(journal):
     # semantics 8.4
     flow = a_flow(MemoryStore(), 'process')
     c = flow.add_step('c', loop=[1, 2, 3], config={'timeout': ENOUGH})
-    c.add_step('a', func=time.sleep, args=(0.55,))
+    c.add_step('a', func=time.sleep, args=(0.3,))
 
     assert flow() is True
 
@@ -274,7 +275,7 @@ def test_iterations_are_timed_one_by_one(journal):
 
     assert [(one.sequence, one.error) for one in records_of(flow, 'a')
             if one.kind == 'leaf' and one.status == 'failure'] == [
-        ('1.2', 'timed out after 1.5 s')]
+        ('1.2', TIMED_OUT)]
 
 
 def test_an_eventor_has_timeouts(journal):
@@ -368,7 +369,7 @@ def test_a_stop_during_the_grace_leaves_the_next_attempt_to_be_made(programs, jo
                 journal.pass_gate('never')
             journal.note('attempt %d' % seq.current().attempt)
         flow = make(config={'shutdown_grace': 2})
-        flow.add_step('a', func=work, config={'timeout': 1.5, 'retries': 1})
+        flow.add_step('a', func=work, config={'timeout': 0.8, 'retries': 1})
         raise SystemExit(0 if flow() else 1)
         ''')
     supervisor = programs.start()
@@ -470,7 +471,7 @@ def test_a_timed_out_orphan_is_tried_again(programs, journal):
     programs.write(ORPHAN)
     programs.leave_orphan()
 
-    assert programs.run('continue', environment={'RETRIES': '1', 'LIMIT': '1.5'}) == 0
+    assert programs.run('continue', environment={'RETRIES': '1', 'LIMIT': '0.8'}) == 0
 
     assert journal.words() == ['again']
     assert programs.tasks()['a'] == [('1', 0, 1, 'failure'), ('1', 0, 2, 'success')]
@@ -570,7 +571,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_returns_false(store, journal, 
     task = the_task(flow, 'a')
     assert task.status == 'active' and task.error
     assert journal.words() == []
-    assert 'the run timed out after 1.5 s' in caplog.text
+    assert 'the run ' + TIMED_OUT in caplog.text
 
 
 def test_continue_goes_on_with_a_run_that_timed_out(store, journal):
