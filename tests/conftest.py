@@ -20,10 +20,10 @@ os.environ['PYTHONPATH'] = os.pathsep.join(
 
 #: Files whose tests start many supervisors, or wait for one: with the environment variable
 #: SEQUENT_SAMPLE=n one in n of their tests runs, others on another version of Python.
-LONG = ('command_line', 'constructs', 'data_loops', 'edited_flows', 'examples', 'executor',
-        'install', 'odd_recoveries', 'other_systems', 'parameters', 'pool', 'programs', 'recovery',
-        'results', 'retries', 'running', 'runs', 'self_check', 'start_methods',
-        'threads_and_forks', 'timeouts', 'vendoring')
+LONG = ('bench', 'command_line', 'constructs', 'data_loops', 'edited_flows', 'examples',
+        'executor', 'fork_server', 'install', 'odd_recoveries', 'other_systems', 'parameters',
+        'pool', 'programs', 'recovery', 'results', 'retries', 'running', 'runs', 'self_check',
+        'start_methods', 'threads_and_forks', 'timeouts', 'vendoring')
 #: Files that cause faults of all kinds, many times over: the same with SEQUENT_FAULT_SAMPLE=n.
 FAULTS = ('damage', 'deaths', 'disk', 'hosts_as_they_are', 'kills', 'power', 'security', 'signals',
           'wall_clock')

@@ -126,7 +126,7 @@ def test_a_rebuilt_flow_raises_the_same_ones(mode, store):
         start = flow.add_event('start')
         later = flow.add_event('later')
         flow.add_assoc(start, flow.add_step('a', func=calls))
-        flow.add_assoc(start, later, delay=1.5)    # it is not over within the first cycle
+        flow.add_assoc(start, later, delay=0.8)    # it is not over within the first cycle
         flow.add_assoc(later, flow.add_step('b', func=calls))
         flow.trigger_event(start)
         flow.trigger_event(start)
