@@ -127,10 +127,15 @@ class Journal:
 
     def pid(self, name):
         """Wait for a process to sign, and return its pid (of several the last)."""
+        return self.pids(name)[-1]
+
+    def pids(self, name, times=1):
+        """Wait until a name was signed so many times, and return all its pids."""
         def signed():
-            return [int(line.split()[1]) for line in self._lines('pids')
+            pids = [int(line.split()[1]) for line in self._lines('pids')
                     if line.split()[0] == name]
-        return self._wait(signed, '%r to sign' % name)[-1]
+            return pids if len(pids) >= times else None
+        return self._wait(signed, '%r to sign %d times' % (name, times))
 
     def open(self, gate):
         """Let through all who wait at a gate."""
