@@ -20,7 +20,7 @@ from runtools import (  # noqa: E402,F401
 from sequent import ConfigError, Eventor, MemoryStore, SqliteStore  # noqa: E402
 
 #: Seconds in which a process does a little, also on a machine that stands still for a moment.
-ENOUGH = 0.8
+ENOUGH = 1.2
 TIMED_OUT = 'timed out after %s s' % ENOUGH
 
 
