@@ -369,7 +369,7 @@ def test_a_stop_during_the_grace_leaves_the_next_attempt_to_be_made(programs, jo
                 journal.pass_gate('never')
             journal.note('attempt %d' % seq.current().attempt)
         flow = make(config={'shutdown_grace': 2})
-        flow.add_step('a', func=work, config={'timeout': 0.8, 'retries': 1})
+        flow.add_step('a', func=work, config={'timeout': 2, 'retries': 1})
         raise SystemExit(0 if flow() else 1)
         ''')
     supervisor = programs.start()
