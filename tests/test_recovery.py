@@ -430,7 +430,8 @@ def test_killed_recoveries_of_killed_recoveries_never_run_a_success_again(
     codes = []
     for given in ['restart'] + 3 * [mode]:
         codes.append(programs.run(given))
-        wait_gone(journal.pid('one'))    # lest it is adopted: it fails then, by its exit
+        # Who killed its supervisor: where it is adopted, its exit is a failure.
+        wait_gone(journal.pid('one'))
     assert codes == [-9, -9, -9, 0]
     assert journal.words() == ['a', 'b', 'b', 'c', 'c', 'd', 'd', 'e']
     assert {path: found[-1][3] for path, found in programs.tasks().items()} == {

@@ -258,7 +258,7 @@ def test_a_container_is_not_timed_itself(journal):
     # semantics 8.4
     flow = a_flow(MemoryStore(), 'process')
     c = flow.add_step('c', loop=[1, 2, 3], config={'timeout': ENOUGH})
-    c.add_step('a', func=time.sleep, args=(0.3,))
+    c.add_step('a', func=time.sleep, args=(ENOUGH / 2,))    # all of them take longer
 
     assert flow() is True
 
