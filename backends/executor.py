@@ -22,19 +22,24 @@ a ``ProcessPoolExecutor`` it has; in Dask and in threads, tasks share an environ
 
 Limits. An executor cannot end what runs in it, so there are no timeouts; a stop waits for running
 tasks up to ``shutdown_grace`` seconds, then leaves them alone, unless they run in processes of an
-executor made by name: these are killed. What tasks print and log goes where the workers write,
-not to a log file for each. When the supervisor dies, tasks in processes that it has started end
-within a second; what runs on other machines goes on unnoticed, and is run again in a recovery.
+executor made by name: these are killed, as are those that do not end in that time at the end of
+the run, for threads that tasks have left. A ``ProcessPoolExecutor`` waits for ever for the rest of
+a result while whose sending a worker was killed (`sequent.pool` does not). What tasks print and
+log goes where the workers write, not to a log file for each. When the supervisor dies, tasks in
+processes that it has started end within a second; what runs on other machines goes on unnoticed,
+and is run again in a recovery.
 An executor that repeats a task whose worker has died runs it twice: for Dask, set
 ``distributed.scheduler.allowed-failures`` to 0.
 """
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import functools
 import importlib
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
 import signal
@@ -61,6 +66,8 @@ else:
 
 #: How often a worker looks whether the supervisor that started it still lives, in seconds.
 LOOK_EVERY = 0.5
+#: Seconds for what takes milliseconds, unless something is in its way.
+PATIENCE = 1
 
 
 class ExecutorConstruct(TaskConstruct):
@@ -100,8 +107,13 @@ class ExecutorConstruct(TaskConstruct):
         abandoned = [future for future in list(self._futures) if not future.done()]
         for future in abandoned:
             future.cancel()
+        grace = 0 if abandoned else self.port.config.get('shutdown_grace', PATIENCE)
         while self._made:
             _, executor = self._made.popitem()
+            if getattr(executor, '_call_queue', None) and isinstance(
+                    executor, concurrent.futures.ProcessPoolExecutor):    # not shut down
+                PoolParts(executor).close(grace)
+                continue
             if abandoned:
                 _kill_workers(executor)
             executor.shutdown(wait=not abandoned)
@@ -138,13 +150,95 @@ class ExecutorConstruct(TaskConstruct):
 
 
 def _kill_workers(executor):
-    """Kill the worker processes of a pool; other executors have none that could be found."""
-    if hasattr(executor, 'kill_workers'):  # Python 3.14
-        executor.kill_workers()
-        return
+    """Kill the worker processes of loky; other executors have none that could be found."""
     for process in list((getattr(executor, '_processes', None) or {}).values()):
         if process.exitcode is None:  # not reaped: the pid is still its own
             os.kill(process.pid, signal.SIGKILL)
+
+
+def some_ended(workers):
+    """Return whether one of these processes has ended."""
+    return bool(multiprocessing.connection.wait([one.sentinel for one in workers], 0))
+
+
+class PoolParts:
+    """The workers of a `concurrent.futures.ProcessPoolExecutor`, and how it ends whatever they do.
+
+    Its own ``shutdown`` waits for ever for threads that functions have left in a worker, and for
+    the rest of what a worker that was killed has written to a part.
+    """
+
+    def __init__(self, executor):
+        self._executor = executor
+        self.workers = list((executor._processes or {}).values())
+        self.results = executor._result_queue
+        self._queue = executor._call_queue
+        self._thread = (executor._executor_manager_thread if sys.version_info >= (3, 9)
+                        else executor._queue_management_thread)
+
+    def close(self, grace):
+        """Let it end itself, and kill its workers if it has not in so many seconds."""
+        ending = threading.Thread(target=self._executor.shutdown, daemon=True)
+        try:
+            if grace:
+                ending.start()
+                ending.join(grace)
+        except RuntimeError:  # can't start new thread
+            grace = 0
+        if not grace or ending.is_alive():
+            for worker in self.workers:
+                if worker.exitcode is None:  # not reaped: the pid is still its own
+                    os.kill(worker.pid, signal.SIGKILL)
+            self.thread_ends()
+        if grace:
+            ending.join(PATIENCE)
+        self.leave()
+
+    def thread_ends(self):
+        """Return whether the executor's thread has ended, as the end of its workers makes it do.
+
+        It may wait for what they can no longer do: read from the queue, or go on with a report.
+        """
+        if self._thread is None:
+            return True
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._queue._reader.close()
+            writer = self.results._writer.fileno()
+            os.set_blocking(writer, False)
+            deadline = time.monotonic() + 5 * PATIENCE
+            while self._thread.is_alive() and time.monotonic() < deadline:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(writer, bytes(1 << 16))
+                self._thread.join(0.01)
+        return not self._thread.is_alive()
+
+    def drain(self):
+        """Return what its workers have written that its thread has not read, when all have ended.
+        """
+        fd = self.results._reader.fileno()
+        os.set_blocking(fd, False)
+        content = b''
+        with contextlib.suppress(BlockingIOError):
+            for chunk in iter(functools.partial(os.read, fd, 1 << 20), b''):
+                content += chunk
+        return content
+
+    def leave(self):
+        """Close what is left of it when all its workers have ended."""
+        ended = self._thread is None or not self._thread.is_alive()
+        if sys.version_info < (3, 7) and ended:
+            # Its `shutdown` takes a lock that a worker may have had, and writes where these did.
+            lock = self.results._wlock
+            lock.acquire(timeout=0)
+            lock.release()
+            self.drain()
+        self._queue._reader.close()    # if its thread was broken before it did
+        if ended:
+            self._executor.shutdown()
+            self._thread = None    # or Python 3.8 would wake it at its end
+        for worker in self.workers:
+            worker.join(PATIENCE)
 
 
 def _find_factory(name, config):

@@ -23,7 +23,8 @@ What isolation is given up, compared with ``'process'``:
   What was queued and had not begun runs in a new pool.
 - When a step fails, some that were queued behind it may have begun before the supervisor knows.
 - A single task cannot be ended, so there are no timeouts. A stop waits ``shutdown_grace`` seconds
-  for what runs, then kills the workers.
+  for what runs, then kills the workers; as long does the end of the run wait for threads that
+  steps have left in them.
 - What tasks print goes where the supervisor's own output goes, without a log file for each; what
   they log goes to their log files, too.
 - Workers end with the supervisor, within a second, whatever they are doing. What they were doing,
@@ -38,6 +39,7 @@ import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.queues
 import os
 import pickle
 import signal
@@ -57,6 +59,7 @@ from . import (
     pack_parameters,
     take_parameters,
 )
+from .executor import PATIENCE, BrokenExecutor, PoolParts, some_ended
 
 # How the library itself treats its processes; that is not for others to build on.
 _own: typing.Any = importlib.import_module(__package__)
@@ -69,18 +72,15 @@ LEAST = 1e-4
 LOOK_EVERY = 0.5
 
 if sys.version_info >= (3, 7):
-    BrokenExecutor = concurrent.futures.BrokenExecutor
-
     def _make_executor(workers, method, given):
         return concurrent.futures.ProcessPoolExecutor(
             workers, multiprocessing.get_context(method), _enter, given)
 else:
-    BrokenExecutor = concurrent.futures.process.BrokenProcessPool
-
     class _make_executor(concurrent.futures.ProcessPoolExecutor):  # noqa: N801 (a function above)
         def __init__(self, workers, method, given):
             super().__init__(workers)
             self._given = given
+            self._result_queue = _Results(self._processes)
 
         def _adjust_process_count(self):
             while len(self._processes) < self._max_workers:
@@ -88,6 +88,25 @@ else:
                     self._given, self._call_queue, self._result_queue))
                 process.start()
                 self._processes[process.pid] = process
+
+    class _Results(multiprocessing.queues.SimpleQueue):
+        """What workers report, between which the supervisor puts None to wake its thread."""
+
+        def __init__(self, processes):
+            super().__init__(ctx=multiprocessing.get_context())
+            self._processes = processes
+
+        def put(self, obj):
+            if obj is not None:
+                super().put(obj)
+                return
+            while not self._wlock.acquire(timeout=0.1):
+                if some_ended(self._processes.values()):    # by a kill while it had the lock
+                    return    # for which that thread wakes, too
+            try:
+                self._writer.send(None)
+            finally:
+                self._wlock.release()
 
     def _enter_and_work(given, *queues):
         _enter(*given)
@@ -139,14 +158,13 @@ class PoolConstruct(TaskConstruct):
             self._calls[name] = (func, args, kwargs)
 
     def prepare(self, job):
-        if self._pool is not None and not self._flying:
-            self._pool.look()
-        if self._pool is not None and self._pool.broken:
-            pool, self._pool = self._pool, None
-            pool.close(kill=True)
+        if self._pool is not None and not self._flying and some_ended(self._pool.workers):
+            self._bury(self._pool)
         if self._pool is None:
             self._pool = _Pool(self._workers, self._method and self._method[0], self._calls, job,
                                self.port)
+            for worker in self._pool.workers:
+                self.port.watch(worker.sentinel, functools.partial(self._bury, self._pool))
         job.state = self._pool
 
     def release(self, job):
@@ -162,9 +180,8 @@ class PoolConstruct(TaskConstruct):
         self._flying[job] = pool, cell
         try:
             future = pool.submit(_work, cell, message)
-        except RuntimeError as error:    # it broke since then
-            del self._flying[job]
-            self.port.done(job, self._outcome_in_broken(job, pool, cell, error))
+        except RuntimeError:    # it broke since then
+            self._bury(pool)
             return
         future.add_done_callback(functools.partial(self._finished, job, pool, cell))
 
@@ -175,29 +192,46 @@ class PoolConstruct(TaskConstruct):
 
     def close(self):
         abandoned, self._flying = self._flying, {}
-        if self._pool is not None:
-            self._pool.close(kill=bool(abandoned))
+        if self._pool is not None and abandoned:
+            self._bury(self._pool)
+        elif self._pool is not None:
+            self._unwatch(self._pool)
+            self._pool.close(self.port.config.get('shutdown_grace', PATIENCE))
             self._pool = None
 
     def _finished(self, job, pool, cell, future):
-        """Report the outcome; called once, in the pool's thread."""
+        """Report the outcome; called once, in the executor's thread."""
         error = future.exception()    # not raised here, or it would keep the executor's frames
+        if isinstance(error, BrokenExecutor):
+            pool.kill(error)
+            return    # as the workers end, `_bury` tells what came of it
         if error is None:
             outcome = self._taken(job, pool, future.result())
-        elif isinstance(error, BrokenExecutor):
-            outcome = self._outcome_in_broken(job, pool, cell, error)
         else:
             outcome = Outcome('failure', 'the pool lost it (%s)' % _own.describe_error(error))
         pool.give_back(cell)
         if self._flying.pop(job, None):    # neither recalled nor abandoned
             self.port.done(job, outcome)
 
-    def _outcome_in_broken(self, job, pool, cell, error):
-        pool.bury()
-        report = pool.unread.get(cell)
-        if report is not None:
-            return self._taken(job, pool, report)
-        return pool.cause_of_death(cell, error) or self._not_begun()
+    def _bury(self, pool):
+        """Make an end of a pool in which a worker has died, and report what came of its jobs.
+
+        The driver sees that death itself, as the executor's thread need not: it waits for the rest
+        of a report in which a worker was killed, and can be broken by jobs that come in meanwhile.
+        """
+        if pool is self._pool:
+            self._unwatch(pool)
+            self._pool = None
+            pool.bury()
+        for job, (its, cell) in list(self._flying.items()):
+            if its is pool and self._flying.pop(job, None):
+                report = pool.unread.get(cell)
+                outcome = self._taken(job, pool, report) if report else pool.cause_of_death(cell)
+                self.port.done(job, outcome or self._not_begun())
+
+    def _unwatch(self, pool):
+        for worker in pool.workers:
+            self.port.unwatch(worker.sentinel)
 
     def _taken(self, job, pool, report):
         if report is None:
@@ -225,10 +259,12 @@ class _Pool:
     """
 
     def __init__(self, workers, method, calls, job, port):
-        self.broken = self.proven = False
-        self._lock = threading.Lock()
-        self._codes = None    # pid -> exit code of the workers that have died by themselves
+        self.proven = False
+        self.workers = []
         self.unread = {}      # cell -> report, when it is buried
+        self._lock = threading.Lock()
+        self._codes = None    # pid -> exit code of the workers that had died when it was killed
+        self._error = None    # what the executor said of it
         self._method = method or 'fork'
         self._calls = dict(calls) if self._method == 'fork' else {}
         context = multiprocessing.get_context(self._method)
@@ -237,14 +273,13 @@ class _Pool:
         self._free = list(range(len(self._cells)))
         common = {'flow': job.flow, 'run_id': job.run_id, 'logger_name': job.logger_name,
                   'shared': job.shared, 'logdir': job.logdir, 'epoch': job.epoch}
-        self._executor = self._line = None  # type: typing.Any
-        self._processes = {}
+        self._executor = self._parts = self._line = None  # type: typing.Any
         try:
             with _own.starting(self._method == 'fork'):
                 self._start(context, workers, common, port)
-        except (BrokenExecutor, OSError) as error:
-            self.close(kill=True)
-            if getattr(error, 'errno', None) and not isinstance(error, BrokenPipeError):
+        except OSError as error:
+            self.bury()
+            if error.errno and not isinstance(error, BrokenPipeError):
                 raise    # the system is short of something, perhaps
             raise OSError('a worker ended while it started (%s)' % error) from error
 
@@ -258,12 +293,18 @@ class _Pool:
         # What is queued can wait in the pipe to the workers, which has room for so many more than
         # there are to be workers: else each of these would wait for a thread of the supervisor
         # after each job.
-        self._executor = _make_executor(workers + MOST, self._method, (
+        self._executor = executor = _make_executor(workers + MOST, self._method, (
             self._calls, self._cells, self._claim, common, self._line[0], forked, more))
-        self._executor._max_workers = workers
-        self._processes = self._executor._processes
-        while len(self._processes) < workers:
-            self._executor.submit(_own._flush)
+        executor._max_workers = workers
+        # All of them before its thread begins, which takes for granted that there come no more.
+        start = getattr(executor, '_launch_processes', executor._adjust_process_count)
+        try:
+            while len(executor._processes) < workers:
+                start()
+            executor.submit(_own._flush)
+        finally:
+            self._parts = PoolParts(executor)
+            self.workers = self._parts.workers
 
     def submit(self, *call):
         return self._executor.submit(*call)
@@ -284,8 +325,8 @@ class _Pool:
 
     def recall(self, cell):
         """Return whether the job of a cell has not begun, and so never will."""
-        if cell is None or self.broken or not self._claim.acquire(timeout=1):
-            return False    # a worker has died while it had the lock
+        if cell is None or some_ended(self.workers) or not self._claim.acquire(timeout=PATIENCE):
+            return False    # one may have died while it had the lock
         try:
             queued = self._cells[cell] == 0
             if queued:
@@ -314,7 +355,72 @@ class _Pool:
 
     # Death.
 
-    def cause_of_death(self, cell, error):
+    def kill(self, error=None):
+        """Kill the workers and wait for their end, when one has died; from any thread."""
+        with self._lock:
+            if self._codes is None:
+                self._error = error
+                self._codes = self._kill()
+
+    def _kill(self):
+        """Return the codes of those that were dead."""
+        self.proven = self.proven or any(cell > 0 for cell in self._cells)
+        dead = multiprocessing.connection.wait([one.sentinel for one in self.workers], 0)
+        codes = {}
+        for worker in self.workers:
+            if worker.sentinel in dead:
+                worker.join(PATIENCE)    # it is just ending
+                if worker.exitcode is not None:
+                    codes[worker.pid] = worker.exitcode
+            for kill in (os.killpg, os.kill):    # its group may not be there yet
+                if kill is os.killpg or worker.pid not in codes:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        kill(worker.pid, signal.SIGKILL)
+        for worker in self.workers:
+            multiprocessing.connection.wait([worker.sentinel], 5 * PATIENCE)
+        return codes
+
+    def bury(self):
+        """See to it that nothing runs in it, and find out what did.
+
+        Since a worker has died, others may have ended more jobs: what they report, nobody reads.
+        """
+        self.kill()
+        if self._parts is not None:
+            if self._parts.thread_ends():
+                self.unread = self._read_reports()
+            self._parts.leave()
+        self._leave()
+
+    def close(self, grace):
+        """End it when it runs nothing, and what steps have left in workers after that time."""
+        self._parts.close(grace)
+        self._leave()
+
+    def _read_reports(self):
+        """Return {cell: report} of what is in the pipe from workers that are dead now.
+
+        Not by the pipe's own reader: it would wait for the rest of what one was just writing.
+        """
+        content, reports = self._parts.drain(), {}
+        while len(content) >= 4:
+            end = 4 + int.from_bytes(content[:4], 'big')
+            if end == 4 or len(content) < end:    # written by `thread_ends`, or not to the end
+                break
+            report = getattr(pickle.loads(content[4:end]), 'result', None)
+            if report is not None and report[0] is not None:
+                reports[report[0]] = report
+            content = content[end:]
+        return reports
+
+    def _leave(self):
+        if self._line:
+            _own._private_fds.discard(self._line[1].fileno())
+            for end in self._line:
+                end.close()
+            self._line = None
+
+    def cause_of_death(self, cell):
         """Return the outcome of a job that has reported none in a pool that is buried, or None if
         it is to be run in another one."""
         pid = None if cell is None else self._cells[cell]
@@ -323,85 +429,12 @@ class _Pool:
             return Outcome('failure', 'its worker %s' % _own._manner(code), code=code)
         if pid == 0 and self.proven:
             return None
-        others = ', '.join(sorted(set(map(_own._manner, self._codes.values())))) or str(error)
+        others = ', '.join(sorted(set(map(_own._manner, self._codes.values()))))
+        others = others or str(self._error or 'ended')
         if pid == 0:    # nothing has ever run in it, and might not in the next one
             return Outcome('failure',
                            'a worker of the pool ended before it had begun: %s' % others)
         return Outcome('failure', 'its worker was ended, as another one of the pool %s' % others)
-
-    def look(self):
-        """See whether a worker has died that had nothing to do."""
-        sentinels = [one.sentinel for one in list(self._processes.values())]
-        self.broken = self.broken or bool(multiprocessing.connection.wait(sentinels, 0))
-
-    def bury(self):
-        """See to it that nothing runs in a pool in which a worker has died, and find out what did.
-
-        Since it has died, others may have ended more jobs: what they report, nobody reads.
-        """
-        with self._lock:
-            if self._codes is None:
-                self._codes = self._kill()
-                self.unread = self._read_reports()
-
-    def _read_reports(self):
-        """Return {cell: report} of what is in the pipe from workers that are dead now.
-
-        Not by the pipe's own reader: it would wait for the rest of what one was just writing.
-        """
-        fd = self._executor._result_queue._reader.fileno()
-        os.set_blocking(fd, False)
-        content, reports = b'', {}
-        with contextlib.suppress(BlockingIOError):
-            for chunk in iter(functools.partial(os.read, fd, 1 << 20), b''):
-                content += chunk
-        while len(content) >= 4:
-            end = 4 + int.from_bytes(content[:4], 'big')
-            if len(content) < end:
-                break
-            report = getattr(pickle.loads(content[4:end]), 'result', None)
-            if report is not None and report[0] is not None:
-                reports[report[0]] = report
-            content = content[end:]
-        return reports
-
-    def _kill(self):
-        """Kill the workers, wait for their end; return the codes of those that were dead."""
-        self.broken = True
-        self.proven = self.proven or any(cell > 0 for cell in self._cells)
-        processes = list(self._processes.values())
-        dead = multiprocessing.connection.wait([one.sentinel for one in processes], 0)
-        codes = {}
-        for process in processes:
-            if process.sentinel in dead:
-                process.join(5)    # it is just ending
-                if process.exitcode is not None:
-                    codes[process.pid] = process.exitcode
-            for kill in (os.killpg, os.kill):    # its group may not be there yet
-                if kill is os.killpg or process.pid not in codes:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        kill(process.pid, signal.SIGKILL)
-        for process in processes:
-            multiprocessing.connection.wait([process.sentinel], 5)
-        # Before that version a thread of the executor waits for ever for a worker to read a
-        # message; since then it closes the pipe itself.
-        if self._executor is not None and sys.version_info < (3, 11, 5):
-            self._executor._call_queue._reader.close()
-        return codes
-
-    def close(self, kill):
-        """End it, with what it runs."""
-        if kill:
-            with self._lock:
-                if self._codes is None:
-                    self._codes = self._kill()
-        if self._executor is not None:
-            self._executor.shutdown(wait=True)
-        if self._line:
-            _own._private_fds.discard(self._line[1].fileno())
-            for end in self._line:
-                end.close()
-            self._line = None
 
 
 # What runs in a worker ############################################################

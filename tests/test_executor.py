@@ -1,19 +1,22 @@
 """Tasks in executors of concurrent.futures: pools of processes and threads, a Dask cluster."""
 
 import concurrent.futures
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
 
 import sequent as seq  # noqa: E402
 from contracts import ConstructContract, wait_until  # noqa: E402
-from sequent.executor import ExecutorConstruct  # noqa: E402
+from sequent.executor import ExecutorConstruct, PoolParts, some_ended  # noqa: E402
 
 WORKERS = 2
 
@@ -168,6 +171,43 @@ def test_an_executor_made_by_name_is_one_for_the_run_and_shut_down_at_its_end():
     (pool,) = made
     with pytest.raises(RuntimeError):
         pool.submit(os.getpid)
+
+
+def leave_a_thread():
+    threading.Thread(target=threading.Event().wait, args=(100,)).start()
+
+
+def test_threads_that_tasks_have_left_keep_nobody_waiting_at_the_end():
+    flow = flow_with('executor', executor='%s:remembered_pool' % __name__, shutdown_grace=0.5)
+    flow.add_step('a', func=leave_a_thread)
+    began = time.monotonic()
+
+    assert flow.run() is True
+    flow.close()
+
+    assert time.monotonic() - began < 60
+
+
+def die_while_reporting():
+    """End the worker when it has written the length of its report."""
+    def send(self, buf, write=os.write):
+        write(self.fileno(), bytes(buf)[:4])
+        die()
+    multiprocessing.connection.Connection._send = send
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+def test_a_worker_that_was_killed_while_it_reported_keeps_nobody_waiting_at_the_end():
+    executor = process_pool()
+    executor.submit(die_while_reporting)
+    parts = PoolParts(executor)
+    wait_until(lambda: some_ended(parts.workers))
+
+    parts.close(grace=0)
+
+    assert parts.thread_ends()
+    with pytest.raises(RuntimeError):
+        executor.submit(int)
 
 
 def test_an_executor_that_was_given_stays_open(pool):

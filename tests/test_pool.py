@@ -1,14 +1,17 @@
 """Many short steps in a pool of worker processes: task construct ``'pool'``."""
 
 import collections
+import concurrent.futures.process
 import contextlib
 import fcntl
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sqlite3
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -483,6 +486,61 @@ def test_a_large_argument_on_its_way_to_a_dead_worker_keeps_nobody_waiting():
     assert flow.run() is False
 
     assert [task.result for task in flow.tasks() if task.path == 'loop_b'] == [1 << 22] * 3
+
+
+def die_while_reporting(written):
+    """End the worker when it has written so many bytes of its next report."""
+    def send(self, buf, write=os.write):
+        write(self.fileno(), bytes(buf)[:written])
+        os.kill(os.getpid(), signal.SIGKILL)
+    multiprocessing.connection.Connection._send = send
+
+
+@pytest.mark.parametrize('method', METHODS[:2])
+@pytest.mark.parametrize('written', [0, 2, 4, 30])
+def test_a_worker_that_is_killed_while_it_reports_keeps_nobody_waiting(written, method):
+    flow = pool_flow(config={'start_method': method})
+    dying = flow.add_step('dying', func=die_while_reporting, args=(written,), require=warm(flow))
+    add_many(flow, 20, int, require=((dying, seq.STEP_ACTIVE),))
+    flow.add_step('after', func=int, require=((dying, seq.STEP_COMPLETE),))
+
+    flow.run()
+
+    assert the_task(flow, 'dying').error == 'its worker died: signal SIGKILL'
+    assert the_task(flow, 'after').status == 'success'
+    others = [task for task in flow.tasks() if task.path.startswith('s')]
+    assert len(others) == 20
+    for task in others:    # one can have been beside it
+        assert task.status == 'success' or 'its worker was ended' in task.error
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+def test_what_the_executor_does_not_say_of_a_dead_worker_is_seen(monkeypatch):
+    def fail(*args):
+        raise RuntimeError('dictionary changed size during iteration')
+    monkeypatch.setattr(concurrent.futures.process, 'BrokenProcessPool', fail)
+    flow = pool_flow()
+    flow.add_step('dying', func=kill_me, require=warm(flow))
+    add_many(flow, 20, int)
+
+    assert flow.run() is False
+
+    assert the_task(flow, 'dying').error == 'its worker died: signal SIGKILL'
+
+
+def leave_a_thread():
+    threading.Thread(target=threading.Event().wait, args=(100,)).start()
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_threads_that_steps_have_left_keep_nobody_waiting_at_the_end(method):
+    flow = pool_flow(config={'start_method': method, 'shutdown_grace': 1})
+    flow.add_step('a', func=leave_a_thread)
+    began = time.monotonic()
+
+    assert flow.run() is True
+
+    assert time.monotonic() - began < 60
 
 
 @other_methods
