@@ -67,7 +67,7 @@ else:
 #: How often a worker looks whether the supervisor that started it still lives, in seconds.
 LOOK_EVERY = 0.5
 #: Seconds for what takes milliseconds, unless something is in its way.
-PATIENCE = 1
+_PATIENCE = 1
 
 
 class ExecutorConstruct(TaskConstruct):
@@ -107,12 +107,12 @@ class ExecutorConstruct(TaskConstruct):
         abandoned = [future for future in list(self._futures) if not future.done()]
         for future in abandoned:
             future.cancel()
-        grace = 0 if abandoned else self.port.config.get('shutdown_grace', PATIENCE)
+        grace = 0 if abandoned else self.port.config.get('shutdown_grace', _PATIENCE)
         while self._made:
             _, executor = self._made.popitem()
             if getattr(executor, '_call_queue', None) and isinstance(
                     executor, concurrent.futures.ProcessPoolExecutor):    # not shut down
-                PoolParts(executor).close(grace)
+                _PoolParts(executor).close(grace)
                 continue
             if abandoned:
                 _kill_workers(executor)
@@ -156,12 +156,12 @@ def _kill_workers(executor):
             os.kill(process.pid, signal.SIGKILL)
 
 
-def some_ended(workers):
+def _some_ended(workers):
     """Return whether one of these processes has ended."""
     return bool(multiprocessing.connection.wait([one.sentinel for one in workers], 0))
 
 
-class PoolParts:
+class _PoolParts:
     """The workers of a `concurrent.futures.ProcessPoolExecutor`, and how it ends whatever they do.
 
     Its own ``shutdown`` waits for ever for threads that functions have left in a worker, and for
@@ -191,7 +191,7 @@ class PoolParts:
                     os.kill(worker.pid, signal.SIGKILL)
             self.thread_ends()
         if grace:
-            ending.join(PATIENCE)
+            ending.join(_PATIENCE)
         self.leave()
 
     def thread_ends(self):
@@ -201,12 +201,12 @@ class PoolParts:
         """
         if self._thread is None:
             return True
-        self._thread.join(PATIENCE)
+        self._thread.join(_PATIENCE)
         if self._thread.is_alive():
             self._queue._reader.close()
             writer = self.results._writer.fileno()
             os.set_blocking(writer, False)
-            deadline = time.monotonic() + 5 * PATIENCE
+            deadline = time.monotonic() + 5 * _PATIENCE
             while self._thread.is_alive() and time.monotonic() < deadline:
                 with contextlib.suppress(BlockingIOError):
                     os.write(writer, bytes(1 << 16))
@@ -238,7 +238,7 @@ class PoolParts:
             self._executor.shutdown()
             self._thread = None    # or Python 3.8 would wake it at its end
         for worker in self.workers:
-            worker.join(PATIENCE)
+            worker.join(_PATIENCE)
 
 
 def _find_factory(name, config):

@@ -59,7 +59,7 @@ from . import (
     pack_parameters,
     take_parameters,
 )
-from .executor import PATIENCE, BrokenExecutor, PoolParts, some_ended
+from .executor import _PATIENCE, BrokenExecutor, _PoolParts, _some_ended
 
 # How the library itself treats its processes; that is not for others to build on.
 _own: typing.Any = importlib.import_module(__package__)
@@ -101,7 +101,7 @@ else:
                 super().put(obj)
                 return
             while not self._wlock.acquire(timeout=0.1):
-                if some_ended(self._processes.values()):    # by a kill while it had the lock
+                if _some_ended(self._processes.values()):    # by a kill while it had the lock
                     return    # for which that thread wakes, too
             try:
                 self._writer.send(None)
@@ -158,7 +158,7 @@ class PoolConstruct(TaskConstruct):
             self._calls[name] = (func, args, kwargs)
 
     def prepare(self, job):
-        if self._pool is not None and not self._flying and some_ended(self._pool.workers):
+        if self._pool is not None and not self._flying and _some_ended(self._pool.workers):
             self._bury(self._pool)
         if self._pool is None:
             self._pool = _Pool(self._workers, self._method and self._method[0], self._calls, job,
@@ -196,7 +196,7 @@ class PoolConstruct(TaskConstruct):
             self._bury(self._pool)
         elif self._pool is not None:
             self._unwatch(self._pool)
-            self._pool.close(self.port.config.get('shutdown_grace', PATIENCE))
+            self._pool.close(self.port.config.get('shutdown_grace', _PATIENCE))
             self._pool = None
 
     def _finished(self, job, pool, cell, future):
@@ -303,7 +303,7 @@ class _Pool:
                 start()
             executor.submit(_own._flush)
         finally:
-            self._parts = PoolParts(executor)
+            self._parts = _PoolParts(executor)
             self.workers = self._parts.workers
 
     def submit(self, *call):
@@ -325,7 +325,7 @@ class _Pool:
 
     def recall(self, cell):
         """Return whether the job of a cell has not begun, and so never will."""
-        if cell is None or some_ended(self.workers) or not self._claim.acquire(timeout=PATIENCE):
+        if cell is None or _some_ended(self.workers) or not self._claim.acquire(timeout=_PATIENCE):
             return False    # one may have died while it had the lock
         try:
             queued = self._cells[cell] == 0
@@ -369,7 +369,7 @@ class _Pool:
         codes = {}
         for worker in self.workers:
             if worker.sentinel in dead:
-                worker.join(PATIENCE)    # it is just ending
+                worker.join(_PATIENCE)    # it is just ending
                 if worker.exitcode is not None:
                     codes[worker.pid] = worker.exitcode
             for kill in (os.killpg, os.kill):    # its group may not be there yet
@@ -377,7 +377,7 @@ class _Pool:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         kill(worker.pid, signal.SIGKILL)
         for worker in self.workers:
-            multiprocessing.connection.wait([worker.sentinel], 5 * PATIENCE)
+            multiprocessing.connection.wait([worker.sentinel], 5 * _PATIENCE)
         return codes
 
     def bury(self):

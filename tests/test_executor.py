@@ -16,7 +16,7 @@ import pytest
 
 import sequent as seq  # noqa: E402
 from contracts import ConstructContract, wait_until  # noqa: E402
-from sequent.executor import ExecutorConstruct, PoolParts, some_ended  # noqa: E402
+from sequent.executor import ExecutorConstruct, _PoolParts, _some_ended  # noqa: E402
 
 WORKERS = 2
 
@@ -200,8 +200,8 @@ def die_while_reporting():
 def test_a_worker_that_was_killed_while_it_reported_keeps_nobody_waiting_at_the_end():
     executor = process_pool()
     executor.submit(die_while_reporting)
-    parts = PoolParts(executor)
-    wait_until(lambda: some_ended(parts.workers))
+    parts = _PoolParts(executor)
+    wait_until(lambda: _some_ended(parts.workers))
 
     parts.close(grace=0)
 
