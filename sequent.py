@@ -259,11 +259,12 @@ if sys.version_info >= (3, 9) and os.name == 'posix':
 
         Since 3.9 os.environ calls setenv(), which in glibc keeps every value for good: 20 MB after
         a loop of 100,000 iterations. putenv() takes memory of the caller's, in which a value can
-        be replaced by the next one that fits.
+        be replaced by the next one that fits. It keeps the GIL (PyDLL): a child that another
+        thread forked meanwhile would wait for ever for the C library's lock.
         """
         try:
             import ctypes
-            putenv = ctypes.CDLL(None).putenv
+            putenv = ctypes.PyDLL(None).putenv
         except (ImportError, OSError, AttributeError):
             return os.environ.__setitem__
         environ = os.environ  # type: typing.Any

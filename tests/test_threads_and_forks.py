@@ -5,6 +5,7 @@ SEQUENT_FORKS=1000 makes the long test longer.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ import threading
 import pytest
 
 import sequent
-from runtools import a_private_temporary_folder, journal, programs  # noqa: F401 (fixtures)
+from runtools import (  # noqa: F401 (fixtures)
+    a_private_temporary_folder, journal, programs, wait_until)
 
 #: How many processes the long test forks, for each way of running the flow.
 FORKS = int(os.environ.get('SEQUENT_FORKS') or 30)
@@ -365,3 +367,34 @@ def test_a_child_uses_sqlite_though_a_flow_in_another_thread_was_inside_of_it(pr
         """.replace('FORKS', str(10 * FORKS)))
     supervisor = programs.start()
     assert supervisor.wait() == 0, supervisor.errors()
+
+
+def test_a_child_sets_variables_though_another_thread_was_setting_one():
+    put, over = sequent._environment_setter(), threading.Event()
+
+    def repeat():
+        while not over.is_set():
+            put('SEQUENT_NOISE', '1')    # of one character, it is handed to the C library again
+
+    def fork():
+        with sequent._fork_beside_threads():
+            pid = os.fork()
+        if not pid:
+            os.environ['SEQUENT_NOISE'] = '2'
+            os._exit(0)
+        return pid
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        for _ in range(10 * FORKS):
+            pid = fork()
+            try:
+                wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0], 'a child')    # noqa: B023
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+    finally:
+        over.set()
+        thread.join()
+        del os.environ['SEQUENT_NOISE']
