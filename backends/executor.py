@@ -22,12 +22,12 @@ a ``ProcessPoolExecutor`` it has; in Dask and in threads, tasks share an environ
 
 Limits. An executor cannot end what runs in it, so there are no timeouts; a stop waits for running
 tasks up to ``shutdown_grace`` seconds, then leaves them alone, unless they run in processes of an
-executor made by name: these are killed, as are those that do not end in that time at the end of
-the run, for threads that tasks have left. A ``ProcessPoolExecutor`` waits for ever for the rest of
-a result while whose sending a worker was killed (`sequent.pool` does not). What tasks print and
-log goes where the workers write, not to a log file for each. When the supervisor dies, tasks in
-processes that it has started end within a second; what runs on other machines goes on unnoticed,
-and is run again in a recovery.
+executor made by name: these are killed. As long does the end of the run wait for threads that
+tasks have left in such processes (3.6 itself ends them at once). When a worker is killed while it
+sends a result, a ``ProcessPoolExecutor`` waits for the rest of it for ever (`sequent.pool` does
+not). What tasks print and log goes where the workers write, not to a log file for each. When the
+supervisor dies, tasks in processes that it has started end within a second; what runs on other
+machines goes on unnoticed, and is run again in a recovery.
 An executor that repeats a task whose worker has died runs it twice: for Dask, set
 ``distributed.scheduler.allowed-failures`` to 0.
 """
@@ -114,8 +114,8 @@ class ExecutorConstruct(TaskConstruct):
                     executor, concurrent.futures.ProcessPoolExecutor):    # not shut down
                 _PoolParts(executor).close(grace)
                 continue
-            if abandoned:
-                _kill_workers(executor)
+            if abandoned:    # loky has processes, too
+                _kill((getattr(executor, '_processes', None) or {}).values())
             executor.shutdown(wait=not abandoned)
 
     def _executor(self, job):
@@ -149,11 +149,12 @@ class ExecutorConstruct(TaskConstruct):
         self.port.done(job, outcome)
 
 
-def _kill_workers(executor):
-    """Kill the worker processes of loky; other executors have none that could be found."""
-    for process in list((getattr(executor, '_processes', None) or {}).values()):
-        if process.exitcode is None:  # not reaped: the pid is still its own
-            os.kill(process.pid, signal.SIGKILL)
+def _kill(workers):
+    """Kill these processes, for the ends of which a thread of their executor may wait."""
+    for worker in list(workers):
+        if worker.exitcode is None:  # not reaped: the pid is still its own
+            with contextlib.suppress(ProcessLookupError):  # it has been meanwhile
+                os.kill(worker.pid, signal.SIGKILL)
 
 
 def _some_ended(workers):
@@ -173,8 +174,9 @@ class _PoolParts:
         self.workers = list((executor._processes or {}).values())
         self.results = executor._result_queue
         self._queue = executor._call_queue
-        self._thread = (executor._executor_manager_thread if sys.version_info >= (3, 9)
-                        else executor._queue_management_thread)
+        thread = (executor._executor_manager_thread if sys.version_info >= (3, 9)
+                  else executor._queue_management_thread)
+        self._thread = thread if thread is not None and thread.ident else None    # if it began
 
     def close(self, grace):
         """Let it end itself, and kill its workers if it has not in so many seconds."""
@@ -186,9 +188,7 @@ class _PoolParts:
         except RuntimeError:  # can't start new thread
             grace = 0
         if not grace or ending.is_alive():
-            for worker in self.workers:
-                if worker.exitcode is None:  # not reaped: the pid is still its own
-                    os.kill(worker.pid, signal.SIGKILL)
+            _kill(self.workers)
             self.thread_ends()
         if grace:
             ending.join(_PATIENCE)
@@ -214,8 +214,7 @@ class _PoolParts:
         return not self._thread.is_alive()
 
     def drain(self):
-        """Return what its workers have written that its thread has not read, when all have ended.
-        """
+        """Return what its workers, which have ended, have written and its thread has not read."""
         fd = self.results._reader.fileno()
         os.set_blocking(fd, False)
         content = b''
@@ -226,7 +225,7 @@ class _PoolParts:
 
     def leave(self):
         """Close what is left of it when all its workers have ended."""
-        ended = self._thread is None or not self._thread.is_alive()
+        ended = self._thread is not None and not self._thread.is_alive()
         if sys.version_info < (3, 7) and ended:
             # Its `shutdown` takes a lock that a worker may have had, and writes where these did.
             lock = self.results._wlock

@@ -23,8 +23,8 @@ What isolation is given up, compared with ``'process'``:
   What was queued and had not begun runs in a new pool.
 - When a step fails, some that were queued behind it may have begun before the supervisor knows.
 - A single task cannot be ended, so there are no timeouts. A stop waits ``shutdown_grace`` seconds
-  for what runs, then kills the workers; as long does the end of the run wait for threads that
-  steps have left in them.
+  for what runs, then kills the workers. As long does the end of the run wait for threads that
+  steps have left in them (3.6 itself ends them at once).
 - What tasks print goes where the supervisor's own output goes, without a log file for each; what
   they log goes to their log files, too.
 - Workers end with the supervisor, within a second, whatever they are doing. What they were doing,
@@ -34,6 +34,7 @@ What isolation is given up, compared with ``'process'``:
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
+import errno
 import functools
 import importlib
 import logging
@@ -277,6 +278,9 @@ class _Pool:
         try:
             with _own.starting(self._method == 'fork'):
                 self._start(context, workers, common, port)
+        except RuntimeError as error:    # can't start new thread
+            self.bury()
+            raise BlockingIOError(errno.EAGAIN, str(error)) from error
         except OSError as error:
             self.bury()
             if error.errno and not isinstance(error, BrokenPipeError):

@@ -16,7 +16,8 @@ import pytest
 
 import sequent as seq  # noqa: E402
 from contracts import ConstructContract, wait_until  # noqa: E402
-from sequent.executor import ExecutorConstruct, _PoolParts, _some_ended  # noqa: E402
+from sequent.executor import (  # noqa: E402
+    ExecutorConstruct, _kill, _PoolParts, _some_ended)
 
 WORKERS = 2
 
@@ -208,6 +209,14 @@ def test_a_worker_that_was_killed_while_it_reported_keeps_nobody_waiting_at_the_
     assert parts.thread_ends()
     with pytest.raises(RuntimeError):
         executor.submit(int)
+
+
+def test_a_worker_that_was_reaped_after_it_was_looked_at_is_no_error():
+    ended = subprocess.Popen([sys.executable, '-c', ''])
+    ended.wait()
+    ended.exitcode = None    # as it was when it was looked at
+
+    _kill([ended])
 
 
 def test_an_executor_that_was_given_stays_open(pool):

@@ -543,6 +543,40 @@ def test_threads_that_steps_have_left_keep_nobody_waiting_at_the_end(method):
     assert time.monotonic() - began < 60
 
 
+def work_in_a_thread(journal):  # noqa: F811
+    def work():
+        time.sleep(0.3)
+        journal.note('done')
+    threading.Thread(target=work).start()
+
+
+@other_methods    # multiprocessing of 3.6 ends such threads
+def test_threads_that_steps_have_left_may_end_their_work(journal):  # noqa: F811
+    flow = pool_flow()
+    flow.add_step('a', func=work_in_a_thread, args=(journal,))
+
+    assert flow.run() is True
+
+    assert journal.words() == ['done']
+
+
+def test_a_pool_waits_while_there_is_no_thread_to_be_had(monkeypatch):
+    start, supervisor, refused = threading.Thread.start, os.getpid(), []
+
+    def refuse_once(thread):
+        if os.getpid() == supervisor and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+    flow = pool_flow()
+    add_many(flow, 3, int)
+    monkeypatch.setattr(threading.Thread, 'start', refuse_once)
+
+    assert flow.run() is True
+
+    assert refused and multiprocessing.active_children() == []
+
+
 @other_methods
 def test_workers_that_end_at_once_fail_the_steps(monkeypatch):
     multiprocessing.get_context('spawn').Lock()    # which starts what must not fail here
