@@ -6862,7 +6862,6 @@ class ForkServer:
     Attributes:
         WORTH: from how many processes on a flow has one: it takes two processes more.
         PATIENCE: seconds to wait for an answer.
-        passed: how many of the signals that came were passed on by the server, after `listen`.
 
     Raises:
         OSError: there are no processes or descriptors left, or no such sockets.
@@ -6891,7 +6890,6 @@ class ForkServer:
                 theirs.close()
         ours.setblocking(False)
         self._codes = {}       # pid of a child -> its exit code, None: it runs
-        self.passed = 0
 
     def child(self, job):
         """Return the `_ServedChild` that waits for a job, or None: fork it yourself."""
@@ -6972,8 +6970,6 @@ class ForkServer:
             if kind == b'ready':
                 self._spare.pid = int(number)
                 self._codes[self._spare.pid] = None
-            elif kind == b'passed':
-                self.passed += 1
             elif int(number) in self._codes:
                 self._codes[int(number)] = int(code[0])
 
@@ -7203,8 +7199,6 @@ class _Forks:
 
     def _pass_on(self, number, frame):
         with contextlib.suppress(OSError):    # the supervisor is gone, which ends us
-            if number in _CHILD_SIGNALS:
-                self._orders.send(b'passed %d' % number)
             os.kill(_read_identity(self._supervisor)['pid'], number)
 
     def _learn(self):
@@ -9047,15 +9041,22 @@ class Driver:
         history: a `_History`, or None in a new run.
         flow: the facade (given to inline functions as ``eventor`` in dynamic plans).
         logdir: folder of log files; None: a fresh one of the user's own.
+
+    Attributes:
+        ONE_STOP: signals that come within so many seconds of the first belong to the same stop: a
+            terminal that is closed sends two, and so do service managers and job schedulers.
     """
+
+    ONE_STOP = 1.0
 
     # More attributes than Python finds fast in a dict.
     __slots__ = (
         'plan', 'store', 'run_record', 'settings', 'history', 'flow', 'logdir',
         '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
         '_overdue', '_deadline', 'arrived', 'triggers', 'begun', '_tells', '_between_cycles',
-        'thread', 'selector', '_waker', '_sleeps', '_signals', '_calling', '_current',
-        '_dirty', '_rows', '_starting', '_short', '_inline', '_moved', '_ahead', '_settled',
+        'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
+        '_urged', '_calling', '_current', '_dirty', '_rows', '_starting', '_short', '_inline',
+        '_moved', '_ahead', '_settled',
         '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
         '_settling', '_queueing', '_failed', '_pace', '_moved_at', '_window', '_called',
         '_group', '_broken', '_failures', '_trace', '_configs', '_delays', '_names',
@@ -9092,6 +9093,8 @@ class Driver:
         self._waker = ()  # type: typing.Any
         self._sleeps = False                   # who has something for it is to wake it
         self._signals = []  # type: typing.List[int]
+        self._first_signal = 0.0               # when the first of them came
+        self._urged = False                    # whether one of them asks for haste
         self._calling = False                  # an inline function is being called:
         self._current = None                   # that of this job
         self._dirty = {}                       # tasks whose record is to be stored, in order
@@ -9842,14 +9845,18 @@ class Driver:
         return Outcome(FAILURE, 'timed out after %g s' % job.config['timeout'],
                        kinds=tuple(map(class_name, TimeoutError.__mro__)))
 
-    def _ended_by_stop(self, construct, outcome):
-        """Whether the signal that stops the run may be why a task failed.
+    @staticmethod
+    def _ended_by_stop(construct, outcome):
+        """Return whether the signal that stops the run may be why a task failed.
 
-        One that its construct could not keep from the task: a Ctrl-C goes to the whole process
-        group. It is asked here, as in other threads the signal may not have been seen yet.
+        A Ctrl-C goes to a whole process group, and service managers and job schedulers send a
+        signal to each process: a child can die of it before its supervisor has handled its own.
+        This is asked when the outcome is taken, as a thread may report it before the signal is
+        handled.
         """
-        return (outcome.status == FAILURE and construct is not None
-                and not construct.can_kill)
+        return outcome.status == FAILURE and construct is not None and (
+            not construct.can_kill or -(outcome.code or 0) in _CHILD_SIGNALS
+            or 'builtins.KeyboardInterrupt' in outcome.kinds)
 
     def _interrupt(self, task, outcome):
         """Ended by the stop of the run: it stays active and runs again (semantics 8.3)."""
@@ -10022,9 +10029,15 @@ class Driver:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        now, first = time.monotonic(), not self._signals
+        if first:
+            self._first_signal = now
+        urges = now - self._first_signal >= self.ONE_STOP and (
+            number == signal.SIGINT or number in self._signals)
         self._signals.append(number)
+        self._urged = self._urged or urges
         self.port.stopping = True
-        if self._calling:
+        if self._calling and (first or urges):    # No other one may interrupt a clean-up.
             raise KeyboardInterrupt
 
     def _stop_all(self, why):
@@ -10042,7 +10055,7 @@ class Driver:
         self._short.clear()
         self._end_jobs(force=False)
         grace = time.monotonic() + self.settings['shutdown_grace']
-        while self._jobs and time.monotonic() < grace and not self._is_urged():
+        while self._jobs and time.monotonic() < grace and not self._urged:
             self._drain(min(0.5, max(0.0, grace - time.monotonic())))
         self._end_jobs(force=True)
         grace = time.monotonic() + 5.0
@@ -10053,18 +10066,6 @@ class Driver:
         self._drain(0)
         if self._broken is not broken:
             raise self._broken
-
-    def _is_urged(self):
-        """Whether a second signal came.
-
-        What ends a service asks each of its processes, so one that came here and one that the
-        fork server has passed on are the same one.
-        """
-        passed = 0
-        if self.port.forks is not None:
-            self.port.forks.listen()
-            passed = self.port.forks.passed
-        return max(passed, len(self._signals) - passed) >= 2
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""

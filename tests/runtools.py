@@ -290,6 +290,46 @@ class Programs:
             one.process.wait()
 
 
+class Terminal:
+    """A terminal at which a program runs: it leads the session, in the foreground."""
+
+    def __init__(self, argv, folder, environment=()):
+        import fcntl
+        import termios
+        self._ours, theirs = os.openpty()
+        self._process = subprocess.Popen(
+            argv, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            env=dict(os.environ, **dict(environment)),
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self.pid = self._process.pid
+        self._shown = b''
+        os.close(theirs)
+
+    def type(self, text):
+        os.write(self._ours, text.encode())
+
+    def read(self):
+        """Return all that was shown so far."""
+        while select.select([self._ours], [], [], 0)[0]:
+            try:
+                self._shown += os.read(self._ours, 4096)
+            except OSError:    # The last program at it has ended.
+                break
+        return self._shown.decode(errors='replace')
+
+    def wait(self):
+        """Return the exit code of the program."""
+        def code():
+            self.read()    # A full terminal would keep the program waiting.
+            return [self._process.returncode] if self._process.poll() is not None else None
+        return wait_until(code, 'the end of the program; it showed %r' % self._shown)[0]
+
+    def hang_up(self):
+        """Close the terminal, as the end of an ssh session does."""
+        os.close(self._ours)
+        self._process.wait(DEADLINE)
+
+
 @fixture()
 def journal(tmp_path):
     journal = Journal(tmp_path)

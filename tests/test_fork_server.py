@@ -506,6 +506,7 @@ def test_a_child_that_is_killed_while_it_takes_its_job_is_not_started_again(flow
 
 CLEANING = """
 class Noting(seq.Driver):
+    ONE_STOP = float(os.environ['ONE_STOP'])
     def _on_signal(self, *given):
         super()._on_signal(*given)
         journal.note('signal')
@@ -527,10 +528,14 @@ leave(flow)
 """ % MANY
 
 
-def ask_twice(programs, journal, first, second):
-    """Start the program, and send a SIGTERM to one process, and, when it has come, to another."""
+def ask_twice(programs, journal, first, second, seconds):
+    """Start the program, and send a SIGTERM to one process, and, when it has come, to another.
+
+    Args:
+        seconds: signals within so many seconds belong to one stop.
+    """
     programs.write(CLEANING)
-    supervisor = programs.start()
+    supervisor = programs.start(environment={'ONE_STOP': str(seconds)})
     journal.pid('a')
     os.kill(journal.pid(first), signal.SIGTERM)
     supervisor.wait_for('nothing new starts')
@@ -541,7 +546,7 @@ def ask_twice(programs, journal, first, second):
 @pytest.mark.parametrize('first, second', [('server', 'supervisor'), ('supervisor', 'server')])
 def test_a_signal_to_all_processes_of_a_service_does_not_cut_the_grace_short(
         first, second, programs, journal):
-    supervisor = ask_twice(programs, journal, first, second)
+    supervisor = ask_twice(programs, journal, first, second, 60)
     journal.wait_for('signal', 2)
     journal.open('clean')
 
@@ -551,7 +556,7 @@ def test_a_signal_to_all_processes_of_a_service_does_not_cut_the_grace_short(
 
 @pytest.mark.parametrize('whom', ['server', 'supervisor'])
 def test_a_second_signal_cuts_the_grace_short(whom, programs, journal):
-    supervisor = ask_twice(programs, journal, whom, whom)
+    supervisor = ask_twice(programs, journal, whom, whom, 1e-9)
 
     assert supervisor.wait() == 143
     assert journal.count('cleaned') == 0

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from runtools import (  # noqa: F401
-    DEADLINE, a_private_temporary_folder, is_running, journal, programs, wait_gone, wait_until)
+    DEADLINE, Terminal, a_private_temporary_folder, is_running, journal, programs, wait_gone,
+    wait_until)
 
 CODES = {'SIGINT': 130, 'SIGTERM': 143, 'SIGHUP': 129}
 every_signal = pytest.mark.parametrize('name', sorted(CODES))
@@ -111,6 +112,172 @@ def test_a_signal_ends_a_run_that_waits_for_a_delay(numbers, programs):
         supervisor.kill(getattr(signal, number))
     assert supervisor.wait() in [CODES[number] for number in numbers]
     assert programs.tasks() == {'a': [('1', 0, 1, 'ready')]}
+
+
+# Two signals of one stop #########################################################
+
+CLEANING = '''
+    class Noting(seq.Driver):
+        ONE_STOP = float(os.environ.get('ONE_STOP') or 60)
+        def _on_signal(self, *given):
+            super()._on_signal(*given)
+            journal.note('signal')
+    seq.Driver = Noting
+    def clean(number, frame):
+        journal.note('cleaning')
+        journal.pass_gate('clean')
+        journal.note('cleaned')
+        os._exit(1)
+    def work():
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, clean if number == signal.SIGTERM else signal.SIG_IGN)
+        journal.sign('a')
+        journal.pass_gate('never')
+    SCRIPT = """
+        trap 'echo cleaning >> journal; while ! [ -e gate-clean ]; do sleep 0.02; done;
+              echo cleaned >> journal; exit 1' TERM
+        trap '' HUP INT
+        echo a $$ $(cut -d ' ' -f 22 /proc/$$/stat) >> pids
+        while :; do sleep 0.02; done"""
+    flow = make(config={'shutdown_grace': 60})
+    flow.add_step('a', func=seq.Command(SCRIPT, shell=True)
+                  if os.environ.get('WHAT') == 'program' else work)
+    try:
+        leave(flow)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    '''
+
+
+def send_both(names, programs, journal, **environment):
+    """Start CLEANING, and send it one signal after the other; the first is seen to arrive."""
+    programs.write(CLEANING)
+    supervisor = programs.start(environment=environment)
+    journal.pid('a')
+    for times, name in enumerate(names, 1):
+        supervisor.kill(getattr(signal, name))
+        if times < len(names):
+            journal.wait_for('signal', times)
+    return supervisor
+
+
+PAIRS = [('SIGHUP', 'SIGHUP'), ('SIGTERM', 'SIGHUP'), ('SIGINT', 'SIGTERM'),
+         ('SIGTERM', 'SIGTERM'), ('SIGTERM', 'SIGINT')]
+
+
+@pytest.mark.parametrize('what', ['function', 'program'])
+@pytest.mark.parametrize('names', PAIRS, ids='+'.join)
+def test_of_two_signals_of_one_stop_the_second_takes_no_time_from_the_steps(
+        names, what, programs, journal):
+    # semantics 8.3: it comes within a second of the first
+    supervisor = send_both(names, programs, journal, WHAT=what)
+    journal.wait_for('signal', 2)
+    journal.open('clean')
+    assert supervisor.wait() == CODES[names[0]]
+    assert journal.count('cleaned') == 1
+    assert programs.last('a') == 'active'
+
+
+@pytest.mark.parametrize('names', PAIRS + [('SIGHUP', 'SIGTERM'), ('SIGTERM', 'SIGHUP', 'SIGHUP')],
+                         ids='+'.join)
+def test_a_later_signal_skips_the_grace_if_it_is_a_sigint_or_came_before(
+        names, programs, journal):
+    # semantics 8.3
+    supervisor = send_both(names, programs, journal, ONE_STOP='1e-9')
+    skips = names[-1] == 'SIGINT' or names[-1] in names[:-1]
+    if not skips:
+        journal.wait_for('signal', len(names))
+        journal.open('clean')
+    assert supervisor.wait() == CODES[names[0]]
+    assert journal.count('cleaned') == (not skips)
+    wait_gone(journal.pid('a'))
+
+
+def test_timeout_asks_supervisor_and_group_and_lets_both_go_on(programs, journal):
+    # What the command timeout sends: SIGTERM to the program, then to the whole process group, then
+    # SIGCONT to both.
+    programs.write('\n    os.setpgid(0, 0)' + CLEANING)
+    supervisor = programs.start()
+    journal.pid('a')
+    supervisor.kill(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        os.killpg(supervisor.pid, number)
+    supervisor.kill(signal.SIGCONT)
+    journal.wait_for('cleaning')
+    journal.open('clean')
+    assert supervisor.wait() == 143
+    assert journal.count('cleaned') == 1
+
+
+def test_a_terminal_that_is_closed_leaves_the_steps_their_time(programs, journal):
+    # semantics 8.3: the shell sends a SIGHUP to its jobs, and the kernel another one
+    programs.write(CLEANING)
+    shell = Terminal(['bash', '--norc', '-i'], programs.folder)
+    journal.sign('shell', shell.pid)
+    shell.type('%s %s >out 2>&1\n' % (sys.executable, programs.path))
+    pid = journal.pid('a')
+    shell.hang_up()
+    journal.wait_for('cleaning')
+    journal.wait_for('signal')
+    journal.open('clean')
+    wait_gone(pid)
+    assert journal.count('cleaned') == 1
+    wait_until(lambda: programs.last('a') == 'active', 'the record of the step')
+
+
+def test_the_clean_up_of_an_inline_step_is_not_interrupted_by_a_second_signal(programs, journal):
+    programs.write('''
+        def work():
+            try:
+                journal.sign('a')
+                journal.pass_gate('never')
+            finally:
+                journal.note('cleaning')
+                journal.pass_gate('clean')
+                journal.note('cleaned')
+        flow = make('inline')
+        flow.add_step('a', func=work)
+        flow()
+        ''')
+    supervisor = programs.start()
+    journal.pid('a')
+    supervisor.kill(signal.SIGTERM)
+    journal.wait_for('cleaning')
+    supervisor.kill(signal.SIGHUP)
+    journal.open('clean')
+    assert supervisor.wait() == 143
+    assert journal.count('cleaned') == 1
+
+
+@pytest.mark.parametrize('what', ['function', 'program'])
+@every_signal
+def test_a_task_that_the_stop_reaches_before_its_supervisor_does_is_interrupted(
+        name, what, programs, journal):
+    # semantics 8.3: service managers and job schedulers send the signal to each process of a job
+    programs.write('''
+        def work():
+            try:
+                journal.sign('a')
+                journal.pass_gate('never')
+            finally:    # A SIGINT raises KeyboardInterrupt.
+                journal.note('over')
+        flow = make()
+        flow.add_step('a', func=work if os.environ['WHAT'] == 'function' else seq.Command(
+            'echo a $$ $(cut -d " " -f 22 /proc/$$/stat) >> pids; exec sleep 60', shell=True))
+        try:
+            leave(flow)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        ''')
+    supervisor = programs.start(environment={'WHAT': what})
+    pid = journal.pid('a')
+    supervisor.kill(signal.SIGSTOP)
+    os.kill(pid, getattr(signal, name))
+    wait_until(lambda: journal.count('over') or not is_running(pid), 'the end of the step')
+    supervisor.kill(getattr(signal, name))
+    supervisor.kill(signal.SIGCONT)
+    assert supervisor.wait() == CODES[name]
+    assert programs.last('a') == 'active'
 
 
 # Trees of processes ##############################################################
