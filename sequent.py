@@ -320,6 +320,41 @@ def _environment_text(text):
     except UnicodeEncodeError:
         return os.fsdecode(text.encode('utf-8', 'backslashreplace'))
 
+
+def _longest_variable():
+    """Return how many bytes a variable may have with its name: what Linux takes, or less.
+
+    All variables and arguments of a program share what the system has for them, which is as
+    little as 128 KiB where the limit of the stack is low.
+    """
+    try:
+        shared = os.sysconf('SC_ARG_MAX')
+    except (AttributeError, OSError, ValueError):  # Windows; a system that does not say
+        shared = 1 << 18
+    return min(1 << 17, shared // 8) if shared > 0 else 1 << 15
+
+
+_LONGEST_VARIABLE = _longest_variable()
+
+
+def _add_variable(variables, name, text):
+    """Add a variable as any program can be given it.
+
+    Programs are not started with a variable that holds a null character, which stands there as
+    ``\\x00``, or that is too long: of such a text the beginning stands there, and ``NAME_CUT``
+    tells how many bytes the whole has.
+    """
+    text = _environment_text(text.replace('\0', '\\x00'))
+    room = _LONGEST_VARIABLE - 4 * len(name) - len('=\0')    # a character has up to 4 bytes
+    if 4 * len(text) > room:
+        size = whole = len(os.fsencode(text))
+        while size > room:
+            text = text[:len(text) * room // size]
+            size = len(os.fsencode(text))
+        if size < whole:
+            variables[name + '_CUT'] = str(whole)
+    variables[name] = text
+
 if sys.version_info >= (3, 8) and hasattr(os, 'posix_spawn'):
     def _spawn(path, argv, env, streams, defaults):
         """Start a program in a process group of its own; raise OSError if that cannot be.
@@ -5206,6 +5241,10 @@ class Command:
         new.env = {name: None if value is None else _fill(value, lookup)
                    for name, value in self.env.items()}
         new._filled = True
+        wrong = [text for text in new._texts() if '\0' in text]
+        if wrong:
+            raise FlowError('%.80r in its command holds a null character, which no program can be '
+                            'given; put what has such characters into a file' % wrong[0])
         return new
 
     # Running it.
@@ -5528,7 +5567,8 @@ def _no_program(program, search, folder, number):
     found = [one for one in found if os.path.exists(one)] if program else []
     shown = repr(os.fsdecode(program))
     if number == errno.E2BIG:
-        return 'the arguments and the environment of %s are too long for this system' % shown
+        return ('the arguments and the environment of %s are too long for this system; put what '
+                'is long into a file and name that' % shown)
     if not found and os.path.dirname(program) and number == errno.EACCES:
         return '%s cannot be reached: %s' % (shown, os.strerror(number))
     if not found:
@@ -9133,10 +9173,12 @@ class Driver:
         prefix = settings['envvar_prefix']
         self._names = [prefix + name for name in (
             'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
-        self._constant_env = {
-            prefix + 'STEP_RECOVERY': str(run.recovery),
-            prefix + 'RUN_ID': _environment_text(run.run_id),
-            prefix + 'LOGGER_NAME': _environment_text(run.flow)}
+        # This run may be nested in a task of another one, whose variables were cut.
+        self._constant_env = {name: '' for name in os.environ
+                              if name.startswith(prefix) and name.endswith('_CUT')}
+        for name, text in (('STEP_RECOVERY', str(run.recovery)), ('RUN_ID', run.run_id),
+                           ('LOGGER_NAME', run.flow)):
+            _add_variable(self._constant_env, prefix + name, text)
 
     # The run.
 
@@ -9513,11 +9555,10 @@ class Driver:
     def _make_job(self, task):
         step, items, run = task.step.step, task.scope.items, self.run_record
         name, sequence, value, attempt = self._names
-        env = {name: _environment_text(step.path), sequence: task.sequence,
-               attempt: str(task.attempt)}
+        env = {sequence: task.sequence, attempt: str(task.attempt)}
+        _add_variable(env, name, step.path)
         if items:
-            item = items[-1]
-            env[value] = str(item) if type(item) is int else _environment_text(_shown(str, item))
+            _add_variable(env, value, _shown(str, items[-1]))
         job = task.job = Job(
             step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
             step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,

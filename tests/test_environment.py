@@ -1,5 +1,6 @@
 """What a running function finds around it: semantics 5, and where logs are."""
 
+import concurrent.futures
 import logging
 import os
 import re
@@ -181,6 +182,130 @@ def test_outside_of_a_task_there_is_no_current_one():
     for ask in (sequent.current, flow.get_step_name, flow.get_step_sequence):
         with pytest.raises(LookupError):
             ask()
+
+
+# 5.1 What a program can be given
+
+def of_loop(prefix='SEQUENT_LOOP_VALUE'):
+    """Start a program; return the variables of the loop item as the program sees them."""
+    seen = subprocess.check_output(['env', '-0']).decode('utf-8').split('\0')
+    return {line[len(prefix):line.index('=')]: line[line.index('=') + 1:] for line in seen
+            if line.startswith(prefix)}
+
+
+anywhere = pytest.mark.parametrize('construct', ['inline', 'process', 'pool', 'executor'])
+
+
+def an_executor():
+    return concurrent.futures.ProcessPoolExecutor(1)
+
+
+def over(items, construct):
+    """Return a flow that has run ``of_loop`` and a program for each item."""
+    flow = a_flow(MemoryStore(), construct, config={'executor': an_executor})
+    batch = flow.add_step('batch', loop=items)
+    batch.add_step('function', func=of_loop)
+    batch.add_step('program', command=['true'])
+    assert flow() is True
+    return flow
+
+
+@anywhere
+@pytest.mark.parametrize('character', ['x', '\u20ac'])
+def test_a_loop_value_that_no_program_could_be_given_is_cut_and_a_variable_says_so(
+        construct, character):
+    # semantics 1.5, 5.1
+    whole = character * 200000
+    flow = over([whole, 'short'], construct)
+    seen = the_task(flow, 'batch_function', '1.1').result
+    assert seen['_CUT'] == str(len(whole.encode('utf-8')))
+    assert whole.startswith(seen['']) and len(seen['']) > 5000
+    assert the_task(flow, 'batch_function', '1.2').result == {'': 'short'}
+
+
+@anywhere
+def test_a_loop_value_that_fits_is_whole(construct):
+    # semantics 1.5, 5.1
+    whole = 'x' * 100000
+    flow = over([whole], construct)
+    assert the_task(flow, 'batch_function', '1.1').result == {'': whole}
+
+
+@anywhere
+def test_a_null_character_in_a_loop_value_is_replaced(construct):
+    # semantics 1.5, 5.1
+    flow = over(['a\0b'], construct)
+    assert the_task(flow, 'batch_function', '1.1').result == {'': 'a\\x00b'}
+
+
+@anywhere
+def test_a_loop_value_that_cannot_be_shown_stops_nothing(construct):
+    # semantics 1.5: since Python 3.11 str() refuses such a number
+    flow = over([10 ** 5000], construct)
+    assert set(the_task(flow, 'batch_function', '1.1').result) == {''}
+
+
+@both
+def test_a_name_that_no_program_could_be_given_is_cut_too(construct):
+    # semantics 5.1
+    flow = a_flow(construct=construct, name='f' * 200000)
+    outer = flow.add_step('s' * 100000)
+    outer.add_step('t' * 100000, func=of_loop, args=('SEQUENT_',))
+    assert flow() is True
+    seen = the_task(flow, 's' * 100000 + '_' + 't' * 100000).result
+    assert (seen['STEP_NAME_CUT'], seen['LOGGER_NAME_CUT']) == ('200001', '200000')
+    assert seen['STEP_NAME'].startswith('sss') and seen['LOGGER_NAME'].startswith('fff')
+
+
+def test_a_nested_run_does_not_inherit_that_a_value_was_cut(monkeypatch):
+    # semantics 5.1
+    monkeypatch.setenv('SEQUENT_LOOP_VALUE_CUT', '200000')
+    flow = over(['short'], 'process')
+    assert the_task(flow, 'batch_function', '1.1').result == {'': 'short', '_CUT': ''}
+
+
+LOW_LIMIT = """
+import sequent as seq
+flow = seq.Sequent('night', store=':memory:')
+batch = flow.add_step('s' * 100000, loop=['x' * 200000])
+batch.add_step('program', command=['true'])
+raise SystemExit(0 if flow() else 1)
+"""
+
+
+def test_all_variables_together_fit_where_the_limit_of_the_stack_is_low():
+    # semantics 5.1: what a program can be given is a quarter of that limit
+    environment = {name: value for name, value in os.environ.items() if len(value) < 1000}
+    done = subprocess.run(['sh', '-c', 'ulimit -s 512 && exec "$@"', 'sh', sys.executable, '-c',
+                           LOW_LIMIT], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env=environment)
+    assert done.returncode == 0, done.stdout.decode('utf-8')[-2000:]
+
+
+@pytest.mark.parametrize('construct', ['process', 'inline', 'thread'])
+@pytest.mark.parametrize('command', [
+    ['echo', '{batch.item}'], ['echo', sequent.item], {'env': {'V': '{batch.item}'}},
+    {'cwd': '/{batch.item}'}, {'stdin': '/{batch.item}'}])
+def test_an_item_that_a_command_itself_names_and_that_it_cannot_have_is_a_clear_error(
+        construct, command):
+    command = (sequent.Command(['true'], **command) if isinstance(command, dict)
+               else sequent.Command(command))
+    flow = a_flow(construct=construct)
+    flow.add_step('batch', command=command, loop=['a\0b'])
+    assert flow() is False
+    assert ("'a\\x00b' in its command holds a null character, which no program can be given; put "
+            'what has such characters into a file') in the_task(
+                flow, 'batch', '1.1').error.replace("'/a", "'a")
+
+
+@pytest.mark.parametrize('construct', ['process', 'inline', 'thread'])
+def test_a_command_that_is_too_long_says_what_to_do(construct):
+    flow = a_flow(construct=construct)
+    flow.add_step('batch', command=['echo', sequent.item], loop=['x' * 200000])
+    assert flow() is False
+    assert the_task(flow, 'batch', '1.1').error == (
+        "the arguments and the environment of 'echo' are too long for this system; put what is "
+        'long into a file and name that')
 
 
 # 5.2 Logging
