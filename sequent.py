@@ -57,6 +57,7 @@ import stat
 import sys
 import threading
 import time
+import types
 import typing
 
 if __name__ == '__main__':
@@ -145,6 +146,15 @@ else:
             handler = reference()
             if handler is not None and handler.lock is not None:
                 handler.createLock()
+
+
+if sys.version_info >= (3, 7):
+    def _run_coroutine(coroutine):
+        """Run a coroutine to its end and return its result."""
+        import asyncio
+        return asyncio.run(coroutine)
+else:
+    _run_coroutine = None    # asyncio.run is new in Python 3.7
 
 
 def _renew_stream_locks():
@@ -4392,6 +4402,8 @@ def run_job(job, **more):
             result, error = job.func(*job.args, **job.kwargs, **more), None
         else:    # which spares a copy of kwargs
             result, error = job.func(*job.args, **job.kwargs), None
+        if type(result) is types.CoroutineType and _run_coroutine and _is_async(job.func):
+            result = _run_coroutine(result)
     except BaseException as raised:
         result, error = None, raised
     finally:
@@ -4399,6 +4411,10 @@ def run_job(job, **more):
     if _this_process() != process:
         _end_fork(error)
     if error is None:
+        if type(result) in _UNFINISHED:
+            return Outcome(FAILURE, 'its function returned %s, whose work was not done: %s; let '
+                           'the function do that work, or give an async function itself as func'
+                           % (_UNFINISHED[type(result)], _shown(repr, result)))
         if result is None or not job.config.get('keep_result', True):
             return _SUCCEEDED
         return _keep_result(result)
@@ -4410,9 +4426,46 @@ def run_job(job, **more):
 
 
 _SUCCEEDED = Outcome(SUCCESS)
+# Results of functions that have returned without doing their work.
+_UNFINISHED = {
+    types.GeneratorType: 'a generator', types.CoroutineType: 'a coroutine',
+    types.AsyncGeneratorType: 'an async generator',
+    type(contextlib.contextmanager(iter)(())): 'a context manager of contextlib'}
+# By the flags of its code (as in inspect): what a call makes of a function instead of running it.
+_CALLS_MAKE = {0x20: 'a generator', 0x80: 'a coroutine', 0x200: 'an async generator'}
+_MAKES_ANY = sum(_CALLS_MAKE)
 # What the user's objects may raise when they are shown or pickled: sys.exit() there must end
 # neither the thread that runs the task nor the supervisor.
 _ANY_FAILURE = (Exception, SystemExit)
+
+
+def made_by_call(func):
+    """Return what a call of a function makes instead of running it, or None: ``'a generator'``,
+    ``'a coroutine'``, ``'an async generator'``. Whether a decorator runs it, nobody can know.
+    """
+    function = _called_function(func)
+    flags = function.__code__.co_flags if type(function) is types.FunctionType else 0
+    return _CALLS_MAKE.get(flags & _MAKES_ANY)
+
+
+def _called_function(func):
+    """Return the function that partials, methods and objects with ``__call__`` call."""
+    while True:
+        if isinstance(func, functools.partial):
+            func = func.func
+        elif isinstance(func, types.MethodType):
+            func = func.__func__
+        else:
+            call = type(func).__call__
+            return call if type(call) is types.FunctionType else func
+
+
+def _is_async(func):
+    """Whether a function that has returned a coroutine is an async one, decorated or not."""
+    import inspect
+    function = _called_function(func)
+    return any(map(inspect.iscoroutinefunction, (
+        func, function, _called_function(inspect.unwrap(function)))))
 
 
 def _end_fork(error):
@@ -10672,6 +10725,10 @@ def _check_parameter(name, convert, text):
     if convert is not None and not callable(convert):
         raise FlowTypeError('parameter %r: type must make a value of a text, like int, not be %r'
                             % (name, convert))
+    made = None if convert is None else made_by_call(convert)
+    if made is not None:
+        raise FlowTypeError('parameter %r: a call of its type %r makes %s, not a value; give a '
+                            'function that returns the value' % (name, convert, made))
     if not isinstance(text, str):
         raise FlowTypeError('parameter %r: help must be a str, not %r' % (name, text))
 
@@ -10896,6 +10953,14 @@ class _Flow(abc.ABC):
                             'container' % (who, parent.path))
         if func is not None and not callable(func):
             raise FlowTypeError('%s: func must be callable, not %r' % (who, func))
+        made = None if func is None else made_by_call(func)
+        if made == 'a coroutine' and _run_coroutine is None:
+            raise FlowTypeError('%s: its func %r is an async function, which needs Python 3.7; '
+                                'give a function that runs it in an event loop' % (who, func))
+        if made is not None and made != 'a coroutine':
+            raise FlowTypeError('%s: a call of its func %r makes %s, and runs nothing of it; give '
+                                'a function that does the work and returns its results'
+                                % (who, func, made))
         return func
 
     @staticmethod
@@ -11698,7 +11763,9 @@ class Sequent(_Flow):
         Args:
             name: a non-empty str, unique among its siblings.
             func: what a leaf calls, with ``args`` and ``kwargs``, or a `Command`, which runs a
-                program. Without it a leaf succeeds at once; a container must not have one.
+                program. Without it a leaf succeeds at once; a container must not have one. An
+                async function runs by ``asyncio.run`` (from Python 3.7 on). A generator function
+                is refused, because a call runs nothing of it.
             args, kwargs: may contain placeholders, also inside lists, tuples and dicts, which are
                 filled when the step starts: the ``result`` of another step, whose success is
                 then required (`Step.result`), the ``item`` of a loop around it, and
@@ -11778,6 +11845,10 @@ class Sequent(_Flow):
             raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
                                 'give the placeholder itself, as in loop=outer.item, or take it '
                                 'from a step that returns such a list' % who)
+        made = made_by_call(loop) if callable(loop) else None
+        if made is not None and made != 'a generator':
+            raise FlowTypeError('%s: a call of its loop %r makes %s, which cannot be gone over; '
+                                'give a function that returns the items' % (who, loop, made))
         if not found_by_running(loop):
             try:
                 iter(loop)
