@@ -1,6 +1,7 @@
 """What all tests share: the library's folder on the path, samples, what a skip means in CI."""
 
 import os
+import signal
 import sys
 import zlib
 
@@ -23,6 +24,27 @@ for name in list(os.environ):
         del os.environ[name]
 os.environ['PYTHONPATH'] = os.pathsep.join(
     [ROOT] + [path for path in [os.environ.get('PYTHONPATH')] if path and path != ROOT])
+
+
+def _nothing(number, frame):
+    """Handle a signal by doing nothing; a program that is started gets the default again."""
+
+
+def restore_signals():
+    """Undo what nohup, cron and some CI do to signals that tests send.
+
+    They start Python with signals ignored or blocked, which every program inherits that a test
+    starts. A hangup does not end the tests themselves where nohup was asked to prevent that.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD,
+                   signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, {signal.SIGINT: signal.default_int_handler,
+                                   signal.SIGHUP: _nothing}.get(number, signal.SIG_DFL))
+
+
+restore_signals()
 
 #: Files whose tests start many supervisors, or wait for one: with the environment variable
 #: SEQUENT_SAMPLE=n one in n of their tests runs, others on another version of Python.
