@@ -8665,7 +8665,7 @@ class _Loops:
         """Return the item as it is stored, or None for what cannot be pickled (said once)."""
         try:
             return pickle.dumps(item, 4)
-        except Exception as error:
+        except _ANY_FAILURE as error:
             if path not in self.warned:
                 self.warned.add(path)
                 logger.warning('step %s: a loop item cannot be pickled (%s); in a recovery its '
@@ -8677,13 +8677,60 @@ class _Loops:
         if blob == recorded or blob is None or recorded is None:
             return True
         try:
-            return bool(pickle.loads(recorded) == item)
-        except Exception as error:
-            logger.debug('a recorded loop item cannot be compared: %s', error)
+            if _is_equal(pickle.loads(recorded), item):
+                return True
+            # Objects may change a little when they are pickled or compared (an index of pandas
+            # keeps what it has worked out), so both are compared as they come out of a pickle.
+            return _content_of(pickle.loads(recorded)) == _content_of(pickle.loads(blob))
+        except _ANY_FAILURE as error:
+            logger.debug('a recorded loop item cannot be compared: %s', describe_error(error))
             return False
 
     def close(self, task):
         self.iterators.pop(task, None)
+
+
+def _is_equal(one, other):
+    """Return whether ``==`` says so. Arrays do not say yes or no, but which elements are equal."""
+    try:
+        answer = one == other
+        return not hasattr(type(answer), '__len__') and bool(answer)
+    except _ANY_FAILURE as error:
+        logger.debug('loop items do not compare: %s', describe_error(error))
+        return False
+
+
+def _content_of(value, known=None):
+    """Return a digest of a value's pickle that does not depend on the order of its sets and
+    dictionaries, which may change with the hash seed."""
+    import hashlib
+    file = io.BytesIO()
+    _ContentPickler(file, {} if known is None else known).dump(value)
+    return hashlib.sha1(file.getvalue()).digest()
+
+
+class _ContentPickler(pickle.Pickler):
+    """Pickles the digest of what a set or a dictionary holds in place of it.
+
+    Args:
+        known: {id: (set or dictionary, its digest)}.
+    """
+
+    def __init__(self, file, known):
+        super().__init__(file, 4)
+        self._known = known
+
+    def persistent_id(self, thing):
+        if type(thing) not in (set, frozenset, dict):
+            return None
+        known = self._known
+        if id(thing) not in known:
+            known[id(thing)] = thing, b'%d' % len(known)    # where something in it refers to it
+            parts = [_content_of(one, known) for one in thing]
+            if type(thing) is dict:
+                parts = [part + _content_of(thing[one], known) for part, one in zip(parts, thing)]
+            known[id(thing)] = thing, type(thing).__name__.encode() + _content_of(sorted(parts))
+        return known[id(thing)][1]
 
 
 def found_by_running(loop):
@@ -9053,8 +9100,11 @@ def _loop_mark(loop):
     if iter(loop) is loop:
         return None
     try:
-        return hashlib.sha1(pickle.dumps(loop, 4)).hexdigest()
-    except Exception as error:
+        content = pickle.dumps(loop, 4)
+        if pickle.EMPTY_SET in content or pickle.FROZENSET in content:
+            return _content_of(loop).hex()
+        return hashlib.sha1(content).hexdigest()
+    except _ANY_FAILURE as error:
         logger.debug('a loop cannot be pickled: %s', error)
         return None
 
@@ -11838,7 +11888,7 @@ class Sequent(_Flow):
         if isinstance(loop, (set, frozenset)):
             raise FlowTypeError('%s: loop is a set, whose order changes from run to run; use '
                                 'sorted()' % who)
-        if loop == item:
+        if isinstance(loop, ItemOf) and loop == item:
             raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
                                 'of the loop around it, as in loop=outer.item' % who)
         if isinstance(loop, (list, tuple)) and any(isinstance(one, Placeholder) for one in loop):
@@ -11852,9 +11902,10 @@ class Sequent(_Flow):
         if not found_by_running(loop):
             try:
                 iter(loop)
-            except TypeError:
-                raise FlowTypeError('%s: loop must be an iterable or a callable that returns one, '
-                                    'not %r' % (who, loop)) from None
+            except Exception as error:
+                raise FlowTypeError(
+                    '%s: loop must be an iterable or a callable that returns one, not %s (%s)'
+                    % (who, _shown(repr, loop), describe_error(error))) from None
         return loop
 
     def add_event(self, require=None):
