@@ -9523,11 +9523,8 @@ class Driver:
                 return None, None, True
             if past.item is not None:
                 return pickle.loads(past.item), past.item, False
-        self._current, self._calling = None, True
-        try:
-            item, over = self.loops.next_item(task)
-        finally:
-            self._calling = False
+        self._current = None
+        item, over = self._call(self.loops.next_item, task)
         if over or self.store.volatile:
             return item, None, over
         return item, self.loops.blob(task.step.path, item), False
@@ -9781,20 +9778,31 @@ class Driver:
         self._jobs[job] = construct
         self._current = job
         try:
-            self._calling = True
-            construct.release(job)
-            self._calling = False
+            self._call(construct.release, job)
         except KeyboardInterrupt:
             if job not in [one for one, _ in self.arrived]:
                 self.arrived.append((job, Outcome(ACTIVE, 'interrupted', interrupted=True)))
-        finally:
-            self._calling = False
         self._called = time.monotonic()
         took = self._called - began
         self._pace += 0.2 * (took - self._pace)
         warn = job.config['warn_after']
         if warn is not None and took >= warn:
             self._warn(job)    # while it ran, nobody was there to do so
+
+    def _call(self, function, argument):
+        """Call what runs a function of the user's here; a signal interrupts it.
+
+        Raises:
+            KeyboardInterrupt: a signal has come, perhaps before the call. Then nothing is called,
+                as nothing would interrupt it.
+        """
+        try:
+            self._calling = True
+            if self._signals:
+                raise KeyboardInterrupt
+            return function(argument)
+        finally:
+            self._calling = False
 
     def _add_ahead(self, jobs):
         """Commit as active, ahead of their start, the tasks that are next anyway: of those that
@@ -10190,6 +10198,7 @@ class Driver:
         broken = self._broken
         logger.error('%s: nothing new starts; running tasks that are ended: %d',
                      why or 'an error', len(self._jobs))
+        self._opens.clear()
         self._feed(Halt())
         while self._inline:
             job, construct = self._inline.popleft()

@@ -114,6 +114,60 @@ def test_a_signal_ends_a_run_that_waits_for_a_delay(numbers, programs):
     assert programs.tasks() == {'a': [('1', 0, 1, 'ready')]}
 
 
+# Before a call #################################################################
+
+
+@pytest.mark.parametrize('what', ['the first', 'none'])
+def test_a_stop_calls_no_pending_loop(what, programs, journal):
+    # semantics 8.3: nothing new starts, also where a signal comes inside, or just after, a loop
+    programs.write('''
+        def items(name):
+            journal.note(name)
+            journal.sign(name)
+            if os.environ['WHAT'] == 'none':
+                os.kill(os.getpid(), signal.SIGTERM)
+                try:
+                    time.sleep(60)
+                except KeyboardInterrupt:
+                    return 'xy'
+            journal.pass_gate('never')
+        flow = make('inline')
+        for name in 'ab':
+            flow.add_step(name, loop=lambda name=name: items(name)).add_step('c', func=print)
+        flow()
+        ''')
+    supervisor = programs.start(environment={'WHAT': what})
+    journal.pid('a')
+    if what == 'the first':
+        supervisor.kill(signal.SIGTERM)
+    assert supervisor.wait() == 143
+    assert journal.words() == ['a']
+    assert programs.tasks() == {'a': [('1', 0, 1, 'active')], 'b': [('1', 0, 1, 'active')]}
+
+
+def test_a_signal_between_a_commit_and_a_call_lets_nothing_be_called(programs, journal):
+    # semantics 8.3
+    programs.write('''
+        plain = seq._commit
+        def commit(db, rows):
+            rows = list(rows)
+            plain(db, rows)
+            if any('a' in row for row in rows):
+                journal.open('sent')
+                os.kill(os.getpid(), signal.SIGTERM)
+        seq._commit = commit
+        def one():
+            journal.note('called')
+            journal.pass_gate('never')
+        flow = make('inline')
+        flow.add_step('a', func=one)
+        flow()
+        ''')
+    assert programs.run() == 143
+    assert journal.is_open('sent')
+    assert journal.words() == []
+
+
 # Two signals of one stop #########################################################
 
 CLEANING = '''
