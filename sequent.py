@@ -189,13 +189,39 @@ def _forget_foreign_threads():
         main._set_tstate_lock()
 
 
+def _import_locks():
+    """Return the locks of the modules that are just imported: {name: weak reference}.
+
+    Where Python has no such thing any more, threads may wait for one another's imports for ever.
+    """
+    return getattr(getattr(importlib, '_bootstrap', None), '_module_locks', {})
+
+
+@contextlib.contextmanager
+def _shared_imports():
+    """Meanwhile let other threads use the modules that this thread is just importing.
+
+    A thread that pickles an instance of a class of such a module waits for the end of the import.
+    If the module runs a flow while it is imported, that end waits for the thread.
+    """
+    locks, own = _import_locks(), threading.get_ident()
+    taken = {name: reference for name, reference in list(locks.items())
+             if getattr(reference(), 'owner', None) == own}
+    for name in taken:    # Who asks for the lock of a module gets a new one.
+        del locks[name]
+    try:
+        yield
+    finally:
+        locks.update(taken)
+
+
 def _forget_foreign_imports():
     """In a forked child, let what other threads were just importing be imported anew.
 
     Python leaves the locks of these modules to threads that are not there: who wanted one of the
     modules would wait for ever.
     """
-    locks = getattr(importlib, '_bootstrap')._module_locks  # noqa: B009 (mypy)
+    locks = _import_locks()
     for name, reference in list(locks.items()):
         owner = getattr(reference(), 'owner', None)
         if owner is not None and owner != threading.get_ident():
@@ -5775,8 +5801,12 @@ class _BorrowedVariables:
     other, and what stood in the environment before each of them."""
 
     def __init__(self):
-        self._lock = threading.Lock()
+        self.renew()
         self._before = {}  # type: typing.Dict[str, typing.List[list]]  # [user, what stood there]
+
+    def renew(self):
+        """Make a lock for a forked child; a thread of the supervisor may hold the one it has."""
+        self._lock = threading.Lock()
 
     def take(self, name, user):
         with self._lock:
@@ -6676,9 +6706,10 @@ def _close_private_fds(more=()):
 
 def _leave():
     """Leave to the supervisor what is its own: done by every copy of this file."""
-    global _start_lock, _sqlite_use
-    # The supervisor holds those that we have inherited.
-    _start_lock, _sqlite_use = threading.RLock(), _SqliteUse()
+    global _start_lock, _sqlite_use, _looking
+    # Threads of the supervisor hold those that we have inherited: a flow in here would hang.
+    _start_lock, _sqlite_use, _looking = threading.RLock(), _SqliteUse(), threading.RLock()
+    _borrowed.renew()
     _task_log_handler.leave()
 
 
@@ -9140,9 +9171,13 @@ class _RunEnvironment:
     """The variables of runs in this process: where several run at one time, those of the last."""
 
     def __init__(self):
-        self._lock = threading.Lock()
+        self.renew()
         self._stack = []  # type: typing.List[dict]
         self._before = {}  # type: typing.Dict[str, typing.Optional[str]]
+
+    def renew(self):
+        """Make a lock for a forked child; a thread of the supervisor may hold the one it has."""
+        self._lock = threading.Lock()
 
     def enter(self, variables):
         """Put the variables of a run, {name: value}, into the environment."""
@@ -9167,6 +9202,7 @@ class _RunEnvironment:
 
 
 _run_environment = _in_common('run_environment', _RunEnvironment())
+_leavers['run environment'] = _run_environment.renew
 
 
 class RunTimeout(BaseException):
@@ -9293,6 +9329,10 @@ class Driver:
             RunTimeout: config ``run_timeout`` is over; what ran was ended as after a signal.
             StoreError: the store failed; what ran was ended as after a signal.
         """
+        with _shared_imports():
+            return self._run(max_loops)
+
+    def _run(self, max_loops):
         self._open()
         try:
             handlers = self._install_handlers()

@@ -285,6 +285,33 @@ whole = 'whole'
     assert supervisor.wait() == 0, supervisor.errors()
 
 
+@pytest.mark.parametrize('how', ['-m sequent flow', '-m sequent package.flow', '-c "import flow"'])
+def test_a_module_that_runs_its_flow_while_it_is_imported_is_there_for_threads(
+        how, programs, tmp_path):
+    (tmp_path / 'flow.py').write_text("""
+import sequent as seq
+class Answer:
+    pass
+def one():
+    import importlib
+    importlib.import_module(__name__)
+    return Answer()
+flow = seq.Sequent(config={'task_construct': 'thread'})
+flow.add_step('a', func=one)
+assert flow()
+after = 'whole'
+""")
+    (tmp_path / 'package').mkdir()
+    (tmp_path / 'package' / '__init__.py').write_text('')
+    (tmp_path / 'package' / 'flow.py').write_text((tmp_path / 'flow.py').read_text())
+    programs.write("""
+        os.chdir(FOLDER)
+        os.execvp('sh', ['sh', '-c', 'exec %s ' + sys.argv[1]])
+        """ % sys.executable)
+    supervisor = programs.start(how)
+    assert supervisor.wait() == 0, supervisor.errors()
+
+
 def test_a_child_logs_to_a_stream_to_which_a_thread_was_writing(programs):
     programs.write("""
         import io, logging
@@ -365,6 +392,46 @@ def test_a_child_uses_sqlite_though_a_flow_in_another_thread_was_inside_of_it(pr
         thread.join()
         assert ok
         """.replace('FORKS', str(10 * FORKS)))
+    supervisor = programs.start()
+    assert supervisor.wait() == 0, supervisor.errors()
+
+
+def test_a_flow_in_a_child_waits_for_no_thread_of_the_supervisor(programs):
+    # Another thread opens and closes stores, and runs flows: it held locks at the fork.
+    programs.write("""
+        def open_stores():
+            while not over.is_set():
+                store = seq.SqliteStore(os.path.join(FOLDER, 'other.db'))
+                store.open()
+                store.close()
+
+        def run_flows():
+            while not over.is_set():
+                flow = make('inline', store=':memory:', logging_level='ERROR')
+                flow.add_step('a', func=len, args=('',))
+                flow()
+
+        def nested():
+            flow = make('inline', store=os.path.join(FOLDER, '%d.db' % os.getpid()),
+                        config={'synchronous': 'off'}, mode='restart')
+            flow.add_step('a', func=len, args=('',))
+            assert flow() is True
+
+        over = threading.Event()
+        threads = [threading.Thread(target=one) for one in (open_stores, run_flows)]
+        for one in threads:
+            one.start()
+        flow = make(config={'timeout': 15, 'synchronous': 'off', 'capture': 'none'})
+        for number in range(FORKS):
+            flow.add_step('s%d' % number, func=nested)
+        try:
+            ok = flow()
+        finally:
+            over.set()
+        for one in threads:
+            one.join()
+        assert ok
+        """.replace('FORKS', str(3 * FORKS)))
     supervisor = programs.start()
     assert supervisor.wait() == 0, supervisor.errors()
 
