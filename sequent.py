@@ -2803,9 +2803,9 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `latest`, `fold`, `counts` and `summary` have defaults; the
-    rest is abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made
-    here.
+    `open`, `close`, `private_fds`, `active_runs`, `latest`, `fold`, `counts` and `summary` have
+    defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every
+    promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -2874,6 +2874,13 @@ class Store(abc.ABC):
         They come in the order in which they were first begun. Nothing is held between two of
         them that could keep a writer waiting.
         """
+
+    def active_runs(self, flow):
+        """Iterate over the RunRecords of a flow whose status is ``active``, as `runs` does.
+
+        Where this would be slow, a store does better.
+        """
+        return (run for run in self.runs(flow) if run.status == ACTIVE)
 
     def latest(self, flow, run_id=''):
         """Return the RunRecord with the highest recovery of a run, or None if there is none.
@@ -3037,7 +3044,7 @@ class _LockFile:
     """The locks that this process holds in one file: one byte each, at offsets made of names.
 
     POSIX locks have two traps: they do not exclude within a process, hence the table; and all
-    of them go when *any* descriptor of the file is closed, hence one object per file and process
+    of them go when *any* descriptor of the file is closed, hence one object per store and process
     (`_lock_file`), with one descriptor, open while anything is held. In return they belong to
     the process alone: they end with it, whatever its children have inherited.
     """
@@ -3067,6 +3074,10 @@ class _LockFile:
                 self.held[offset] = held - 1
             elif self.fd is not None:
                 self._unlock_byte(offset)
+
+    def stands(self):
+        """Return whether the next program that asks for a lock will find those that are held."""
+        return self.fd is None or _file_key(self.path) == _file_key(self.fd)
 
     def _lock_byte(self, offset, exclusive):
         if self.path is None:
@@ -3104,12 +3115,16 @@ class _LockFile:
             self.fd = None
 
 
-# (pid, path): _LockFile. With the pid, as a forked child has no locks yet.
+# (pid, key of the store's file): _LockFile. With the pid, as a forked child has no locks yet; with
+# that key, as one store may have several paths.
 _lock_files = _in_common('lock_files', {})
 
 
-def _lock_file(path):
-    return _lock_files.setdefault((os.getpid(), path), _LockFile(path))
+def _lock_file(key, path):
+    file = _lock_files.setdefault((os.getpid(), key), _LockFile())
+    if not file.held:
+        file.path = path
+    return file
 
 
 def _make_private(path):
@@ -3195,8 +3210,8 @@ class _Claims:
             for offset, alone in ((_lock_offset('flow', flow), exclusive),
                                   (_lock_offset('run', flow, run_id), True)):
                 if not file.acquire(offset, alone):
-                    raise _already_running(self.store, flow, run_id, run_only=bool(taken),
-                                           patient=offset not in file.held)
+                    raise _already_running(flow, run_id, _find_holders(
+                        self.store, flow, run_id, bool(taken), offset not in file.held))
                 taken.append(offset)
         except BaseException as exc:
             self._release(os.getpid(), file, taken)
@@ -3206,6 +3221,15 @@ class _Claims:
                     'file system that has POSIX locks' % (file.path, exc)) from exc
             raise
         self.taken[flow, run_id] = os.getpid(), file, taken
+
+    def refuse_lost(self):
+        """Raise StoreError if another program could have locked what is locked here."""
+        for _, file, _ in self.taken.values():
+            if not file.stands():
+                raise StoreError(
+                    'the lock file %r has been removed or replaced while it was in use: nothing '
+                    'more is stored, because another supervisor may be at work. Leave that file '
+                    'where it is, and go on with the run (continue)' % (file.path,))
 
     def unlock(self, flow, run_id):
         if (flow, run_id) in self.taken:
@@ -3223,13 +3247,34 @@ class _Claims:
 
 
 def _holders(store, flow, run_id, run_only):
-    return [run for run in store.runs(flow) if run.status == ACTIVE
-            and (run.run_id == run_id or not run_only)
-            and process_alive(run.process) is not False]
+    """Return the records of the runs that keep a run from starting unless they are dead."""
+    return [run for run in store.active_runs(flow) if run.run_id == run_id or not run_only
+            if process_alive(run.process) is not False]
 
 
-def _already_running(store, flow, run_id, run_only, patient):
-    """Return the AlreadyRunningError that names who stands in the way, as far as runs tell.
+def _refuse_living(store, flow, run_id, run_only):
+    """Raise AlreadyRunningError if the store names a supervisor that lives in another process.
+
+    Its locks do not exclude us if somebody has removed their file, or if the store has a second
+    path, beside which there is another such file.
+    """
+    living = [run for run in _holders(store, flow, run_id, run_only) if _is_another(run.process)]
+    if living:
+        raise _already_running(flow, run_id, living)
+
+
+def _is_another(identity):
+    """Return whether an identity is certainly that of another process, which lives.
+
+    Where the start of processes is not known, the pid alone does not tell: it may be used again.
+    """
+    known = _read_identity(identity)
+    return (known.get('pid') != os.getpid() and known.get('start') is not None
+            and known['start'] == _proc_stat(known['pid'])[1] and bool(process_alive(identity)))
+
+
+def _find_holders(store, flow, run_id, run_only, patient):
+    """Return the records of the runs whose supervisors may have the lock that was refused.
 
     A supervisor has its lock before it records its run: if ``patient``, wait a moment for that.
     """
@@ -3238,6 +3283,11 @@ def _already_running(store, flow, run_id, run_only, patient):
         time.sleep(pause)
         pause *= 2
         holders = _holders(store, flow, run_id, run_only)
+    return holders
+
+
+def _already_running(flow, run_id, holders):
+    """Return the AlreadyRunningError that names who stands in the way."""
     if not holders:
         return AlreadyRunningError('flow %r is already being run, by a supervisor that has not '
                                    'begun its run yet; try again in a moment' % (flow,))
@@ -3455,6 +3505,7 @@ _SQL_FINISH_RUN = """UPDATE runs SET status = ?, ended = ?
     WHERE flow = ? AND run_id = ? AND recovery = ?"""
 _SQL_RUNS = 'SELECT id, %s FROM runs WHERE id > ? ORDER BY id LIMIT ?' % _RUN_COLUMNS
 _SQL_RUNS_OF_FLOW = _SQL_RUNS.replace('WHERE', 'WHERE flow = ? AND')
+_SQL_ACTIVE_RUNS = _SQL_RUNS_OF_FLOW.replace('WHERE', "WHERE status = 'active' AND")
 _SQL_LATEST_RECOVERY = """SELECT %s FROM runs WHERE flow = ? AND run_id = ?
     ORDER BY recovery DESC LIMIT 1""" % _RUN_COLUMNS
 _SQL_LATEST_RUN = """SELECT %s FROM runs WHERE flow = ?
@@ -3527,7 +3578,8 @@ class SqliteStore(Store):
     """Keeps runs in one SQLite file: the default store (semantics 6.3, 6.4).
 
     Beside the file stand ``<path>.lock``, which is made once and stays, and, while somebody
-    writes, ``<path>-journal``, which belongs to the file: never delete it.
+    writes, ``<path>-journal``, which belongs to the file: never delete them. A supervisor whose
+    lock file was deleted stores nothing more, and ends.
 
     Args:
         path: of the file; it is made when first opened for writing, with mode 0600.
@@ -3551,7 +3603,7 @@ class SqliteStore(Store):
         self._db = None
         self._file = None  # which file it is: it may be replaced while it is open
         self._keys = {}  # (flow, run_id): run
-        self._claims = _Claims(self, lambda: _lock_file(self.path + '.lock'))
+        self._claims = _Claims(self, lambda: _lock_file(self._file, self.path + '.lock'))
 
     def __repr__(self):
         return 'SqliteStore(%r)' % (self.path,)
@@ -3572,7 +3624,10 @@ class SqliteStore(Store):
         self._pid, self._create = None, False
 
     def private_fds(self):
-        return _descriptors_of((self.path, self.path + '.lock'))
+        # Not by the paths: another file may stand there by now.
+        locks = [file.fd for _, file, _ in self._claims.taken.values()]
+        return [fd for fd in _descriptors() if fd in locks or (
+            self._file is not None and _file_key(fd) == self._file)]
 
     def _connect(self, create):
         """Open the file and set ``_db``; leave it None if there is nothing to look at."""
@@ -3584,8 +3639,8 @@ class SqliteStore(Store):
                     return
                 db = sqlite3.connect(_file_uri(self.path) + '?mode=rw', uri=True,
                                      timeout=_BUSY, isolation_level=None)
-                _opened[os.getpid(), self.path] += 1
                 self._file = _file_key(self.path)
+                _opened[os.getpid(), self._file] += 1
             with _sqlite_use:
                 has_tables = self._check_format(db, create)
             if has_tables:
@@ -3620,7 +3675,11 @@ class SqliteStore(Store):
                 pass
         if not os.path.exists(self.path):
             return False
-        objection = '' if _opened[os.getpid(), self.path] else _objection(self.path)
+        if create and os.stat(self.path).st_nlink > 1:
+            logger.warning('the store %r has several names (hard links): remove all but one, as '
+                           'its journal, outcomes and logs stand beside one name', self.path)
+        objection = ('' if _opened[os.getpid(), _file_key(self.path)] else
+                     _objection(self.path))
         if objection:
             raise StoreError('%r cannot be a store: %s; it was not touched. Move it away, or '
                              'give another store' % (self.path, objection))
@@ -3704,6 +3763,7 @@ class SqliteStore(Store):
             if self._create and _file_key(self.path) == self._file:
                 self._drop_journal(db)
             self._hang_up(db)
+            self._file = None
 
     def _drop_journal(self, db):
         sqlite3 = _import_sqlite3()
@@ -3716,7 +3776,7 @@ class SqliteStore(Store):
     def _hang_up(self, db):
         with _looking, _sqlite_use:
             db.close()
-            _opened[os.getpid(), self.path] -= 1
+            _opened[os.getpid(), self._file] -= 1
 
     # Reading and writing
 
@@ -3761,6 +3821,8 @@ class SqliteStore(Store):
         try:
             with _sqlite_use:
                 db.execute('BEGIN IMMEDIATE')
+                # Within the transaction: what another supervisor has stored is seen from here on.
+                self._claims.refuse_lost()
                 result = work(db, *arguments)
                 db.execute('COMMIT')
             return result
@@ -3806,13 +3868,23 @@ class SqliteStore(Store):
             return self._read_on(_run_record, _SQL_RUNS)
         return self._read_on(_run_record, _SQL_RUNS_OF_FLOW, flow)
 
+    def active_runs(self, flow):
+        return self._read_on(_run_record, _SQL_ACTIVE_RUNS, flow)
+
     def latest(self, flow, run_id=''):
         rows = (self._read(_SQL_LATEST_RECOVERY, flow, run_id) if run_id else
                 self._read(_SQL_LATEST_RUN, flow))
         return _run_record(rows[0]) if rows else None
 
     def begin(self, run):
-        self._keys[run[:2]] = self._write(_begin, run)
+        self._keys[run[:2]] = self._write(self._begin, run)
+
+    def _begin(self, db, run):
+        if run[:2] in self._claims.taken:
+            # Two supervisors may have come by two paths before one of them stored its run.
+            _, file, offsets = self._claims.taken[run[:2]]
+            _refuse_living(self, run.flow, run.run_id, file.held[offsets[0]] > 0)
+        return _begin(db, run)
 
     def finish(self, run):
         if not self._write(_finish, run):
@@ -3979,7 +4051,7 @@ def _file_uri(path):
 # Closing any descriptor of a file drops all POSIX locks that this process has on it, those of
 # SQLite as well. So a file is looked at, and made, only while no connection of ours is open to it.
 _looking = _in_common('looking', threading.RLock())
-_opened = _in_common('opened', collections.Counter())  # (pid, path): connections
+_opened = _in_common('opened', collections.Counter())  # (pid, _file_key): connections
 
 
 class _SqliteUse:
@@ -4049,12 +4121,6 @@ def _undoes_all(journal):
         return False
     magic, pages_before = header[:8], header[16:20]
     return magic == b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7' and pages_before == bytes(4)
-
-
-def _descriptors_of(paths):
-    """Return those of this process's descriptors that are open on one of the files."""
-    files = {_file_key(path) for path in paths} - {None}
-    return [fd for fd in _descriptors() if _file_key(fd) in files]
 
 
 def _file_key(file):
@@ -9912,7 +9978,9 @@ class Driver:
         construct = self._jobs.pop(job, None)
         task = job.task
         if construct is not None:
-            if construct in self._settling:
+            if construct in self._settling and outcome.interrupted:
+                construct.settle(job)    # or it would leave a failure, where the store has failed
+            elif construct in self._settling:
                 self._settled.append((job, construct))
             if not construct.inline:
                 self._note_end(job, construct)
@@ -11481,6 +11549,7 @@ class _Flow(abc.ABC):
             run, last = self._new_record(store)
             store.lock(self.name, run.run_id, settings['exclusive'])
             try:
+                _refuse_living(store, self.name, run.run_id, not settings['exclusive'])
                 self._begin_run(store, run, last, settings)
             except BaseException:
                 store.unlock(self.name, run.run_id)
@@ -11521,7 +11590,7 @@ class _Flow(abc.ABC):
         return last._replace(mode='continue', status=ACTIVE, ended=None, process=process), last
 
     def _begin_run(self, store, run, last, settings):
-        plan, noted = self._plan, {}
+        plan, noted, dead = self._plan, {}, []
         details, text = self._consists_of()
         if last is not None:
             # Again, under the lock: another supervisor may have been at work until just now.
@@ -11537,7 +11606,7 @@ class _Flow(abc.ABC):
                 self.close_store()
                 return
         else:
-            self._refuse_orphans(store)
+            dead = self._refuse_orphans(store)
         history = self._make_history(store, run, last, noted)
         if history is not None:
             history.collect()
@@ -11546,6 +11615,8 @@ class _Flow(abc.ABC):
         run = self._run_record(run, text)
         store.begin(run)
         self._began = True
+        for old in dead:    # not earlier: `begin` looks for those that have begun meanwhile
+            store.finish(old._replace(status='stopped'))
         logger.info('run %s of flow %s: %s%s, store %r', run.run_id, self.name, run.mode,
                     ' %d' % run.recovery if run.recovery else '', store)
         self._driver = Driver(plan, store, run, settings, history, self,
@@ -11584,7 +11655,7 @@ class _Flow(abc.ABC):
             noted, differences = {}, []  # type: typing.Any, list
             details, text = self._consists_of()
             if last is None:
-                self._refuse_orphans(store, settle=False)
+                self._refuse_orphans(store)
             else:
                 noted = self._noted_in(last, details, text)
                 self._check_parameters(last, noted)
@@ -11604,10 +11675,11 @@ class _Flow(abc.ABC):
 
     def _refuse_supervisor(self, store, run):
         """Refuse, by what is recorded, what the locks of a run would refuse."""
-        exclusive = self.settings()['exclusive']
-        if any(one.status == ACTIVE and (exclusive or one.run_id == run.run_id)
-               and process_alive(one.process) for one in store.runs(self.name)):
-            raise _already_running(store, self.name, run.run_id, not exclusive, patient=False)
+        living = [one for one in _holders(store, self.name, run.run_id,
+                                          not self.settings()['exclusive'])
+                  if process_alive(one.process)]
+        if living:
+            raise _already_running(self.name, run.run_id, living)
 
     def _consists_of(self):
         """Return the `step_details`, which are too large to be kept, and the text that begins
@@ -11675,16 +11747,16 @@ class _Flow(abc.ABC):
                         if (one.run_id, one.recovery) == (last.run_id, self.recovery_run))
         return last.status == SUCCESS
 
-    def _refuse_orphans(self, store, settle=True):
-        """A new run must not start beside what an earlier one left running (semantics 6.5).
+    def _refuse_orphans(self, store):
+        """Refuse a new run beside what an earlier one left running (semantics 6.5).
 
-        ``settle``: record of runs that have nothing running that they have stopped.
+        Returns:
+            the `RunRecord`s of earlier runs that nobody has ended.
         """
-        for old in list(store.runs(self.name)):
-            if old.status != ACTIVE or old.run_id == self.run_id:
-                continue
-            if not self.settings()['exclusive']:
-                continue
+        if not self.settings()['exclusive']:
+            return []
+        dead = [old for old in store.active_runs(self.name) if old.run_id != self.run_id]
+        for old in dead:
             for record in store.tasks(old, status=ACTIVE):
                 outcome = outcome_path(store.folder, old.flow, old.run_id, record.path,
                                        record.sequence, record.recovery, record.attempt)
@@ -11699,8 +11771,7 @@ class _Flow(abc.ABC):
                         'process %s since %s; wait for it, end it, or recover that run' % (
                             self.name, record.path, record.sequence, old.run_id,
                             json_object(record.process).get('pid'), local_time(record.started)))
-            if settle:
-                store.finish(old._replace(status='stopped'))
+        return dead
 
     def _add_triggers(self):
         """Hand triggers given before the run to the driver, where there are such."""

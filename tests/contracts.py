@@ -209,6 +209,14 @@ class StoreContract:
         assert list(store.runs()) == [run]
         assert type(list(store.runs())[0]) is RunRecord
 
+    def test_active_runs_are_those_of_a_flow_that_have_not_ended(self, store):
+        assert list(store.active_runs('etl')) == []
+        active = [a_run(), a_run(run_id='r3'), a_run(recovery=1)]
+        for one in active[:2] + [a_run(run_id='r2', status='stopped'), a_run(flow='report'),
+                                 a_run(run_id='r4', status='success')] + active[2:]:
+            store.begin(one)
+        assert list(store.active_runs('etl')) == active
+
     def test_enum_members_come_back_equal_and_as_str(self, store):
         store.begin(a_run(mode=sequent.RUN_RECOVER, status=sequent.STEP_ACTIVE))
         assert store.latest('etl')[3:5] == ('recover', 'active')

@@ -493,6 +493,15 @@ def test_of_twenty_starters_of_one_run_exactly_one_wins(path):
         assert sum(line == 'won\n' for line in said) == 1
 
 
+def test_of_twenty_starters_by_two_links_exactly_one_wins(path):
+    with opened(path):
+        os.link(path, path + '.link')
+    with started([child(HOLDER, path + '.link' * (n % 2), 'r%d' % n, 'exclusive')
+                  for n in range(20)]) as said:
+        assert sum(line == 'won\n' for line in said) == 1
+        assert sum(line.startswith('lost') for line in said) == 19
+
+
 def test_runs_that_are_not_exclusive_work_side_by_side(path):
     with started([child(HOLDER, path, 'r%d' % n, 'shared') for n in range(4)]) as said:
         assert said == ['won\n'] * 4
