@@ -167,7 +167,7 @@ def _renew_stream_locks():
         streams.append(getattr(reference(), 'stream', None))
     for stream in streams:
         try:
-            buffer = getattr(stream, 'buffer', None)
+            buffer = getattr(getattr(stream, 'plain', stream), 'buffer', None)
             if type(buffer) is io.BufferedWriter:
                 io.BufferedWriter.__init__(buffer, buffer.raw)
         except ValueError:
@@ -4835,6 +4835,120 @@ def _mask_record(record):
     return True
 
 
+# Standard streams ---------------------------------------------------------------
+#
+# The log of cron may be on a full disk, a terminal may be closed, the reader of a pipe may have
+# ended. Without this section, print() in a task would then raise, no process could be started
+# (multiprocessing flushes both streams before each start), and the interpreter would end with 120,
+# because what it cannot write remains in a buffer.
+
+
+class _LastingStream:
+    """A standard stream, or its buffer, that drops what cannot be written, after one warning.
+
+    Attributes:
+        given: the stream as it was; None if it was closed.
+        plain: the stream that is written to, which raises OSError.
+    """
+
+    def __init__(self, given):
+        self.given = self.plain = given
+        self._broken = False
+        if given is None:
+            self.plain = open(os.devnull, 'w', encoding='utf-8', errors='backslashreplace')
+        if hasattr(self.plain, 'buffer'):
+            self.buffer = type(self)(self.plain.buffer)
+
+    def __getattr__(self, name):
+        return getattr(self.plain, name)
+
+    def write(self, content):
+        try:
+            return self.plain.write(content)
+        except OSError as error:
+            self._drop(error)
+            return len(content)
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        try:
+            self.plain.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def give_back(self):
+        if self.given is None:
+            self.plain.close()
+        return self.given
+
+    def _drop(self, error):
+        _discard(self.plain)
+        if not self._broken:
+            self._broken = True    # first, because the warning may be written here
+            logger.warning('%r cannot be written (%s): what is printed there is lost',
+                           getattr(self.plain, 'name', self.plain), error.strerror or error)
+
+
+def _discard(stream):
+    """Empty the buffer of a stream that cannot be written, so that no later flush fails."""
+    with contextlib.suppress(OSError, ValueError, AttributeError), _diverted(stream.fileno()):
+        stream.flush()
+
+
+@contextlib.contextmanager
+def _diverted(*fds):
+    """Let what is written to descriptors go nowhere meanwhile."""
+    kept, void = [], os.open(os.devnull, os.O_WRONLY)
+    try:
+        for fd in fds:
+            kept.append((fd, os.dup(fd)))
+            os.dup2(void, fd)
+        yield
+    finally:
+        for fd, before in kept:
+            os.dup2(before, fd)
+            os.close(before)
+        os.close(void)
+
+
+class _StandardStreams:
+    """Lets sys.stdout and sys.stderr last while flows run, also several in threads."""
+
+    def __init__(self):
+        self._users = 0
+        # A child replaces the streams, and must not close with them what are its 1 and 2 now.
+        self._kept = {}
+
+    def __enter__(self):
+        with _start_lock:
+            self._users += 1
+            for name in ('stdout', 'stderr'):
+                if not isinstance(getattr(sys, name), _lasting):
+                    self._kept[name] = _lasting(getattr(sys, name))
+                    setattr(sys, name, self._kept[name])
+
+    def __exit__(self, *error):
+        ours = [(name, getattr(sys, name)) for name in ('stdout', 'stderr')
+                if isinstance(getattr(sys, name), _lasting)]
+        for _, stream in ours:
+            with contextlib.suppress(ValueError):    # a task has closed it
+                stream.flush()
+        with _start_lock:
+            self._users -= 1
+            if not self._users:
+                for name, stream in ours:
+                    setattr(sys, name, stream.give_back())
+
+
+# From the first descriptor of a child to its start.
+_start_lock = _in_common('start_lock', threading.RLock())
+_lasting = _in_common('LastingStream', _LastingStream)
+_lasting_streams = _in_common('lasting_streams', _StandardStreams())
+
+
 # Log files ----------------------------------------------------------------------
 
 _NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
@@ -4923,10 +5037,16 @@ class _StderrHandler(logging.StreamHandler):
     def __init__(self):
         logging.Handler.__init__(self)
         self.setFormatter(logging.Formatter(_LOG_FORMAT))
+        self._ours = None
 
     @property
     def stream(self):
-        return sys.stderr
+        stream = sys.stderr
+        if stream is None or isinstance(stream, _lasting):
+            return stream
+        if self._ours is None or self._ours.plain is not stream:
+            self._ours = _lasting(stream)    # for a record before or after a run
+        return self._ours
 
     def emit(self, record):
         if _await_stderr():
@@ -5004,8 +5124,6 @@ class _TaskLogHandler(logging.Handler):
             _close_private(fd)
 
 
-# From the first descriptor of a child to its start.
-_start_lock = _in_common('start_lock', threading.RLock())
 _task_log_handler = _TaskLogHandler()
 
 
@@ -5098,7 +5216,7 @@ class LogRelay:
         return True
 
     def _emit(self, lines):
-        stream = sys.stderr
+        stream = getattr(sys.stderr, 'plain', sys.stderr)
         if stream is None:
             return
         try:
@@ -5113,6 +5231,7 @@ class LogRelay:
                 stream.flush()
         except (OSError, ValueError) as error:
             self._broken = True
+            _discard(stream)
             logger.warning('the output of tasks is in their logs only: stderr is broken (%s)',
                            error)
 
@@ -6786,6 +6905,7 @@ _leavers[__name__] = _leave
 def _spawned(parcel, line):
     """Where a child begins that is an interpreter of its own."""
     plain, call, main, level, parameters = parcel
+    _lasting_streams.__enter__()
     take_parameters(parameters)
     job = Job(**plain)
     load = functools.partial(_unpack, job, call, main, level)
@@ -6942,17 +7062,8 @@ def _open_log_streams():
 def _prepare_log_streams():
     """Open the streams for the log files of children, while something like one is there."""
     global _log_streams
-    kept = [os.dup(fd) for fd in (1, 2)]
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for fd in (1, 2):
-            os.dup2(nothing, fd)
+    with _diverted(1, 2):
         _log_streams = _open_log_streams()
-    finally:
-        for fd, before in zip((1, 2), kept):
-            os.dup2(before, fd)
-            os.close(before)
-        os.close(nothing)
 
 
 def _end_threads():
@@ -11442,7 +11553,8 @@ class _Flow(abc.ABC):
             return self._outcome
         self._running = True
         try:
-            return self._run(max_loops)
+            with _lasting_streams:
+                return self._run(max_loops)
         finally:
             self._running = False
 
@@ -12322,36 +12434,23 @@ def main(argv=None):
     Returns:
         The exit code: see ``python -m sequent -h``.
     """
-    if sys.stdout is None:    # closed: nobody wants to read it
-        sys.stdout = open(os.devnull, 'w')
-    try:
-        code = _main(argv)
-        sys.stdout.flush()
-        return code
-    except _OutputError as error:
-        _complain(error)
-        return _EXIT_ERROR
-    except OSError as error:
-        _divert(sys.stdout)
-        _complain('standard output cannot be written: %s' % (error.strerror or error))
-        return _EXIT_ERROR
+    stdout = sys.stdout
+    with _lasting_streams:
+        try:
+            return _main(argv, stdout)
+        except _OutputError as error:
+            _complain(error)
+            return _EXIT_ERROR
 
 
-def _main(argv):
+def _main(argv, stdout):
     try:
-        options = _parse_arguments(sys.argv[1:] if argv is None else argv)
+        options = _parse_arguments(sys.argv[1:] if argv is None else argv, stdout)
     except SystemExit as end:  # how argparse ends
         return end.code
     if options is None:
         return _EXIT_SUCCESS
     return _self_check(options) if options.self_check else _Session(options).run()
-
-
-def _divert(stdout):
-    """Give what is still buffered somewhere to go when the interpreter ends."""
-    void = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(void, stdout.fileno())
-    os.close(void)
 
 
 # Arguments ------------------------------------------------------------------------
@@ -12425,8 +12524,12 @@ def _log_level(text):
     return getattr(logging, text.upper())
 
 
-def _parse_arguments(argv):
+def _parse_arguments(argv, stdout):
     """Return the options, with ``module`` and ``verb``; None if there is nothing left to do.
+
+    Args:
+        argv: the arguments.
+        stdout: where data goes, or None.
 
     Raises:
         SystemExit: they are wrong, which has been said.
@@ -12434,7 +12537,7 @@ def _parse_arguments(argv):
     parser = _make_parser()
     # Without positional arguments of its own the parser lets them stand between options.
     options, words = parser.parse_known_args(argv)
-    options.stdout = sys.stdout
+    options.stdout = stdout
     options.given = {}    # {name: (text, source)}
     for name, _, text in (one.partition('=') for one in options.set):
         options.given[name] = text, '--set'
@@ -12446,7 +12549,7 @@ def _parse_arguments(argv):
             _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip())
         if options.module:
             return options
-        with _output(sys.stdout) as say:
+        with _output(stdout) as say:
             say(options.text)
         return None
     objection = _objection_to(options, words, parser)
@@ -12497,7 +12600,14 @@ def _objection_to(options, words, parser):
 
 @contextlib.contextmanager
 def _output(stdout):
-    """Give a function that prints a line; a reader that goes away, like ``head``, ends it."""
+    """Give a function that prints a line; a reader that goes away, like ``head``, ends it.
+
+    Raises:
+        _OutputError: a line cannot be written.
+    """
+    if stdout is None:
+        raise _OutputError('standard output is closed')
+    stdout = getattr(stdout, 'plain', stdout)    # which raises what goes wrong
     encoding = stdout.encoding or 'utf-8'
 
     def say(text):
@@ -12509,7 +12619,7 @@ def _output(stdout):
     except SequentError:
         raise
     except OSError as error:
-        _divert(stdout)
+        _discard(stdout)
         if not isinstance(error, BrokenPipeError):
             raise _OutputError('standard output cannot be written: %s'
                                % (error.strerror or error)) from error
@@ -12517,11 +12627,8 @@ def _output(stdout):
 
 def _complain(text, trace=''):
     """Say on stderr why there is nothing to be had; the exit code says it, too."""
-    try:
+    with contextlib.suppress(OSError, ValueError, AttributeError):    # a module has replaced it
         sys.stderr.write(masked('%s%s: error: %s\n' % (trace, _program(), text)))
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        sys.stderr = None    # closed, full or without a reader: nobody is there to be told
 
 
 def _relevant_trace(error):

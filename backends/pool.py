@@ -508,6 +508,7 @@ def _enter(calls, cells, claim, common, line, forked, more):
     _own._own_signals()
     if not forked:
         level, parameters = more
+        _own._lasting_streams.__enter__()
         take_parameters(parameters)
         logging.getLogger().setLevel(level)
     lives = _own._watched_supervisor(forked)

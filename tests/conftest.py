@@ -54,7 +54,7 @@ LONG = ('bench', 'command_line', 'constructs', 'data_loops', 'edited_flows', 'ex
         'start_methods', 'threads_and_forks', 'timeouts', 'vendoring')
 #: Files that cause faults of all kinds, many times over: the same with SEQUENT_FAULT_SAMPLE=n.
 FAULTS = ('damage', 'deaths', 'disk', 'hosts_as_they_are', 'kills', 'power', 'security', 'signals',
-          'wall_clock')
+          'streams', 'wall_clock')
 SAMPLES = {name: int(os.environ.get(variable) or 1)
            for names, variable in ((LONG, 'SEQUENT_SAMPLE'), (FAULTS, 'SEQUENT_FAULT_SAMPLE'))
            for name in names}

@@ -6,6 +6,7 @@ tests start import this module, too.
 """
 
 import collections
+import contextlib
 import json
 import os
 import select
@@ -157,6 +158,42 @@ class Journal:
                 wait_gone(int(pid))
 
 
+#: What the standard output or error of a program can be. Only the first two can be written.
+STREAMS = ['file', 'pipe', 'full', 'no reader', 'closed terminal', 'closed']
+
+
+@contextlib.contextmanager
+def a_stream(kind, path):
+    """Give what `subprocess.Popen` takes as a stream; what is written is found in a file, if any.
+
+    A stream of the kind 'closed' is None here: the program has to be started by `starting`.
+    """
+    fds = ()
+    with open(path, 'wb') as file:
+        if kind == 'pipe':
+            fds = os.pipe()
+            subprocess.Popen(['cat'], stdin=fds[0], stdout=file).returncode = 0    # ends with it
+        elif kind == 'no reader':
+            fds = os.pipe()
+            os.close(fds[0])
+        elif kind == 'closed terminal':
+            fds = os.openpty()
+            os.close(fds[0])
+        elif kind == 'full':
+            fds = (os.open('/dev/full', os.O_WRONLY),)
+        try:
+            yield None if kind == 'closed' else fds[-1] if fds else file
+        finally:
+            for fd in fds if kind == 'pipe' else fds[-1:]:
+                os.close(fd)
+
+
+def starting(argv, stdout='file', stderr='file'):
+    """Return the arguments that start a program without those streams that are to be closed."""
+    closed = ''.join(' %d>&-' % fd for fd, kind in ((1, stdout), (2, stderr)) if kind == 'closed')
+    return ['sh', '-c', 'exec "$0" "$@"' + closed] + argv if closed else argv
+
+
 class Supervisor:
     """A program in a process of its own that runs a flow."""
 
@@ -223,9 +260,10 @@ def leave(flow):
 class Programs:
     """Starts programs, and ends what is left of them after the test."""
 
-    def __init__(self, folder, journal):
+    def __init__(self, folder, journal, stderr='file'):
         self.folder = str(folder)
         self.journal = journal
+        self.stderr = stderr    # of which kind it is: see STREAMS
         self.path = os.path.join(self.folder, 'program.py')
         self.store_path = os.path.join(self.folder, 'etl.db')
         self._started = self.journal.supervisors
@@ -239,10 +277,11 @@ class Programs:
         """Start the program; returns a `Supervisor`."""
         name = '%d-%s' % (len(self._started), mode)
         errors = os.path.join(self.folder, 'errors-' + name)
-        with open(errors, 'wb') as stream:
+        with a_stream(self.stderr, errors) as stream:
             process = subprocess.Popen(
-                [sys.executable, self.path, mode], cwd=self.folder, stdin=subprocess.DEVNULL,
-                stdout=stdout, stderr=stream, env=dict(os.environ, **dict(environment)))
+                starting([sys.executable, self.path, mode], stderr=self.stderr), cwd=self.folder,
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stream,
+                env=dict(os.environ, **dict(environment)))
         supervisor = Supervisor(process, name, errors)
         self._started.append(supervisor)
         self.journal.sign('supervisor', process.pid)

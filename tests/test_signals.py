@@ -9,11 +9,21 @@ import sys
 import pytest
 
 from runtools import (  # noqa: F401
-    DEADLINE, Terminal, a_private_temporary_folder, is_running, journal, programs, wait_gone,
+    DEADLINE, Programs, Terminal, a_private_temporary_folder, is_running, journal, wait_gone,
     wait_until)
 
 CODES = {'SIGINT': 130, 'SIGTERM': 143, 'SIGHUP': 129}
 every_signal = pytest.mark.parametrize('name', sorted(CODES))
+
+
+@pytest.fixture(params=['file', 'pipe', 'full'])
+def programs(tmp_path, journal, request):
+    """Programs whose stderr is a file, a pipe, or a device that is full."""
+    if request.param == 'full' and not os.path.exists('/dev/full'):
+        pytest.skip('not for systems without /dev/full')
+    programs = Programs(tmp_path, journal, request.param)
+    yield programs
+    programs.finish()
 
 
 # Inside a commit #################################################################
