@@ -3,9 +3,9 @@
 import os
 import signal
 import sys
-import zlib
 
 import pytest
+import sample
 import tally
 
 # Whichever test file comes first.
@@ -46,28 +46,17 @@ def restore_signals():
 
 restore_signals()
 
-#: Files whose tests start many supervisors, or wait for one: with the environment variable
-#: SEQUENT_SAMPLE=n one in n of their tests runs, others on another version of Python.
-LONG = ('bench', 'command_line', 'constructs', 'data_loops', 'edited_flows', 'examples',
-        'executor', 'fork_server', 'install', 'odd_recoveries', 'other_systems', 'parameters',
-        'pool', 'programs', 'recovery', 'results', 'retries', 'running', 'runs', 'self_check',
-        'start_methods', 'threads_and_forks', 'timeouts', 'vendoring')
-#: Files that cause faults of all kinds, many times over: the same with SEQUENT_FAULT_SAMPLE=n.
-FAULTS = ('damage', 'deaths', 'disk', 'hosts_as_they_are', 'kills', 'power', 'security', 'signals',
-          'streams', 'wall_clock')
-SAMPLES = {name: int(os.environ.get(variable) or 1)
-           for names, variable in ((LONG, 'SEQUENT_SAMPLE'), (FAULTS, 'SEQUENT_FAULT_SAMPLE'))
-           for name in names}
+
+def pytest_configure(config):
+    sample.choose(config)
 
 
 def pytest_collection_modifyitems(config, items):
-    release = '%d.%d ' % sys.version_info[:2]
-    left_out = [item for item in items
-                if zlib.crc32((release + item.nodeid).encode('utf-8'))
-                % SAMPLES.get(item.module.__name__[len('test_'):], 1)]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+    # Tests to be repeated have been in the sample.
+    if not config.getoption('lf', False):
+        drawn = sample.drawn(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in drawn])
+        items[:] = [item for item in items if item in drawn]
 
 
 #: A skip whose reason begins so stays one in CI.
@@ -100,3 +89,4 @@ def pytest_make_collect_report(collector):
 def pytest_terminal_summary(terminalreporter):
     if tally.summary():
         terminalreporter.write_line(tally.summary())
+    terminalreporter.write_line(sample.summary())

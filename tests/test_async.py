@@ -11,7 +11,7 @@ import sequent as seq
 from runtools import a_flow, a_private_temporary_folder, the_task  # noqa: F401
 
 HAS_RUN = sys.version_info >= (3, 7)    # asyncio.run
-needs_run = pytest.mark.skipif(not HAS_RUN, reason='asyncio.run is new in Python 3.7')
+needs_run = pytest.mark.skipif(not HAS_RUN, reason='not for Python 3.6: no asyncio.run')
 
 #: Every construct and start method: name -> config.
 WAYS = {
@@ -164,7 +164,7 @@ def test_an_async_function_is_retried_like_any_other():
     assert len(calls) == 2
 
 
-@pytest.mark.skipif(HAS_RUN, reason='asyncio.run is there since Python 3.7')
+@pytest.mark.skipif(HAS_RUN, reason='not for Pythons with asyncio.run')
 def test_an_async_function_is_refused_where_there_is_no_asyncio_run():
     with pytest.raises(seq.FlowTypeError, match="step 'a': .*fetch.* needs Python 3.7"):
         a_flow().add_step('a', func=fetch)

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from conftest import ROOT
 
 
@@ -13,6 +15,7 @@ def run_bench(*arguments):
                           universal_newlines=True, timeout=120)
 
 
+@pytest.mark.long
 def test_each_benchmark_measures_a_flow_and_its_bound():
     done = run_bench('--json', '--runs', '1', '--scale', '0.01')
     assert done.returncode in (0, 1), done.stderr

@@ -469,6 +469,7 @@ def test_a_delay_does_not_start_again_with_another_supervisor(            # sema
     assert trace.lines == ['first@1']
 
 
+@pytest.mark.long
 def test_a_delay_that_was_over_while_nobody_was_there_is_over(            # semantics 4.4
         tmp_path, trace):
     def build(**given):

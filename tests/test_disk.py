@@ -17,6 +17,7 @@ import time
 import pytest
 
 
+import sample  # noqa: E402
 import sequent  # noqa: E402
 import tally  # noqa: E402
 from disktools import (STEPS, assert_no_trace, assert_refused, command,  # noqa: E402
@@ -26,9 +27,8 @@ from runtools import is_running, wait_until  # noqa: E402
 __all__ = ['night']
 #: How many operations of each kind are let fail, once and for good; 0: each in turn.
 FAULTS = int(os.environ.get('SEQUENT_FAULTS', 1))
-SEED = int(os.environ.get('SEQUENT_SEED') or 20241231)
 #: Seconds for which another process keeps the store locked.
-LOCKED = float(os.environ.get('SEQUENT_LOCKED') or 5)
+LOCKED = sample.times('SEQUENT_LOCKED', 5)
 LARGE = {'SIZE': '3000000'}    # a result that goes to a file
 
 
@@ -118,10 +118,9 @@ def check_fault(folder, calls, number, error, lasting):
 def test_whatever_fails_the_run_stops_cleanly_or_succeeds_and_nothing_is_lost(
         tmp_path, kind, lasting):
     calls, least, error = OPERATIONS[kind]
-    print('seed', SEED)
     numbers = itertools.count(1)
     if FAULTS:
-        numbers = sorted(random.Random('%s %s %s' % (SEED, kind, lasting)).sample(
+        numbers = sorted(random.Random('%s %s %s' % (sample.SEED, kind, lasting)).sample(
             range(1, least + 1), min(FAULTS, least)))
     tried = 0
     for number in numbers:

@@ -150,6 +150,7 @@ def test_the_readme_shows_what_backfill_does(run, readme):
         assert all(line in source for line in block.splitlines())
 
 
+@pytest.mark.long
 def test_backfill_tries_a_program_again_that_failed(run):
     (run.folder / 'bin').mkdir()
     awk = run.folder / 'bin' / 'awk'

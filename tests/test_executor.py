@@ -197,6 +197,7 @@ def die_while_reporting():
     multiprocessing.connection.Connection._send = send
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 def test_a_worker_that_was_killed_while_it_reported_keeps_nobody_waiting_at_the_end():
     executor = process_pool()
@@ -462,6 +463,7 @@ DASK_FLOW = '''
 '''
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.version_info < (3, 10),
                     reason='not for this Python: releases of distributed that are kept up are not')
 def test_a_flow_runs_on_a_dask_cluster(tmp_path):

@@ -567,6 +567,7 @@ def stop_server_and(do, impatience):
     return do()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('do, error', [(int, None), (lambda: os._exit(3), 'how is not known'),
                                        (signal.pause, 'timed out')], ids=['ok', 'exit', 'timeout'])
 def test_the_end_of_a_child_is_seen_when_its_server_has_been_stopped(

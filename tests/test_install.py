@@ -68,6 +68,7 @@ def with_tools():
     return os.path.dirname(os.path.dirname(importlib.util.find_spec('setuptools').origin))
 
 
+@pytest.mark.long
 def test_a_wheel_is_installed_used_and_taken_away_without_a_trace(venv, wheel, tmp_path):  # noqa: F811
     venv.pip('install', '--no-index', wheel)
 
@@ -85,6 +86,7 @@ def test_a_wheel_is_installed_used_and_taken_away_without_a_trace(venv, wheel, t
                 if name.startswith('sequent')]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind', ['sdist', 'tree'])
 def test_sdist_and_source_tree_install_with_the_setuptools_that_are_here(
         venv, kind, request, tmp_path):

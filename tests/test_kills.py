@@ -11,6 +11,7 @@ import signal
 import killtools
 import pytest
 import runtools
+import sample
 import tally
 
 import sequent
@@ -19,8 +20,7 @@ from runtools import journal, programs  # noqa: F401 (fixtures)
 #: Kills at random times; the seed makes the same choice of flows and times again.
 SOAK = int(os.environ.get('SEQUENT_SOAK') or 200)
 #: Tasks of the flow of which half are killed.
-DOSE = int(os.environ.get('SEQUENT_DOSE') or 1000)
-SEED = int(os.environ.get('SEQUENT_SOAK_SEED') or int.from_bytes(os.urandom(3), 'big'))
+DOSE = sample.times('SEQUENT_DOSE', 1000)
 
 pytestmark = pytest.mark.skipif(not os.path.exists('/proc/self/stat'),
                                 reason='not for systems without /proc and subreapers')
@@ -61,8 +61,7 @@ def test_a_kill_at_any_commit_loses_nothing_and_runs_nothing_twice(
 
 @pytest.mark.parametrize('part', range(10))
 def test_a_kill_at_any_time_loses_nothing_and_runs_nothing_twice(part, forkers, tmp_path):
-    seed = SEED * 10 + part
-    print('SEQUENT_SOAK_SEED=%d' % SEED)
+    seed = sample.SEED * 10 + part
     check(forkers.ask('try_moments', folder=str(tmp_path), seed=seed, kills=SOAK // 20))
 
 
@@ -137,8 +136,8 @@ def test_an_outcome_whose_writer_is_killed_is_not_there_rather_than_half_there(w
 # Tasks
 
 def test_recoveries_finish_a_flow_of_which_half_of_all_tasks_are_killed(forkers, tmp_path):
-    print('SEQUENT_SOAK_SEED=%d' % SEED)
-    answer = forkers.ask_one('try_dose', folder=str(tmp_path), seed=SEED, iterations=DOSE // 4)
+    answer = forkers.ask_one('try_dose', folder=str(tmp_path), seed=sample.SEED,
+                             iterations=DOSE // 4)
     check(answer)
     assert answer['successes'] == DOSE // 4 * 4
     assert answer['kills'] > DOSE / 4

@@ -283,6 +283,7 @@ def test_an_endless_loop_runs_until_something_stops_it(new_flow, trace):  # sema
     assert trace.lines == ['c_a@1.%d' % number for number in range(1, 6)]
 
 
+@pytest.mark.long
 def test_a_long_loop_costs_constant_memory(memory_flow):                  # semantics 1.4
     used = {}
 

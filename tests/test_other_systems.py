@@ -271,6 +271,7 @@ def test_the_command_line_runs_a_flow_shows_it_and_recovers_it_there(on, tmp_pat
     assert lines[0] == '1' and lines[-1] == '[0, 0, 0]'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('system, missing', [
     (WINDOWS, ['process steps', 'POSIX locks', 'backend pool']), (NO_FORK, [])],
     ids=['windows', 'no-fork'])

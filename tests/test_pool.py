@@ -532,6 +532,7 @@ def leave_a_thread():
     threading.Thread(target=threading.Event().wait, args=(100,)).start()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('method', METHODS)
 def test_threads_that_steps_have_left_keep_nobody_waiting_at_the_end(method):
     flow = pool_flow(config={'start_method': method, 'shutdown_grace': 1})

@@ -14,6 +14,7 @@ import tempfile
 import pytest
 
 
+import sample  # noqa: E402
 import tally  # noqa: E402
 from powertools import Checker, Images, record  # noqa: E402
 from sequent import SqliteStore, StoreError  # noqa: E402
@@ -23,7 +24,7 @@ pytestmark = [
                                                                     'strace'),
     pytest.mark.skipif(shutil.which('strace') is None, reason='strace is not installed')]
 
-COUNT = int(os.environ.get('SEQUENT_POWER_CUTS') or 250)
+COUNT = sample.times('SEQUENT_POWER_CUTS', 250)
 #: With what the journal of SQLite begins when a transaction is to be undone.
 HOT = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'
 
@@ -39,7 +40,7 @@ def scratch(tmp_path):
 
 @pytest.fixture(scope='module')
 def seed():
-    return int(os.environ.get('SEQUENT_POWER_SEED') or random.randrange(10**6))
+    return sample.SEED
 
 
 @pytest.fixture(scope='module')

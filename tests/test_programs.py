@@ -634,6 +634,7 @@ def test_what_the_tender_runs_names_only_what_it_is_given():
     assert len(sent) > len(sequent._TENDER_FUNCTIONS) and wrong == []
 
 
+@pytest.mark.long
 def test_a_start_is_not_the_supervisors_fork(tmp_path):
     # However large it is: nothing is copied.
     program = tmp_path / 'large.py'

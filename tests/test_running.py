@@ -64,6 +64,7 @@ def test_several_cycles_in_one_call(store):
     assert calls.names == ['a', 'b', 'c']
 
 
+@pytest.mark.long
 def test_a_cycle_begins_when_the_earliest_delay_is_due(store):
     # semantics 8.1; what is due while a cycle still goes on belongs to it, hence the long delays
     calls = Calls()

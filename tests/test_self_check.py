@@ -84,6 +84,7 @@ sys.exit(sequent.main(['--self-check']))
 # What it tells ####################################################################
 
 
+@pytest.mark.long
 def test_a_healthy_host_gets_a_page_of_facts_and_exit_code_0(folder):
     secret = {'SEQUENT_PARAM_PASSWORD': 'hunter2', 'API_TOKEN': 'hunter2',
               'SEQUENT_TASK_CONSTRUCT': 'hunter2', 'SEQUENT_LOGDIR': folder + '/hunter2'}
@@ -120,6 +121,7 @@ def test_what_is_known_of_a_version_of_sqlite_is_told(monkeypatch, version, know
     assert [one for one in ('older than 3.7.17', 'WAL-reset') if one in told] == known
 
 
+@pytest.mark.long
 def test_a_vendored_copy_checks_itself_in_the_folder_of_a_store_and_leaves_that_as_it_was(
         folder, tmp_path):
     path = os.path.join(folder, 'legacy', 'vendor', 'sequent.py')
@@ -139,6 +141,7 @@ def test_a_vendored_copy_checks_itself_in_the_folder_of_a_store_and_leaves_that_
     assert os.listdir(folder) == ['legacy']
 
 
+@pytest.mark.long
 def test_a_copy_in_a_zip_checks_itself_under_switches_of_python(folder):
     import zipfile
     path = os.path.join(folder, 'lib.zip')
@@ -205,6 +208,7 @@ def test_a_folder_that_is_read_only_is_the_matter(folder):
     assert 'Read-only file system' in lines_of(done, 'FAILED')[0]
 
 
+@pytest.mark.long
 @as_root
 def test_a_folder_that_is_full_and_in_memory_fails_what_needs_room_and_is_called_so(folder):
     done = mounted(folder, 'size=4k')
@@ -230,6 +234,7 @@ def customised(folder, source, only, patience=20.0):
     return done
 
 
+@pytest.mark.long
 def test_what_hangs_is_ended_and_said_and_the_rest_is_tried(folder):
     # What spawn starts comes to nothing, neither dead nor alive.
     done = customised(folder, "with open('/proc/self/cmdline') as file:\n"

@@ -555,6 +555,7 @@ def test_two_stores_of_one_process_exclude_one_another(path):
             other.lock('etl', 'r1')
 
 
+@pytest.mark.long
 def test_closing_one_store_of_a_process_keeps_the_lock_of_the_other(path):
     with opened(path) as one:
         one.lock('etl', 'r1')

@@ -11,6 +11,7 @@ import sys
 import threading
 
 import pytest
+import sample
 
 import sequent
 from runtools import (  # noqa: F401 (fixtures)
@@ -362,6 +363,7 @@ def test_a_fork_waits_for_who_is_inside_sqlite_but_not_for_ever():
         pass
 
 
+@pytest.mark.long
 def test_a_child_uses_sqlite_though_a_flow_in_another_thread_was_inside_of_it(programs):
     programs.write("""
         def use_sqlite():
@@ -453,7 +455,7 @@ def test_a_child_sets_variables_though_another_thread_was_setting_one():
     thread = threading.Thread(target=repeat)
     thread.start()
     try:
-        for _ in range(10 * FORKS):
+        for _ in range(10 * sample.times('SEQUENT_FORKS', 30)):
             pid = fork()
             try:
                 wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0], 'a child')    # noqa: B023

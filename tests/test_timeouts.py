@@ -49,6 +49,7 @@ def start_grandchild(journal, deaf=False):
 # timeout ##########################################################################
 
 
+@pytest.mark.long
 def test_an_attempt_that_takes_too_long_is_ended_and_has_failed(store, journal):
     flow = a_flow(store, 'process', config={'shutdown_grace': 60})
     a = flow.add_step('a', func=stay, args=(journal,), config={'timeout': ENOUGH})
@@ -73,6 +74,7 @@ def test_what_ends_in_time_is_left_alone(journal):
     assert journal.words() == ['a']
 
 
+@pytest.mark.long
 def test_each_attempt_has_the_whole_time(store, journal):
     def one():
         journal.note(sequent.current().attempt)
@@ -101,6 +103,7 @@ def test_to_retry_on_a_timeout_is_a_timeout_error(config, calls, journal):
     assert len(records_of(flow, 'a')) == calls
 
 
+@pytest.mark.long
 def test_what_heeds_no_sigterm_is_killed_after_the_grace(journal):
     flow = a_flow(MemoryStore(), 'process', config={'shutdown_grace': 0.2})
     flow.add_step('a', func=stay_deaf, args=(journal,), config={'timeout': ENOUGH})
@@ -122,6 +125,7 @@ def test_without_grace_it_is_killed_at_once(journal):
     assert the_task(flow, 'a').error == 'timed out after 0.2 s'
 
 
+@pytest.mark.long
 def test_it_can_clean_up_within_the_grace(journal):
     def one():
         def clean_up(number, frame):
@@ -159,6 +163,7 @@ def test_whatever_it_says_of_the_signal_it_has_timed_out(end, journal):
     assert the_task(flow, 'a').error == 'timed out after 0.4 s'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('deaf', [False, True])
 def test_its_grandchildren_end_with_it(deaf, journal):
     def one():
@@ -174,6 +179,7 @@ def test_its_grandchildren_end_with_it(deaf, journal):
     wait_gone(journal.pid('grandchild'))
 
 
+@pytest.mark.long
 def test_the_next_attempt_starts_when_nothing_of_the_last_is_left(journal):
     def one():
         if sequent.current().attempt == 1:
@@ -188,6 +194,7 @@ def test_the_next_attempt_starts_when_nothing_of_the_last_is_left(journal):
     assert journal.words() == ['False']
 
 
+@pytest.mark.long
 def test_a_stopped_process_is_ended_too(journal):
     def one():
         journal.sign('a')
@@ -214,6 +221,7 @@ def busy_beside(store, journal, work, timeout):
     return flow
 
 
+@pytest.mark.long
 def test_what_succeeded_in_time_is_no_timeout_though_the_supervisor_was_busy(journal):
     def work():
         journal.sign('a')
@@ -226,6 +234,7 @@ def test_what_succeeded_in_time_is_no_timeout_though_the_supervisor_was_busy(jou
     assert the_task(flow, 'a').result == 7
 
 
+@pytest.mark.long
 def test_what_failed_in_time_is_no_timeout_though_the_supervisor_was_busy(journal):
     def work():
         journal.sign('a')
@@ -254,6 +263,7 @@ def test_each_step_has_its_own_limit_and_leaves_inherit_it(journal):
         'd': 'timed out after 0.3 s', 'e': None}
 
 
+@pytest.mark.long
 def test_a_container_is_not_timed_itself(journal):
     # semantics 8.4
     flow = a_flow(MemoryStore(), 'process')
@@ -263,6 +273,7 @@ def test_a_container_is_not_timed_itself(journal):
     assert flow() is True
 
 
+@pytest.mark.long
 def test_iterations_are_timed_one_by_one(journal):
     def one():
         if sequent.current().item == 2:
@@ -278,6 +289,7 @@ def test_iterations_are_timed_one_by_one(journal):
         ('1.2', TIMED_OUT)]
 
 
+@pytest.mark.long
 def test_an_eventor_has_timeouts(journal):
     flow = Eventor('e', store=MemoryStore(), config={
         'task_construct': 'process', 'timeout': ENOUGH})
@@ -332,6 +344,7 @@ def test_the_alarm_of_a_task_that_has_ended_is_forgotten(journal):
 # Timeouts and stops ###############################################################
 
 
+@pytest.mark.long
 def test_a_stop_during_the_grace_of_a_timeout_leaves_it_timed_out(programs, journal):
     programs.write('''
         from test_timeouts import stay_deaf
@@ -360,6 +373,7 @@ def test_a_stop_during_the_grace_of_a_timeout_leaves_it_timed_out(programs, jour
     assert journal.count('b') == 1
 
 
+@pytest.mark.long
 def test_a_stop_during_the_grace_leaves_the_next_attempt_to_be_made(programs, journal):
     programs.write('''
         def work():
@@ -450,6 +464,7 @@ def error_of(programs, path):
         kept.close()
 
 
+@pytest.mark.long
 def test_the_time_of_an_orphan_counts_from_its_start(programs, journal):
     """It counts by the system's own clock, so it is not enough to change what is recorded."""
     programs.write(ORPHAN)
@@ -467,6 +482,7 @@ def test_the_time_of_an_orphan_counts_from_its_start(programs, journal):
     assert error_of(programs, 'a') == 'timed out after 6 s'
 
 
+@pytest.mark.long
 def test_a_timed_out_orphan_is_tried_again(programs, journal):
     programs.write(ORPHAN)
     programs.leave_orphan()
@@ -558,6 +574,7 @@ def test_a_warning_comes_before_the_timeout(journal, caplog):
 # run_timeout ######################################################################
 
 
+@pytest.mark.long
 def test_a_run_that_takes_too_long_is_stopped_and_returns_false(store, journal, caplog):
     flow = a_flow(store, 'process', config={'run_timeout': ENOUGH, 'shutdown_grace': 60})
     a = flow.add_step('a', func=stay, args=(journal,))
@@ -574,6 +591,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_returns_false(store, journal, 
     assert 'the run ' + TIMED_OUT in caplog.text
 
 
+@pytest.mark.long
 def test_continue_goes_on_with_a_run_that_timed_out(store, journal):
     def one():
         journal.note('a')
@@ -590,6 +608,7 @@ def test_continue_goes_on_with_a_run_that_timed_out(store, journal):
         (0, 1, 'active'), (0, 2, 'success')]
 
 
+@pytest.mark.long
 def test_run_again_goes_on_with_a_run_that_timed_out(store, journal):
     def one():
         journal.note('a')
@@ -602,6 +621,7 @@ def test_run_again_goes_on_with_a_run_that_timed_out(store, journal):
     assert journal.words() == ['a', 'a']
 
 
+@pytest.mark.long
 def test_the_time_of_a_run_passes_while_only_delays_are_waited_for(store, construct):
     flow = a_flow(store, construct, config={'run_timeout': ENOUGH})
     flow.add_step('a', func=len, args=('',), delay=500)
@@ -639,6 +659,7 @@ def test_a_thread_is_abandoned_when_the_run_times_out(journal):
     journal.open('late')
 
 
+@pytest.mark.long
 def test_a_run_that_times_out_in_another_thread_is_stopped(journal):
     flow = a_flow(MemoryStore(), 'process', config={'run_timeout': ENOUGH})
     flow.add_step('a', func=stay, args=(journal,))

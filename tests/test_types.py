@@ -78,6 +78,7 @@ def types(tmp_path):
 
 
 @needs_mypy
+@pytest.mark.long
 @pytest.mark.parametrize('path', [os.path.join(ROOT, 'sequent.py'), STUB, FLOW],
                          ids=os.path.basename)
 def test_mypy_strict_passes(path, types, tmp_path):
@@ -118,6 +119,7 @@ def vendored(tmp_path):
 
 
 @needs_mypy
+@pytest.mark.long
 def test_types_reach_an_installed_user(installed, tmp_path):
     shutil.copy(FLOW, str(tmp_path))
     (tmp_path / 'pool.py').write_text(

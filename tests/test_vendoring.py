@@ -108,12 +108,14 @@ def zipped(folder):
     return path
 
 
+@pytest.mark.long
 def test_a_copy_in_a_zip_runs_every_construct(tmp_path):
     path = zipped(tmp_path)
     write_all(tmp_path, 'sequent', path)
     assert_all_ran(run(tmp_path, 'all.py'), path)
 
 
+@pytest.mark.long
 def test_the_command_line_of_a_copy_in_a_zip_runs_and_recovers_a_flow(tmp_path):
     path = zipped(tmp_path)
     (tmp_path / 'night.py').write_text(textwrap.dedent('''
@@ -178,6 +180,7 @@ def test_every_construct_runs_under_the_switches_of_python(tmp_path, switches, v
     assert_all_ran(done, os.path.dirname(place), optimize or 2 * ('PYTHONOPTIMIZE' in variables))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('switches, variables', [
     (('-OO',), {}), (('-S', '-B'), {}), ((), {'PYTHONSAFEPATH': '1'})],
     ids=['-OO', '-S -B', 'PYTHONSAFEPATH'])
@@ -255,6 +258,7 @@ def both(tmp_path):
     return run_both
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('config', [
     {'task_construct': 'inline'}, {'task_construct': 'thread'}, {'start_method': 'fork'},
     {'start_method': 'spawn'}], ids=lambda config: '-'.join(config.values()))
@@ -382,6 +386,7 @@ def test_a_flow_within_an_inline_task_gives_its_variables_back_whichever_copy_ru
     assert lines == ["True [(True, True, 'a')]", '[]']
 
 
+@pytest.mark.long
 def test_flows_of_two_copies_without_a_guard_run_once_each_under_spawn(both):
     lines = both('''
         for copy, name in ((one, 'a'), (two, 'b')):

@@ -75,6 +75,7 @@ def leave_a_line(path, name):
         os.close(descriptor)
 
 
+@pytest.mark.long
 def test_a_real_workflow_runs_in_processes_from_a_file_store(tmp_path):
     graph = load(os.path.join(ROOT, 'tests', 'data', '197_tasks.json'))
     lines = str(tmp_path / 'lines')
@@ -143,6 +144,7 @@ print(kilobytes[100000] - kilobytes[1000])
 '''
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists('/proc/self/statm'),
                     reason='not for this platform: it does not say what memory is resident')
 def test_a_loop_of_100000_iterations_grows_by_less_than_10_mb(tmp_path):
