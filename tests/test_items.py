@@ -189,6 +189,11 @@ def test_what_cannot_be_gone_over_is_refused_with_the_name_of_the_step(loop):
         a_flow().add_step('each', func=print, loop=loop)
 
 
+needs_numpy = pytest.mark.skipif(
+    sys.version_info < (3, 10), reason='not for this Python: the tests install no numpy for it')
+
+
+@needs_numpy
 def test_arrays_of_numpy_are_loops_and_items(store):
     # semantics 1.4, 7.4
     numpy = pytest.importorskip('numpy')
@@ -202,6 +207,7 @@ def test_arrays_of_numpy_are_loops_and_items(store):
         a_flow().add_step('each', func=print, loop=numpy.array(5))
 
 
+@needs_numpy
 def test_columns_and_tables_of_pandas_are_loops_and_items(store):
     # semantics 1.4, 7.4
     pandas = pytest.importorskip('pandas')
