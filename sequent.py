@@ -811,14 +811,29 @@ class Step:
 
 
 class Placeholder:
-    """Something that is known when a step starts: it may stand in ``args`` and ``kwargs``, also
-    inside lists, tuples and dicts, and as ``loop``. A step has one of each kind."""
+    """Something that is known when a step starts. A step has one of each kind.
+
+    It may stand in ``args`` and ``kwargs``, also inside lists, tuples, dicts, dataclasses and
+    partials, in a partial that is ``func``, and as ``loop``. str(), format() and bool() of it
+    raise, because they would make something of a value that is not known yet.
+    """
 
     __slots__ = ('step',)
     is_placeholder = True
 
     def __init__(self, step):
         self.step = step
+
+    def __str__(self):
+        raise FlowTypeError(
+            'the %r is not known before the step starts, so that no text can be made of it and '
+            'no condition can ask for it here: pass it by itself, as in args=(a.result,), or in '
+            "the text of a command by its name, as in '--rows={a.result}'" % self)
+
+    __bool__ = __str__
+
+    def __format__(self, spec):
+        return str(self)
 
     def __copy__(self):
         return self
@@ -849,34 +864,62 @@ class ItemOf(Placeholder):
 item = ItemOf(None)
 
 
-def placeholders_in(value, misplaced=None):
-    """Return the placeholders in a value, in lists, tuples and dicts as deep as they go.
+def placeholders_in(value, rest=None):
+    """Return the placeholders in a value where `filled` replaces them.
 
-    Those in sets and in the keys of dicts, where they cannot be filled, go to a list,
-    ``misplaced``.
+    They stand in lists, tuples, the values of dicts, partials and the fields of dataclasses, as
+    deep as they go. All other objects in it are added to ``rest``, a list: see `hidden_in`.
     """
     found, agenda, seen = [], [value], set()
     while agenda:
         one = agenda.pop()
+        if type(one) in _PLAIN_TYPES:
+            continue
         if isinstance(one, Placeholder):
             found.append(one)
-        elif isinstance(one, _COLLECTIONS) and one and id(one) not in seen:
+            continue
+        parts = _parts(one)
+        if parts is None:
+            if rest is not None:
+                rest.append(one)
+        elif id(one) not in seen:
             seen.add(id(one))
-            if misplaced is not None and not isinstance(one, (list, tuple)):
-                misplaced.extend(placeholders_in(list(one), misplaced))
-            if not isinstance(one, (set, frozenset)):
-                agenda.extend(reversed(list(one.values() if isinstance(one, dict) else one)))
+            agenda.extend(reversed(parts))
+            if rest is not None and isinstance(one, dict):
+                rest.extend(one)
     return found
+
+
+def _parts(value):
+    """Return the parts of a value in which `filled` replaces placeholders, or None."""
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, dict):
+        return list(value.values())
+    if type(value) is functools.partial:
+        return value.func, value.args, value.keywords
+    if hasattr(type(value), '__dataclass_fields__'):
+        return [getattr(value, name) for name in _attribute_names(value)]
+    return None
+
+
+def _attribute_names(value):
+    """Return the names of the fields of a dataclass and of what else it was given."""
+    import dataclasses    # which is loaded where a class is one; on Python 3.6 it is a package
+    names = dict.fromkeys(one.name for one in dataclasses.fields(value)
+                          if hasattr(value, one.name))
+    return list(dict(names, **getattr(value, '__dict__', {})))
 
 
 def filled(value, find, made=None):
     """Return a value with each placeholder in it replaced by ``find(placeholder)``.
 
-    ``made`` is what was made of lists and dicts so far, by their ids: they may contain themselves.
+    ``made`` is what was made of objects so far, by their ids: they may contain themselves.
     """
     if isinstance(value, Placeholder):
         return find(value)
-    if not (isinstance(value, _CONTAINERS) and value):
+    parts = None if type(value) in _PLAIN_TYPES else _parts(value)
+    if not parts:
         return value
     made = {} if made is None else made
     if id(value) in made:
@@ -886,17 +929,71 @@ def filled(value, find, made=None):
     if isinstance(value, tuple):
         content = [filled(one, find, made) for one in value]
         return type(value)(*content) if hasattr(value, '_fields') else tuple(content)
+    if type(value) is functools.partial:
+        func, args, keywords = [filled(one, find, made) for one in parts]
+        double = functools.partial(func, *args, **keywords)
+        vars(double).update(vars(value))
+        return double
     double = made[id(value)] = copy.copy(value)
-    if isinstance(value, dict):
+    if isinstance(value, list):
+        double[:] = [filled(one, find, made) for one in value]
+    elif isinstance(value, dict):
         for key, one in value.items():
             double[key] = filled(one, find, made)
     else:
-        double[:] = [filled(one, find, made) for one in value]
+        for name, one in zip(_attribute_names(value), parts):
+            object.__setattr__(double, name, filled(one, find, made))    # it may be frozen
     return double
 
 
-_CONTAINERS = (list, tuple, dict)
-_COLLECTIONS = _CONTAINERS + (set, frozenset)
+def hidden_in(value, seen):
+    """Return a placeholder that an object holds where `filled` does not replace it, or None.
+
+    Objects of the library, classes and modules are not searched; of a function only its defaults
+    and what its closure holds by itself; of a bound method only its function, because the object
+    may be the one that makes the flow.
+
+    Args:
+        seen: the ids of what was searched before, and is still there.
+    """
+    import gc
+    agenda = [value]
+    while agenda:
+        one = agenda.pop()
+        kind = type(one)
+        if kind in _PLAIN_TYPES or id(one) in seen or isinstance(one, _NOT_SEARCHED):
+            continue
+        if getattr(kind, 'is_placeholder', False) is True:
+            return one
+        seen.add(id(one))
+        if kind is types.FunctionType:
+            inner = []  # type: list
+            found = placeholders_in([one.__defaults__, one.__kwdefaults__, gc.get_referents(
+                *one.__closure__ or ())], inner)
+            if found:
+                return found[0]
+            agenda += [each for each in inner if type(each) is types.FunctionType]
+        elif kind is types.MethodType:
+            agenda.append(one.__func__)
+        elif kind is types.FrameType:    # of a generator
+            agenda += one.f_locals.values()
+        elif not any(base.__module__ == __name__ for base in kind.__mro__):
+            agenda += gc.get_referents(one)
+    return None
+
+
+def reference_in(items):
+    """Return a placeholder, or a part of a requirement, that loop items hold; or None."""
+    rest = []  # type: list
+    for one in placeholders_in(items, rest) + rest:
+        if isinstance(one, (Placeholder, Step, Event, or_)):
+            return one
+    return None
+
+
+_PLAIN_TYPES = frozenset({
+    type(None), bool, int, float, complex, str, bytes, bytearray, range, type})
+_NOT_SEARCHED = (type, types.ModuleType, types.CodeType)
 
 
 # A parsed expression is one of these, or an Event (which stands for its own expression).
@@ -5465,7 +5562,8 @@ class Command:
     def __str__(self):
         if self.shell:
             return self.parts[0]
-        return ' '.join(_as_typed(str(part)) for part in self.parts)
+        return ' '.join(_as_typed(part if isinstance(part, str) else repr(part))
+                        for part in self.parts)
 
     # What it mentions.
 
@@ -8766,6 +8864,8 @@ class _Results:
         func, find = step.func, functools.partial(value, task)
         if isinstance(func, Command):
             func = func.filled(functools.partial(self._look_up, step.names, find), find)
+        else:
+            func = filled(func, find)
         return func, filled(step.args, find), filled(step.kwargs, find) or {}
 
     @staticmethod
@@ -8846,9 +8946,14 @@ class _Loops:
         try:
             for _ in range(task.opened - taken):
                 next(iterator)    # the items that were recorded are passed over
-            return next(iterator), False
+            item = next(iterator)
         except StopIteration:
             return None, True
+        found = None if type(item) in _PLAIN_TYPES else reference_in(item)
+        if found is not None:
+            raise FlowTypeError('an item of it holds the %r, which is not filled in there; let a '
+                                'step return the items, and give its result as the loop' % found)
+        return item, False
 
     def _begin(self, task):
         """Return the iterator of a loop."""
@@ -11374,8 +11479,8 @@ class _Flow(abc.ABC):
             step.serial = step.construct.inline
             # That one takes long is to be said of what runs, not of what is queued.
             step.queues = step.construct.queues and settings['warn_after'] is None
-            args, kwargs = self._shapes(step)
-            step.construct.check(step.path, step.func, args, kwargs, settings)
+            func, args, kwargs = self._shapes(step)
+            step.construct.check(step.path, func, args, kwargs, settings)
         for child in step.children:
             self._configure(child, settings, constructs)
 
@@ -11417,16 +11522,25 @@ class _Flow(abc.ABC):
 
     @staticmethod
     def _shapes(step):
-        """Return args and kwargs as they will be, with None for what is not known yet."""
-        if not (step.args or step.kwargs):
-            return (), {}
-        return (filled(step.args, lambda placeholder: None),
-                filled(step.kwargs, lambda placeholder: None))
+        """Return func, args and kwargs as they will be, with None for what is not known yet."""
+        if type(step.func) is types.FunctionType and not (step.args or step.kwargs):
+            return step.func, (), {}
+        return tuple([filled(one, lambda placeholder: None)
+                      for one in (step.func, step.args, step.kwargs)])
 
-    def _find_asked(self, step):
-        """Return the placeholders of a step; find out what the names in its command stand for."""
-        asked = placeholders_in([step.args, step.kwargs]) if step.args or step.kwargs else []
-        asked += [step.loop] if isinstance(step.loop, Placeholder) else []
+    def _find_asked(self, step, rest):
+        """Return the placeholders of a step; find out what the names in its command stand for.
+
+        The other objects are added to ``rest``, a list: see `placeholders_in`.
+        """
+        asked = []
+        if step.args or step.kwargs:
+            asked = placeholders_in([step.func, step.args, step.kwargs], rest)
+        elif step.func is not None:
+            asked = placeholders_in(step.func, rest)
+        if step.loop is not None:
+            inside = placeholders_in(step.loop, rest)
+            asked += inside if isinstance(step.loop, Placeholder) else []
         if isinstance(step.func, Command):
             step.names = {name: self._named(step, *name) for name in sorted(step.func.names())}
             asked += step.func.placeholders()
@@ -11466,6 +11580,15 @@ class _Flow(abc.ABC):
             raise ConfigError('step %r asks for the result of %r, whose config keep_result is '
                               'False' % (step.path, asked.path))
 
+    @staticmethod
+    def _refuse_hidden(step, value, searched):
+        hidden = hidden_in(value, searched)
+        if hidden is not None:
+            raise FlowTypeError('step %r: it is given the %r inside an object of type %s, where '
+                                'it is not filled in; put it into args or kwargs by itself, or '
+                                'there into a list, tuple, dict, dataclass or functools.partial'
+                                % (step.path, hidden, type(value).__name__))
+
     def compile(self):
         """Check the flow and return its `Plan`; opens and starts nothing.
 
@@ -11475,14 +11598,19 @@ class _Flow(abc.ABC):
         if self._plan is None:
             settings = self.settings()
             self._configure(self._root, settings, {})
+            searched = set()  # type: typing.Set[int]
             for step in self._paths.values():
-                asks = self._find_asked(step)
+                rest = []  # type: list
+                asks = self._find_asked(step, rest)
                 for one in asks:
                     self._check_placeholder(step, one)
+                for one in rest:
+                    if id(one) not in searched:
+                        self._refuse_hidden(step, one, searched)
                 step.asks = asks if asks or isinstance(step.func, Command) else None
                 step.flat = not (isinstance(step.func, Command) or asks and placeholders_in(
                     [one for one in step.args if not isinstance(one, Placeholder)]
-                    + [step.kwargs]))
+                    + [step.func, step.kwargs]))
             self._plan = self._compile(settings)
         return self._plan
 
@@ -12048,10 +12176,11 @@ class Sequent(_Flow):
                 program. Without it a leaf succeeds at once; a container must not have one. An
                 async function runs by ``asyncio.run`` (from Python 3.7 on). A generator function
                 is refused, because a call runs nothing of it.
-            args, kwargs: may contain placeholders, also inside lists, tuples and dicts, which are
-                filled when the step starts: the ``result`` of another step, whose success is
-                then required (`Step.result`), the ``item`` of a loop around it, and
-                ``sequent.item``, its own.
+            args, kwargs: may contain placeholders, also inside lists, tuples, dicts, dataclasses
+                and ``functools.partial`` objects, which are filled when the step starts: the
+                ``result`` of another step, whose success is then required (`Step.result`), the
+                ``item`` of a loop around it, and ``sequent.item``, its own. In other objects, and
+                in what ``func`` itself holds unless it is a partial, they are an error.
             loop: an iterable, or a callable that returns one, or the ``result`` of an earlier step
                 (or the ``item`` of a loop around it): the step runs once per item (semantics
                 1.4). ``repeat`` and ``repeats`` mean the same. Items of an iterable are compared
@@ -12091,21 +12220,28 @@ class Sequent(_Flow):
             loop = self._checked_loop(who, loop)
         step = FlowStep(self, parent, name, func=func, loop=loop,
                         delay=self._checked_delay(who, delay), **given)
-        if args or kwargs:
-            self._check_places(who, [step.args, step.kwargs])
+        if args or kwargs or type(func) is functools.partial:
+            self._check_places(who, [func, step.args, step.kwargs])
         if require != () and require is not None:
             step.require = parse_expression(require, self, who)
         return self._register(step)
 
     @staticmethod
     def _check_places(who, given):
-        """Refuse placeholders where they cannot be filled."""
-        misplaced = []  # type: list
-        placeholders_in(given, misplaced)
-        if misplaced:
-            raise FlowTypeError('%s: the %r stands in a set or as the key of a dict, where it '
-                                'cannot be filled; put it into a list, tuple or dict'
-                                % (who, misplaced[0]))
+        """Refuse steps, and placeholders where they cannot be filled."""
+        rest = []  # type: list
+        placeholders_in(given, rest)
+        for one in rest:
+            if isinstance(one, Step):
+                raise FlowTypeError('%s: its arguments hold %r itself; to hand on what it returns '
+                                    'give its result, as in args=(%s.result,); to run after it, '
+                                    'give require=%s' % (who, one, one.name, one.name))
+            inside = one if isinstance(one, (set, frozenset)) else (one,)
+            misplaced = [each for each in inside if isinstance(each, Placeholder)]
+            if misplaced:
+                raise FlowTypeError('%s: the %r stands in a set or as the key of a dict, where it '
+                                    'cannot be filled; put it into a list, tuple or dict'
+                                    % (who, misplaced[0]))
 
     @staticmethod
     def _resolve_alias(who, name, value, default, aliases, given):
@@ -12120,10 +12256,11 @@ class Sequent(_Flow):
         if isinstance(loop, (set, frozenset)):
             raise FlowTypeError('%s: loop is a set, whose order changes from run to run; use '
                                 'sorted()' % who)
-        if isinstance(loop, ItemOf) and loop == item:
+        if loop is item:
             raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
                                 'of the loop around it, as in loop=outer.item' % who)
-        if isinstance(loop, (list, tuple)) and any(isinstance(one, Placeholder) for one in loop):
+        found = reference_in(loop) if isinstance(loop, (list, tuple)) else None
+        if isinstance(found, Placeholder):
             raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
                                 'give the placeholder itself, as in loop=outer.item, or take it '
                                 'from a step that returns such a list' % who)
@@ -12173,7 +12310,7 @@ class Sequent(_Flow):
 
     def _count_initial(self):
         return sum(step.require == All(()) and not any(isinstance(one, ResultOf)
-                                                       for one in self._find_asked(step))
+                                                       for one in self._find_asked(step, []))
                    for step in self._root.children)
 
 
@@ -12242,7 +12379,7 @@ class Eventor(_Flow):
         who = 'step %r' % name
         given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
         raised = self._checked_triggers(who, triggers)
-        if placeholders_in([args, kwargs]) or isinstance(func, Command) and (
+        if placeholders_in([func, args, kwargs]) or isinstance(func, Command) and (
                 func.placeholders() or any(attribute for _, attribute in func.names())):
             raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
                                 'Sequent; what an Eventor runs has no place in a tree' % who)
