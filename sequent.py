@@ -438,7 +438,7 @@ else:
 _AS_IT_IS = sum(getattr(os, name, 0) for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O_BINARY'))
 
 # What every process task needs: a process group, and a moment in which no signal is handled.
-_HAS_GROUPS = all(hasattr(os, name) for name in ('killpg', 'setpgid')) and hasattr(
+_HAS_GROUPS = all(hasattr(os, name) for name in ('killpg', 'setsid')) and hasattr(
     signal, 'pthread_sigmask')
 
 # A tender starts programs and lets them stay zombies until their outcomes are stored.
@@ -4526,6 +4526,13 @@ class TaskConstruct(abc.ABC):
         """
         return False
 
+    def pids(self, job):
+        """Return the processes of this host without which a released job does not go on.
+
+        The driver warns of one that a signal has stopped.
+        """
+        return []
+
     def poll(self):  # noqa: B027 (optional)
         """See to what cannot wake the driver.
 
@@ -5635,7 +5642,8 @@ class Command:
                     stack.callback(os.close, streams[name])
             log = streams.get('stderr')
             start = 0 if log is None else os.fstat(log).st_size
-            code = _run_program(command, {} if job is None else job.env, streams)
+            inherits = job is not None and job.config.get('stdin') == 'inherit'
+            code = _run_program(command, {} if job is None else job.env, streams, inherits)
             tail = '' if log is None else _last_lines(log, start)
         if code not in self.ok:
             raise ProgramError(_end_of_program(code, tail), code)
@@ -5647,8 +5655,12 @@ def _refuse_name(name, attribute=''):
         '%s.%s' % (name, attribute) if attribute else name,))
 
 
-def _run_program(command, env, streams):
-    """Run a filled `Command` in this thread and return its exit code (negative: a signal)."""
+def _run_program(command, env, streams, inherits):
+    """Run a filled `Command` in this thread and return its exit code (negative: a signal).
+
+    Args:
+        inherits: whether it reads what this process does, if it names no file.
+    """
     import subprocess
     if command.cwd is not None and not os.path.isdir(command.cwd):
         raise ProgramError(_no_folder(command.cwd))
@@ -5658,7 +5670,8 @@ def _run_program(command, env, streams):
     stdin = os.path.join(command.cwd or '', command.stdin or os.devnull)
     try:
         with _start_lock, open(stdin, 'rb') as stream:  # no fork of ours may keep what it opens
-            process = subprocess.Popen(command.argv(), stdin=stream, cwd=command.cwd,
+            process = subprocess.Popen(command.argv(), cwd=command.cwd,
+                                       stdin=None if inherits and not command.stdin else stream,
                                        env=environment, **streams)
     except OSError as error:
         if error.filename == stdin:
@@ -6263,10 +6276,10 @@ class _Crew:
 
 # Process: the supervisor's side ---------------------------------------------------
 #
-# Each task has a process of its own in a process group of its own, and a socket pair to it:
+# Each task has a process of its own in a session of its own, and a socket pair to it:
 #
 #   supervisor                          child
-#   prepare: fork         ---------->   default signals, foreign descriptors closed
+#   prepare: fork         ---------->   session, default signals, foreign descriptors closed
 #   (the start is stored)               waits at the gate; end of file: nobody is there, exit
 #   release: b'g'         ---------->   environment, log, function
 #   port.done             <----------   the outcome, in a frame
@@ -6402,6 +6415,12 @@ class _Child:
             pass  # all that is left of it has other rights
         return True
 
+    def end(self):
+        """Kill a process that is not reaped yet, with its group once there is one."""
+        if not self.signal(signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
     def leaves_others(self):
         """Return whether of a process that has ended others of its group still run."""
         return self.pid is not None and _group_runs(self.pid)
@@ -6518,7 +6537,7 @@ class _ChildConstruct(TaskConstruct):
         number = signal.SIGKILL if force else signal.SIGTERM
         if not child.signal(number) and child.alive(job):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, number)  # started by spawn, and not yet a group
+                os.kill(child.pid, number)    # It has not made its group yet.
         if not force:
             child.signal(signal.SIGCONT)  # one that is stopped would not hear of it
         self._blind.add(job)
@@ -6535,6 +6554,10 @@ class _ChildConstruct(TaskConstruct):
             child.pid = known['pid']
             self._watch_end(job)
         return True
+
+    def pids(self, job):
+        known = _read_identity(job.process)
+        return [known[name] for name in ('pid', 'keeper') if name in known]
 
     def poll(self):
         for job in list(self._blind):
@@ -6603,7 +6626,7 @@ class _ChildConstruct(TaskConstruct):
 
 
 class ProcessConstruct(_ChildConstruct):
-    """Runs each function in a process of its own, in a process group of its own.
+    """Runs each function in a process of its own, which leads a session of its own.
 
     Processes are made by multiprocessing, by config ``start_method``: ``fork`` where there is one,
     else ``spawn``, which needs functions that can be imported. A process stays until its outcome
@@ -6644,8 +6667,6 @@ class ProcessConstruct(_ChildConstruct):
             job.state = child = served or self._start(job, method)
         if child.refusal is None:
             self._children.add(child)
-            if served is None:
-                _make_group(child.pid)
             job.process = process_identity(child.pid, waited=served is not None)
             child.identity = job.process
 
@@ -6761,7 +6782,7 @@ class ProcessConstruct(_ChildConstruct):
                 child.let_go()
                 continue
             if now >= patience:
-                child.signal(signal.SIGKILL)
+                child.end()
                 patience = now + 1.0
             staying.append((child, patience))
         self._leaving = staying
@@ -6864,13 +6885,6 @@ def _hidden_main():
         sys.modules['__main__'] = main
 
 
-def _make_group(pid):
-    try:
-        os.setpgid(pid, pid)
-    except OSError:
-        pass  # it has done so itself, or will: a program that has begun is not ours to move
-
-
 def _send(fd, content):
     """Return how many bytes were sent; None: it is dead, which the end of the stream tells."""
     try:
@@ -6913,7 +6927,7 @@ def _plain(job):
 
 
 def _plain_config(job):
-    return {name: job.config[name] for name in ('capture', 'keep_result', 'env', 'cwd')
+    return {name: job.config[name] for name in ('capture', 'keep_result', 'env', 'cwd', 'stdin')
             if name in job.config}
 
 
@@ -7047,16 +7061,20 @@ def _serve_job(lives, job, fd, load):
 
 
 def _own_signals(handlers=None):
-    """Leave the supervisor's process group and its handlers; then let signals come.
+    """Leave the supervisor's session and its handlers; then let signals come.
+
+    In a session of its own a child has no terminal: reading from one fails, where the system would
+    stop the child for ever. Nobody else can make the session, so until here a signal is sent to
+    the process alone.
 
     Args:
         handlers: signal -> its handler here, where these are all that are to be changed.
     """
     import _signal as raw  # signal, without the costly conversions to enums
     try:
-        os.setpgid(0, 0)
+        os.setsid()
     except OSError:
-        pass  # a session of its own: it leads its group already
+        pass    # The process leads a session already.
     if handlers is None:
         handlers = {number: raw.SIG_DFL for number in range(1, raw.NSIG)
                     if callable(raw.getsignal(number))}
@@ -7117,6 +7135,7 @@ def _run_here(job, load):
             os.environ.update(job.shared)
         for name, value in job.own.items():
             os.environ[name] = value
+        set_stdin(job.config.get('stdin'))
         refusal = _redirect(job) or _Place(job.config).enter()
         if refusal is not None:
             return Outcome(FAILURE, refusal)
@@ -7126,6 +7145,19 @@ def _run_here(job, load):
         return _failure(error, 'it could not be started: %s' % describe_error(error))
     _child_job = job
     return run_job(job)
+
+
+def set_stdin(choice):
+    """Let the standard input of this process be what config ``stdin`` says.
+
+    Whatever a step starts would read, from the supervisor's, what is meant for somebody else.
+    """
+    if choice == 'inherit':
+        sys.stdin = open(0, closefd=False)    # multiprocessing has replaced it
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 def _redirect(job):
@@ -7408,6 +7440,8 @@ class ForkServer:
             _await_readable(self._socket, left)
             self.listen()
             left = deadline - time.monotonic()
+        if self._socket is not None and self._spare_lives():
+            self._spare.end()    # What the program runs at a fork hangs.
 
     def close(self):
         """End the server, and the child that it keeps ready."""
@@ -7446,7 +7480,7 @@ class _ServedChild(_Child):
     def release(self):
         if _send(self.fd, self.order) not in (None, len(self.order)):
             self.unread = True    # sockets hold next to nothing on this system
-            self.signal(signal.SIGKILL)
+            self.end()
 
     def exitcode(self):
         return self.server.exitcode(self.pid)
@@ -7631,7 +7665,6 @@ class _Forks:
         finally:
             raw.pthread_sigmask(raw.SIG_SETMASK, before)
         os.close(line)
-        _make_group(pid)    # only its parent may, and the supervisor may signal it from now on
         self._orders.send(b'ready %d' % pid)
         return True
 
@@ -7877,7 +7910,7 @@ class _Tender:
         return subprocess.Popen(
             [sys.executable, '-I', '-S', '-E', '-c', _TENDER_START, str(fd),
              importlib.util.MAGIC_NUMBER.hex()],
-            stdin=subprocess.DEVNULL, pass_fds=(fd,), start_new_session=True)
+            pass_fds=(fd,), start_new_session=True)
 
     def send(self, *message):
         """Send a message; that a tender is dead is noticed when it is listened to."""
@@ -8069,7 +8102,7 @@ class ProgramConstruct(_ChildConstruct):
             'argv': [_in_bytes(part) for part in command.argv()],
             'env': {_in_bytes(name): _in_bytes(value) for name, value in variables.items()},
             'cwd': _in_bytes(self._folder(command.cwd or config.get('cwd'))),
-            'stdin': _in_bytes(command.stdin),
+            'stdin': _in_bytes(command.stdin), 'inherits': config.get('stdin') == 'inherit',
             'log': None if config.get('capture') == 'none' else _in_bytes(job.log),
             'outcome': _in_bytes(job.outcome), 'ok': job.state.ok, 'keep': job.state.keep,
             'epoch': job.now() - time.monotonic()}
@@ -8231,6 +8264,10 @@ class _Tending:
         self.defaults = [raw.SIGCHLD, raw.SIGPIPE, raw.SIGXFSZ]
         if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
             self.defaults.append(raw.SIGINT)
+        self.stdin = os.dup(0)    # the supervisor's, for programs that inherit it
+        void = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(void, 0)
+        os.close(void)
         self.home = os.open(os.curdir, getattr(os, 'O_PATH', os.O_RDONLY))
         self.wakeup = os.pipe()
         for fd in self.wakeup + (line,):
@@ -8309,7 +8346,7 @@ class _Tending:
         self.line = None
         self.untold.clear()
         void = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
+        for fd in (0, 1, 2, self.stdin):
             os.dup2(void, fd)    # others may wait for the end of what the supervisor wrote to
         for number, program in list(self.programs.items()):
             if program.report is not None:
@@ -8375,7 +8412,7 @@ class _Tending:
         """Start a program; return why that cannot be, or ''."""
         call = program.call
         try:
-            refusal = _open_log_of(program) or _enter(program)
+            refusal = _open_log_of(program) or _enter(program, self.stdin)
             if not refusal:
                 program.pid, refusal = _execute(program.path, call['argv'], call['env'],
                                                 program.streams, self.defaults)
@@ -8508,8 +8545,12 @@ def _open_log_of(program):
     return ''
 
 
-def _enter(program):
-    """Go to the folder and open stdin; return why that cannot be, or ''."""
+def _enter(program, inherited):
+    """Go to the folder and open stdin; return why that cannot be, or ''.
+
+    Args:
+        inherited: the descriptor of what the supervisor reads.
+    """
     folder, stdin = program.call['cwd'], program.call['stdin']
     try:
         if folder is not None:
@@ -8520,6 +8561,8 @@ def _enter(program):
         if stdin is not None and program.streams[0] == 0:
             program.streams[0] = os.open(stdin, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
             os.set_blocking(program.streams[0], True)
+        elif program.call['inherits'] and program.streams[0] == 0:
+            program.streams[0] = os.dup(inherited)
     except OSError as error:
         if is_shortage(error):
             raise
@@ -9506,9 +9549,11 @@ class Driver:
     Attributes:
         ONE_STOP: signals that come within so many seconds of the first belong to the same stop: a
             terminal that is closed sends two, and so do service managers and job schedulers.
+        STOPPED: a process that a signal has stopped for so many seconds is warned of, once.
     """
 
     ONE_STOP = 1.0
+    STOPPED = 60.0
 
     # More attributes than Python finds fast in a dict.
     __slots__ = (
@@ -9517,7 +9562,7 @@ class Driver:
         '_overdue', '_deadline', 'arrived', 'triggers', 'begun', '_tells', '_between_cycles',
         'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
         '_urged', '_calling', '_current', '_dirty', '_rows', '_starting', '_short', '_inline',
-        '_moved', '_ahead', '_settled',
+        '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
         '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
         '_settling', '_queueing', '_failed', '_pace', '_moved_at', '_window', '_called',
         '_group', '_broken', '_failures', '_trace', '_configs', '_delays', '_names',
@@ -9576,6 +9621,8 @@ class Driver:
         self._orphans = {}  # type: typing.Dict[tuple, tuple]
         self._ended_orphans = {}  # type: typing.Dict[tuple, tuple]
         self._opened_constructs = []
+        self._stopped = {}                     # pid of a stopped process -> since when we know
+        self._looked_at = self.clock()         # when we last looked for such
         self._settling = set()                 # those of them that have something to settle
         self._queueing = []                    # those of them that take more than they run
         self._failed = False                   # something that may have stopped what is queued
@@ -10367,8 +10414,9 @@ class Driver:
         short = min((due for _, due, _ in self._short.values()), default=None)
         # `_may_wait` no longer than that.
         window = self.clock.offset + self._window + self._group if self._window else None
+        look = self._looked_at + self.STOPPED / 4 if self._jobs else None
         for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved,
-                    short, window):
+                    short, window, look):
             if due is not None:
                 left = max(0.0, due - self.clock())
                 timeout = left if timeout is None else min(timeout, left)
@@ -10379,6 +10427,24 @@ class Driver:
             self.relay.poll()
             for construct in self._opened_constructs:
                 construct.poll()
+            if look is not None and self.clock() >= look:
+                self._look_for_stopped()
+
+    def _look_for_stopped(self):
+        """Warn of processes that do nothing because a signal has stopped them."""
+        known, self._stopped = self._stopped, {}
+        self._looked_at = now = self.clock()
+        for job, construct in self._jobs.items():
+            for pid in construct.pids(job):
+                if _proc_stat(pid)[0] != 'T':
+                    continue
+                since = self._stopped[pid] = known.get(pid, now)
+                if now - since >= self.STOPPED:
+                    self._stopped[pid] = math.inf    # once
+                    logger.warning(
+                        'step %s at %s does not go on: a signal has stopped process %d for %.3g s;'
+                        " continue it with 'kill -CONT %d', or end it with 'kill -KILL %d'",
+                        job.name, job.sequence, pid, now - since, pid, pid)
 
     def _poll_events(self, timeout):
         """Let constructs see to their descriptors; sleep so long (seconds; None: for ever)."""
@@ -10875,6 +10941,7 @@ CONFIG_KEYS = {
     'synchronous': ConfigKey('full', 'full|normal|off', False),
     'group_commit': ConfigKey(0.02, 'seconds', False),
     'capture': ConfigKey('relay', 'relay|file|none', True),
+    'stdin': ConfigKey('null', 'null|inherit', True),
     'complete_handles': ConfigKey(True, 'bool', False),
     'keep_result': ConfigKey(True, 'bool', True),
     'retries': ConfigKey(0, 'count', True),
@@ -12135,6 +12202,8 @@ class Sequent(_Flow):
                                           a commit
     capture *              'relay'        output of process tasks: 'relay' (log file and standard
                                           error), 'file' (log file only), 'none' (left alone)
+    stdin *                'null'         what process tasks, pool workers and programs read:
+                                          'null' (nothing), 'inherit' (what the supervisor reads)
     complete_handles       True           requiring ``complete`` handles a failure
     keep_result *          True           store what functions return
     retries *              0              how often a failed task is tried again in each recovery
@@ -12958,7 +13027,9 @@ def _in_trial(what, nested=False, waiting=None):
 def _end_trial(process):
     """End a trial; do not wait for what is stuck in a file server that is gone."""
     import subprocess
-    for pid in set(_members(3, process.pid)) | {process.pid}:
+    session = {process.pid, *_members(3, process.pid)}
+    children = {one for pid in session for one in _members(1, pid)}    # in sessions of their own
+    for pid in session | children:
         try:
             os.kill(pid, getattr(signal, 'SIGKILL', signal.SIGTERM))
         except OSError:

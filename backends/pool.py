@@ -22,6 +22,7 @@ What isolation is given up, compared with ``'process'``:
   those that were running in other workers, which are killed; ``retries`` count for all of them.
   What was queued and had not begun runs in a new pool.
 - When a step fails, some that were queued behind it may have begun before the supervisor knows.
+- Config ``stdin`` is that of the flow, not that of a step.
 - A single task cannot be ended, so there are no timeouts. A stop waits ``shutdown_grace`` seconds
   for what runs, then kills the workers. As long does the end of the run wait for threads that
   steps have left in them (3.6 itself ends them at once).
@@ -191,6 +192,10 @@ class PoolConstruct(TaskConstruct):
         if pool is not None and pool.recall(cell) and self._flying.pop(job, None):
             self.port.done(job, self._not_begun())
 
+    def pids(self, job):
+        pool, cell = self._flying.get(job, (None, None))
+        return [] if pool is None else pool.pids(cell)
+
     def close(self):
         abandoned, self._flying = self._flying, {}
         if self._pool is not None and abandoned:
@@ -298,7 +303,8 @@ class _Pool:
         # there are to be workers: else each of these would wait for a thread of the supervisor
         # after each job.
         self._executor = executor = _make_executor(workers + MOST, self._method, (
-            self._calls, self._cells, self._claim, common, self._line[0], forked, more))
+            self._calls, self._cells, self._claim, common, self._line[0], forked, more,
+            port.config.get('stdin')))
         executor._max_workers = workers
         # All of them before its thread begins, which takes for granted that there come no more.
         start = getattr(executor, '_launch_processes', executor._adjust_process_count)
@@ -326,6 +332,10 @@ class _Pool:
     def give_back(self, cell):
         if cell is not None:
             self._free.append(cell)
+
+    def pids(self, cell):
+        """Return the pid of the worker in which the job of a cell has begun, as a list."""
+        return [] if cell is None or self._cells[cell] <= 0 else [self._cells[cell]]
 
     def recall(self, cell):
         """Return whether the job of a cell has not begun, and so never will."""
@@ -500,12 +510,13 @@ class _Worker:
 _worker = None
 
 
-def _enter(calls, cells, claim, common, line, forked, more):
+def _enter(calls, cells, claim, common, line, forked, more, stdin):
     """Where a worker begins."""
     global _worker
     if forked:
         _own.leave_supervisor([more])
     _own._own_signals()
+    _own.set_stdin(stdin)
     if not forked:
         level, parameters = more
         _own._lasting_streams.__enter__()

@@ -32,6 +32,7 @@ KEYS = {
     'synchronous': ('full', 'normal', 'normal', False),
     'group_commit': (0.02, 0, '0', False),
     'capture': ('relay', 'none', 'none', True),
+    'stdin': ('null', 'inherit', 'inherit', True),
     'complete_handles': (True, False, 'no', False),
     'keep_result': (True, False, 'off', True),
     'cwd': ('', '/nowhere', '/nowhere', True),

@@ -1,5 +1,6 @@
 """Signals to the supervisor, wherever it is (semantics 8.3), and readers that go away."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -342,6 +343,176 @@ def test_a_task_that_the_stop_reaches_before_its_supervisor_does_is_interrupted(
     supervisor.kill(signal.SIGCONT)
     assert supervisor.wait() == CODES[name]
     assert programs.last('a') == 'active'
+
+
+# Terminals and standard input ####################################################
+
+#: How a step is run: (construct, start method, whether by a fork server).
+WAYS = [('process', 'fork', ''), ('process', 'fork', '1'), ('process', 'spawn', ''),
+        ('pool', 'fork', ''), ('program', 'fork', '')]
+if sys.version_info >= (3, 7):    # Before, both are refused.
+    WAYS += [('process', 'forkserver', ''), ('pool', 'spawn', '')]
+each_way = pytest.mark.parametrize('way', WAYS, ids='-'.join)
+
+READING = '''
+    def read(argv):
+        done = subprocess.run(argv, stdout=subprocess.PIPE)
+        return done.returncode, done.stdout.decode(), sys.stdin.read()
+    def main():
+        construct, method = os.environ['CONSTRUCT'], os.environ['METHOD']
+        argv = json.loads(os.environ['ARGV'])
+        config = {'start_method': method, 'capture': 'file', 'timeout': 15}
+        if construct == 'program':
+            call = {'func': seq.Command(['sh', '-c', '"$@" >out; echo $? >code', 'sh'] + argv)}
+        else:
+            call = {'func': read, 'args': (argv,)}
+            config.update(task_construct=construct)
+            if construct == 'pool':
+                del config['timeout']
+        config.update(json.loads(os.environ.get('CONFIG') or '{}'))
+        flow = make(config=config)
+        flow.add_step('a', **call)
+        ok = flow()
+        if construct != 'program':
+            code, out, rest = [one.result for one in flow.tasks()][0]
+            for name, text in (('code', code), ('out', '%s%s' % (out, rest))):
+                with open(name, 'w') as stream:
+                    stream.write('%s' % text)
+        sys.exit(0 if ok else 1)
+    if __name__ == '__main__':
+        main()
+    '''
+
+
+def way_to_read(way, argv, **config):
+    """Return the environment with which READING runs an argv in a step."""
+    construct, method, server = way
+    return {'CONSTRUCT': construct, 'METHOD': method, 'SEQUENT_FORK_SERVER': server,
+            'ARGV': json.dumps(argv), 'CONFIG': json.dumps(config)}
+
+
+@each_way
+def test_a_step_that_asks_at_the_terminal_fails_and_is_not_stopped(way, programs, tmp_path):
+    programs.write(READING)
+    terminal = Terminal([sys.executable, programs.path], programs.folder, way_to_read(
+        way, ['sh', '-c', 'read answer </dev/tty']))
+    assert terminal.wait() == 0, terminal.read()
+    assert int((tmp_path / 'code').read_text()) != 0
+
+
+@pytest.mark.parametrize('stdin', ['null', 'inherit'])
+@each_way
+def test_steps_leave_the_standard_input_alone_unless_they_are_to_inherit_it(
+        way, stdin, programs, tmp_path):
+    # as in: while read host; do python3 flow.py; done <hosts
+    programs.write(READING)
+    (tmp_path / 'hosts').write_text('one\ntwo\n')
+    with open(str(tmp_path / 'hosts')) as hosts:
+        code = subprocess.call([sys.executable, programs.path], cwd=programs.folder, stdin=hosts,
+                               env=dict(os.environ, **way_to_read(way, ['cat'], stdin=stdin)))
+        read = os.lseek(hosts.fileno(), 0, os.SEEK_CUR)
+    assert code == 0
+    assert (read, (tmp_path / 'out').read_text()) == (
+        (0, '') if stdin == 'null' else (8, 'one\ntwo\n'))
+
+
+def test_a_step_that_inherits_a_terminal_reads_what_is_typed(programs, tmp_path):
+    programs.write(READING)
+    terminal = Terminal([sys.executable, programs.path], programs.folder, way_to_read(
+        WAYS[0], ['sh', '-c', 'read answer; echo "$answer"'], stdin='inherit'))
+    terminal.type('yes\n\4')
+    assert terminal.wait() == 0, terminal.read()
+    assert (tmp_path / 'out').read_text() == 'yes\n'
+
+
+@pytest.mark.parametrize('construct', ['thread', 'inline'])
+def test_a_program_in_the_supervisor_reads_nothing_unless_it_is_to_inherit(
+        construct, programs, tmp_path):
+    programs.write("""
+        flow = make(os.environ['CONSTRUCT'])
+        flow.add_step('a', func=seq.Command('cat >a', shell=True))
+        flow.add_step('b', func=seq.Command('cat >b', shell=True),
+                      config={'stdin': 'inherit'})
+        leave(flow)
+        """)
+    with open(programs.path) as stdin:
+        assert subprocess.call([sys.executable, programs.path], cwd=programs.folder, stdin=stdin,
+                               env=dict(os.environ, CONSTRUCT=construct)) == 0
+    assert (tmp_path / 'a').read_text() == ''
+    assert (tmp_path / 'b').read_text() == (tmp_path / 'program.py').read_text()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 7), reason='not for 3.6: nothing runs at a fork there')
+@pytest.mark.parametrize('server', ['', '1'])
+def test_a_child_that_hangs_before_it_has_a_session_is_ended(server, programs, journal):
+    programs.write("""
+        def hang():
+            if journal.is_open('hang'):
+                journal.sign('child')
+                journal.pass_gate('never')
+        os.register_at_fork(after_in_child=hang)
+        flow = make(config={'shutdown_grace': 0.1})
+        a = flow.add_step('a', func=journal.open, args=('hang',))
+        flow.add_step('b', func=print, require=a)
+        flow.add_step('c', func=print, require=a)
+        flow()
+        """)
+    supervisor = programs.start(environment={'SEQUENT_FORK_SERVER': server})
+    journal.pid('child')
+    supervisor.kill(signal.SIGTERM)
+    assert supervisor.wait() == 143
+    for pid in journal.pids('child'):
+        wait_gone(pid)
+
+
+# Stopped children ################################################################
+
+STOPPED = '''
+    seq.Driver.STOPPED = 0.05
+    def work(name):
+        journal.sign(name)
+        journal.pass_gate('go')
+    SCRIPT = """
+        echo %s $$ $(cut -d ' ' -f 22 /proc/$$/stat) >> pids
+        while ! [ -e gate-go ]; do sleep 0.02; done"""
+    def main():
+        construct, method = os.environ['CONSTRUCT'], os.environ['METHOD']
+        config = {'start_method': method, 'sleep_between_loops': 60}
+        if construct != 'program':
+            config.update(task_construct=construct)
+        flow = make(config=config)
+        for name in 'ab':
+            flow.add_step(name, func=seq.Command(SCRIPT % name, shell=True)
+                          if construct == 'program' else work,
+                          args=() if construct == 'program' else (name,))
+        leave(flow)
+    if __name__ == '__main__':
+        main()
+    '''
+
+
+@pytest.mark.parametrize('orphan', [False, True], ids=['', 'orphan'])
+@each_way
+def test_a_child_that_a_signal_has_stopped_is_warned_of_once(way, orphan, programs, journal):
+    if orphan and way[0] == 'pool':
+        pytest.skip('not for pools: their workers end with the supervisor')
+    programs.write(STOPPED)
+    environment = way_to_read(way, [])
+    supervisor = programs.start(environment=environment)
+    pids = {name: journal.pid(name) for name in 'ab'}
+    if orphan:
+        supervisor.kill()
+        supervisor.wait()
+        supervisor = programs.start('recover', environment=environment)
+    for name, pid in sorted(pids.items()):    # While b is waited for, a is looked at again.
+        os.kill(pid, signal.SIGSTOP)
+        supervisor.wait_for('step %s at 1 does not go on: a signal has stopped process %d'
+                            % (name, pid))
+    for pid in pids.values():
+        os.kill(pid, signal.SIGCONT)
+    journal.open('go')
+    assert supervisor.wait() == 0
+    assert supervisor.errors().count('does not go on') == 2
 
 
 # Trees of processes ##############################################################
