@@ -742,6 +742,7 @@ class Step:
 
     ``children`` is a list; a step without is a leaf, and has an empty tuple. ``require`` is a
     parsed expression. Dicts in which there is nothing are shared.
+    ``handles``: it makes good the failures that its requirement mentions (semantics 3.3).
     ``stop_on_exception``, ``max_concurrent`` and ``tolerate`` (None: not set on this step),
     ``retries``, ``serial`` (its func runs in the supervisor, so one at a time), ``queues`` (its
     construct takes more tasks than it runs at one time), ``settings`` (its resolved
@@ -753,7 +754,7 @@ class Step:
 
     __slots__ = (
         'flow', 'parent', 'name', 'path', 'children', 'number', 'require', 'func', 'args',
-        'kwargs', 'loop', 'delay', 'acquires', 'releases', 'recovery', 'config',
+        'kwargs', 'loop', 'delay', 'acquires', 'releases', 'recovery', 'config', 'handles',
         'stop_on_exception', 'max_concurrent', 'tolerate', 'retries', 'serial', 'queues',
         'settings', 'construct', 'asks', 'flat', 'names',
         '__dict__')    # for placeholders, and attributes of the user's own
@@ -762,7 +763,8 @@ class Step:
 
     def __init__(self, flow, parent, name, func=None, args=(), kwargs=_NOTHING, loop=None,
                  delay=0, acquires=(), releases=None, recovery=_NOTHING, config=_NOTHING,
-                 stop_on_exception=True, max_concurrent=None, tolerate=None, retries=0):
+                 stop_on_exception=True, max_concurrent=None, tolerate=None, retries=0,
+                 handles=False):
         self.flow = flow
         self.parent = parent
         self.name = name
@@ -779,6 +781,7 @@ class Step:
         self.releases = releases
         self.recovery = recovery
         self.config = config
+        self.handles = handles
         self.stop_on_exception = stop_on_exception
         self.max_concurrent = max_concurrent
         self.tolerate = tolerate
@@ -1066,6 +1069,7 @@ def parse_pair(step, status, flow, who):
 # mention it, and a step that requires 10,000 others is decided in 10,000 decrements.
 
 _STARTED, _READY, _ACTIVE, _SUCCESS, _FAILURE = 1, 2, 4, 8, 16
+_AGAIN = 32    # it had succeeded, and something of it runs again
 _COMPLETE = _SUCCESS | _FAILURE
 _BITS = {READY: _READY, ACTIVE: _ACTIVE, SUCCESS: _SUCCESS, FAILURE: _FAILURE,
          COMPLETE: _COMPLETE}
@@ -1080,7 +1084,11 @@ class PlanStep:
 
     __slots__ = (
         'step', 'path', 'kind', 'rank', 'last', 'slot', 'parent', 'calls', 'serial', 'queues',
-        'delay', 'needs', 'gives', 'stop', 'handled', 'recovery', 'retries',
+        'delay', 'needs', 'gives', 'stop', 'recovery', 'retries',
+        # whether its failure stops nothing at first (semantics 3.4); whether it may be a reaction,
+        # as its requirement mentions a failure or a completion; the siblings whose failures it
+        # makes good
+        'expected', 'reacts', 'handles',
         # {placeholder: where its value is}: (levels up, the leaf), or the number of the loop item;
         # whether its result is asked for; (containers) the leaves in it whose results are
         'fills', 'wanted', 'gathers',
@@ -1106,9 +1114,9 @@ class PlanStep:
         self.serial = step.serial
         self.queues = step.queues
         self.delay = step.delay
-        self.needs = self.gives = self.gathers = self.outer = self.after = ()
+        self.needs = self.gives = self.gathers = self.outer = self.after = self.handles = ()
         self.stop = step.stop_on_exception
-        self.handled = self.wanted = self.replayed = False
+        self.expected = self.reacts = self.wanted = self.replayed = False
         self.recovery = _REPLAYS
         self.retries = self.told = 0
         self.fills = None
@@ -1140,8 +1148,8 @@ class PlanContainer(PlanStep):
         'bears', 'share',
         # what starts with an iteration; (levels, step, status, gate) read then; children with
         # atoms about steps further out; the gates: what each misses, which gates and which step
-        # it leads to
-        'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
+        # it leads to; {step of the model: child}, see `child`
+        'initial', 'imports', 'awaits', 'missing', 'leads', 'starts', '_by_step')
 
     def __init__(self, step, kind, parent, slot):
         PlanStep.__init__(self, step, kind, parent, slot)
@@ -1158,6 +1166,16 @@ class PlanContainer(PlanStep):
         self.missing = []
         self.leads = []
         self.starts = []
+        self._by_step = None  # type: typing.Optional[typing.Dict[Step, PlanStep]]
+
+    def child(self, step):
+        """Return the child that a step of the model was compiled to, or None.
+
+        Few flows ask for one, so the table is made when the first is asked for.
+        """
+        if self._by_step is None:
+            self._by_step = {one.step: one for one in self.children}
+        return self._by_step.get(step)
 
     def gate(self, missing, starts=None):
         """Add a gate to this container's scope and return its number."""
@@ -1173,6 +1191,7 @@ class Plan(typing.NamedTuple):
     ``dynamic``: sequences come from events (an Eventor), not from the tree. ``events`` maps an
     event's name to its gate in the root (dynamic plans). ``pools`` are (name, limit) pairs, the
     numbers in ``needs`` and ``gives`` count in it; caps of single steps are pools without a name.
+    ``sources`` maps an `Event` to the expressions that raise it (dynamic plans).
     """
 
     root: PlanStep
@@ -1180,30 +1199,61 @@ class Plan(typing.NamedTuple):
     pools: list
     events: dict
     dynamic: bool
+    sources: dict
 
 
-def compile_plan(root, complete_handles=True, dynamic=False, sources=None):
+def compile_plan(root, handled_by='handles', dynamic=False, sources=None):
     """Compile the tree of steps below ``root`` and check it (semantics 2, 4.3).
 
     Args:
         root: a `Step` without a name, whose children are the flow's steps.
-        complete_handles: whether requiring ``complete`` handles a failure (semantics 3.7).
+        handled_by: which steps are handlers (semantics 3.3): 'handles', those that say so;
+            'failure', also each that requires the failure of a sibling; 'complete', also each
+            that requires its completion.
         dynamic: compile for an Eventor: events can be raised from outside.
         sources: for a dynamic plan, a mapping of each `Event` to the list of expressions that
             raise it.
 
     Raises:
-        FlowError: a requirement out of scope, or more asked of a pool than it has.
+        FlowError: a requirement out of scope, a handler of nothing, or more asked of a pool than
+            it has.
         CycleError: steps wait for one another.
     """
-    return _Compiler(complete_handles, dynamic, sources or {}).compile(root)
+    return _Compiler(handled_by, dynamic, sources or {}).compile(root)
+
+
+def mentioned(expression, sources, seen=None):
+    """Yield the atoms of an expression, also those behind events and behind timers.
+
+    Args:
+        expression: what `parse_expression` returned.
+        sources: as in `Plan`.
+        seen: the events that have been looked at: events may raise one another in a circle.
+    """
+    seen = set() if seen is None else seen
+    if isinstance(expression, Atom):
+        if expression.step.kind != 'timer':
+            yield expression
+            return
+        operands = (expression.step.require,)  # type: tuple
+    elif isinstance(expression, Event):
+        if expression in seen:
+            return
+        seen.add(expression)
+        operands = sources.get(expression, (expression.require,))
+    else:
+        operands = expression.operands
+    for operand in operands:
+        for atom in mentioned(operand, sources, seen):
+            yield atom
 
 
 class _Compiler:
     """Compiles one plan."""
 
-    def __init__(self, complete_handles, dynamic, sources):
-        self.handles = (FAILURE, COMPLETE) if complete_handles else (FAILURE,)
+    def __init__(self, handled_by, dynamic, sources):
+        self.handling = {'failure': (FAILURE,), 'complete': (FAILURE, COMPLETE)}.get(
+            handled_by, ())  # type: typing.Tuple[str, ...]
         self.dynamic = dynamic
         self.sources = sources
         self.steps = []
@@ -1212,6 +1262,7 @@ class _Compiler:
         self.pool_numbers = {}   # ResourcePool -> its number
         self.event_gates = {}    # (Event, container) -> gate
         self.always = {}         # Event -> whether it holds from the start
+        self.failing = {}        # see `mentions_failure`
         self.implied = {}        # PlanStep -> its requirement and that of what it asks for
         self.ordered = True      # every atom points backward: there can be no circle
 
@@ -1223,12 +1274,18 @@ class _Compiler:
         for plan_step in self.steps:
             if plan_step.requires():
                 self.require(plan_step)
+                if plan_step.reacts or plan_step.step.handles:
+                    self.handle(plan_step)
         events = {}
         if self.dynamic:
             events = {event.name: self.event_gate(event, top) for event in self.sources}
+            for sources in self.sources.values():
+                for atom in sources:
+                    if isinstance(atom, Atom) and atom.status in (FAILURE, COMPLETE):
+                        self.compiled[atom.step].expected = True
         if not self.ordered and not self.dynamic:
             check_circles(self.steps, self.compiled, self.requirement)
-        return Plan(top, self.steps, self.pools, events, self.dynamic)
+        return Plan(top, self.steps, self.pools, events, self.dynamic, self.sources)
 
     # The tree.
 
@@ -1433,9 +1490,18 @@ class _Compiler:
         if isinstance(operand, Event):
             source = self.event_gate(operand, container, plan_step)
             outer.extend(self.event_gates[operand, container][1])
+            if plan_step is not None and not plan_step.reacts:
+                plan_step.reacts = self.mentions_failure(operand)
         else:
             source = self.expression_gate(operand, container, plan_step, outer)
         container.leads[source] += (gate,)
+
+    def mentions_failure(self, operand):
+        """Whether a failure or a completion stands behind an event or a timer."""
+        if operand not in self.failing:
+            self.failing[operand] = any(atom.status in (FAILURE, COMPLETE)
+                                        for atom in mentioned(operand, self.sources))
+        return self.failing[operand]
 
     def event_gate(self, event, container, plan_step=None):
         """Return the gate of an event in a scope: its expression is read there (semantics 2.4)."""
@@ -1454,8 +1520,10 @@ class _Compiler:
 
     def feed_atom(self, atom, container, gate, plan_step, outer):
         target, status = self.compiled[atom.step], atom.status
-        if status in (FAILURE, COMPLETE):
-            self.handle(atom, target, plan_step)
+        if plan_step is not None and (
+                status in (FAILURE, COMPLETE)
+                or atom.step.kind == 'timer' and self.mentions_failure(atom)):
+            plan_step.reacts = True
         levels = 0 if target.parent is container else self.levels(target, container, plan_step)
         if plan_step is None or target.last >= plan_step.rank:
             self.ordered = False
@@ -1477,17 +1545,37 @@ class _Compiler:
                 container.replayed = container.replayed or container is not target
                 container = container.parent
 
-    def handle(self, atom, target, plan_step):
-        """Let a failure be handled by an atom about it."""
-        if plan_step in self.implied and (
-                Atom(atom.step, SUCCESS) in self.implied[plan_step].operands[1:]):
-            # It runs only after a success, whose result it asks for: no failure is handled by it.
-            if atom.status == FAILURE:
-                raise FlowError('step %r requires the failure of step %r and asks for a result '
-                                'that there is only after its success'
-                                % (plan_step.path, target.path))
-        elif atom.status in self.handles:
-            target.handled = True
+    def handle(self, plan_step):
+        """Find out which failures a step makes good (semantics 3.3)."""
+        step, handled = plan_step.step, []
+        needed = [one.step for one in self.implied[plan_step].operands[1:]] \
+            if plan_step in self.implied else []
+        for atom in mentioned(step.require, self.sources):
+            if atom.status not in (FAILURE, COMPLETE):
+                continue
+            target = self.compiled[atom.step]
+            if atom.step in needed:
+                # It runs only after a success, whose result it asks for, so it makes no failure
+                # good.
+                if atom.status == FAILURE:
+                    raise FlowError('step %r requires the failure of step %r and asks for a '
+                                    'result that there is only after its success'
+                                    % (plan_step.path, target.path))
+            elif target.parent is not plan_step.parent:
+                if step.handles:
+                    raise FlowError(
+                        'step %r cannot handle the failure of step %r, which is no sibling of it: '
+                        'put the handler beside that step, or handle the failure of a container'
+                        % (plan_step.path, target.path))
+            elif (step.handles or atom.status in self.handling) and target not in handled:
+                handled.append(target)
+                target.expected = True
+        if step.handles and not handled:
+            raise FlowError('step %r has handles=True, but %s, or leave handles out' % (
+                plan_step.path, 'no trigger on a failure or a completion starts it: give one to '
+                'another step' if self.dynamic else 'it requires neither the failure nor the '
+                'completion of a sibling: require (step, STEP_FAILURE) or (step, STEP_COMPLETE)'))
+        plan_step.handles = tuple(handled)
 
     def levels(self, target, container, plan_step):
         """How many levels further out than the container's scope a required step stands."""
@@ -1603,8 +1691,11 @@ def _raise_circle(waiting, possible, thing):
 #     ('submit', task)   its status is to be stored; start it, once that is committed
 #     ('open', task)     the container asks for its next loop item: answer with Opened or
 #                        LoopFailed before anything else is handed in
-#     ('attempt', (task, recovery, attempt, error))   that attempt failed; it is tried again
+#     ('attempt', (task, recovery, attempt, status, error))   that attempt ended, and another one
+#                        will be made: it failed, or what it had reacted to has failed anew
 #     ('dropped', task)  a stop came while it waited for its next attempt: it counts as failed
+#     ('kept', (step, scope, again))   it keeps an earlier success, though it required that of
+#                        the step ``again``, which ran again
 #     ('skip', (task, earlier))   it is not run again: trigger the events that it had raised by
 #                        hand, keep its result, if that is asked for
 #     ('gather', scope)  an iteration is over in which results are that are asked for further out
@@ -1620,6 +1711,13 @@ def _raise_circle(waiting, possible, thing):
 # Within one input, statuses are raised first, wherever that leads; then containers that are
 # over end, then tasks that became ready are put in order and started as far as slots and pools
 # allow (`_proceed`).
+#
+# A *failure* is remembered in its scope (``failures``). If some handler mentions it, it is
+# *expected*: it stops nothing, and when its iteration ends without a handler's having made it good,
+# it counts there like any other. An unexpected failure counts at once: it fails its container, and
+# stops it (`_fail`, `_stop`). A stop drops what is ready or delayed, but *spares* the reactions:
+# steps whose requirement would not hold without a failure. A task that is spared goes on in a scope
+# that is stopped, and what is inside it is not stopped at all.
 
 
 class Begin(typing.NamedTuple):
@@ -1696,7 +1794,8 @@ class Earlier(typing.NamedTuple):
     ``running``: its process still runs and is to be adopted. ``changed``: (containers) what is
     inside is not what it was. ``again``: it failed while no supervisor was there to see it, and
     may be tried again, at ``due``. ``result`` is the driver's. ``wait``: the most
-    seconds that its wait can take, None: unknown.
+    seconds that its wait can take, None: unknown. ``handled`` is as in `TaskRecord`. ``began`` and
+    ``ended`` are the times of the attempt.
     """
 
     status: str
@@ -1711,14 +1810,17 @@ class Earlier(typing.NamedTuple):
     again: bool = False
     result: typing.Optional[bytes] = None
     wait: typing.Optional[float] = None
+    handled: bool = False
+    began: float = 0.0
+    ended: float = 0.0
 
 
 class Task:
     """One execution of one step at one sequence, while it lives."""
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
-                 'order', 'granted', 'adopted', 'borne', 'job', 'started', 'ended', 'result',
-                 'events')
+                 'order', 'granted', 'adopted', 'borne', 'handled', 'reacts_to', 'began_at',
+                 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events')
 
     def __init__(self, step, scope, recovery):
         self.step = step
@@ -1732,6 +1834,13 @@ class Task:
         self.order = 0
         self.granted = self.adopted = False
         self.borne = False    # it failed, and its container bears that
+        self.handled = False  # it failed, and a handler has made that good
+        # Of a reaction: the tasks that failed, as far as its requirement mentions them.
+        self.reacts_to = ()  # type: typing.Tuple[Task, ...]
+        # When a handler's attempt began and when a failure was recorded, to tell which came
+        # first: (1, number) in this supervisor's run, (0, time) in that of an earlier one.
+        self.began_at = self.failed_at = None  # type: typing.Optional[tuple]
+        self.stale = False    # adopted, but what it reacts to has failed anew since
         # the driver's
         self.job = self.started = self.ended = self.result = self.events = None
 
@@ -1743,7 +1852,7 @@ class ContainerTask(Task):
     """A container at one sequence: ``live`` are its iterations in flight (an ordered set)."""
 
     __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stopped', 'failed', 'cut', 'failures',
-                 'gathered')
+                 'left', 'floor', 'gathered')
 
     def __init__(self, step, scope, recovery):
         Task.__init__(self, step, scope, recovery)
@@ -1752,6 +1861,10 @@ class ContainerTask(Task):
         self.opening = self.exhausted = self.stopped = self.failed = False
         self.cut = False      # a stop kept something in it from starting
         self.failures = 0     # iterations that failed and were borne
+        # Something in it has failed, or was dropped, so that a recovery must go through it.
+        self.left = False
+        # Outcomes of earlier recoveries than this do not count in it.
+        self.floor = scope.floor if scope is not None else 0
         self.gathered = None  # the driver's
 
 
@@ -1760,7 +1873,7 @@ class Scope:
 
     __slots__ = ('task', 'step', 'parent', 'sequence', 'place', 'items', 'item', 'blob', 'counts',
                  'raised', 'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier',
-                 'floor', 'alone', 'retrying', 'failed', 'results')
+                 'floor', 'alone', 'retrying', 'failed', 'failures', 'triggered', 'results')
 
     def __init__(self, task, sequence, place, items, earlier, item, blob, floor):
         step = task.step
@@ -1775,16 +1888,23 @@ class Scope:
         self.counts = list(step.missing)
         self.raised = bytearray(len(step.children))
         self.inner = {}       # slot -> live ContainerTask
-        self.busy = self.ready = self.delayed = 0
+        self.busy = 0
+        self.ready = self.delayed = 0    # of these, what a stop drops
         self.stopped = task.stopped
         self.alone = False    # stopped before its container, as its failure is borne
         self.ended = False
         self.earlier = earlier
         self.retrying = {}    # tasks that wait for their next attempt (an ordered set)
         self.failed = False   # something in it failed, which is borne
-        # the driver's: outcomes of earlier recoveries do not count in it; {leaf: its result}
-        self.floor = floor
-        self.results = None
+        self.failures = _NOTHING    # slot -> the task that failed
+        self.triggered = ()   # names of the events that were raised from outside (dynamic plans)
+        self.floor = floor    # outcomes of earlier recoveries than this do not count in it
+        self.results = None   # the driver's: {leaf: its result}
+
+
+def is_dropped(task):
+    """Whether a stop has dropped a task that is ready or delayed, or keeps it from going on."""
+    return task.scope.stopped and not task.reacts_to
 
 
 def _tie(task):
@@ -1809,7 +1929,7 @@ class Engine:
         'over', 'root', 'roots', '_order', '_agenda', '_fresh', '_idle', '_quiet', '_over',
         '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
-        '_handlers')
+        '_handlers', '_reran', '_reactions')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -1850,6 +1970,8 @@ class Engine:
         self._delays = []               # heap of (due, index, order, task)
         self._actions = []
         self._now = 0.0
+        self._reran = False             # something ran again that had succeeded before
+        self._reactions = []            # the first 100 reactions that began and handle nothing
         self._handlers = {
             Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
             Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
@@ -1866,7 +1988,7 @@ class Engine:
     def next_due(self):
         """Return when the earliest delay is over (seconds), or None."""
         delays = self._delays
-        while delays and delays[0][3].scope.stopped:
+        while delays and is_dropped(delays[0][3]):
             heapq.heappop(delays)
         return delays[0][0] if delays else None
 
@@ -1879,14 +2001,22 @@ class Engine:
         for task in self._queued if queues else self._serial:
             if len(tasks) >= limit:
                 break
-            if not task.scope.stopped:
+            if not is_dropped(task):
                 tasks.append(task)
         return tasks
 
     @property
     def ok(self):
-        """Whether nothing has failed unhandled so far."""
-        return not self.root.failed
+        """Whether every failure so far has been made good (semantics 3.3)."""
+        return not self.root.failed and not any(
+            not task.handled and not task.borne
+            for top in self.root.live for scope in self._within(top)
+            for task in scope.failures.values())
+
+    def unhandled(self):
+        """Return (reaction, failed task) pairs: what ran because of a failure that still counts."""
+        return [(task, failed) for task in self._reactions for failed in task.reacts_to
+                if not (failed.handled or failed.borne)]
 
     # Inputs.
 
@@ -1903,6 +2033,7 @@ class Engine:
             self.roots[event.sequence] = scope
             self.root.live[scope] = None
         self.over = False
+        scope.triggered += (event.event,)
         self._agenda.append((scope, (self.plan.events[event.event],)))
 
     def _tick(self, event):
@@ -1910,7 +2041,7 @@ class Engine:
         while due is not None and due <= self._now and self._delays[0][0] == due:
             task = heapq.heappop(self._delays)[3]
             self.delayed -= 1
-            task.scope.delayed -= 1
+            task.scope.delayed -= not task.reacts_to
             self._become_ready(task)
             if self.next_due() is None:
                 break
@@ -1923,8 +2054,8 @@ class Engine:
         elif task.step.queues:
             self.queueing -= 1
         task.error = event.error
-        if event.status == FAILURE and self.retries(task, event.again):
-            self._try_again(task, event.again)
+        if task.stale or event.status == FAILURE and self.retries(task, event.again):
+            self._try_again(task, event.status, 0 if task.stale else event.again)
             return
         self._end(task, event.status)
         self._leave(task.scope)
@@ -1933,11 +2064,11 @@ class Engine:
         """Whether a task that fails now, ``again`` as in `Done`, would be tried again."""
         made = task.attempt if task.recovery == self.recovery else 0
         return (again is not None and 0 < task.step.retries >= made
-                and not task.scope.stopped)
+                and not is_dropped(task))
 
-    def _try_again(self, task, again):
+    def _try_again(self, task, status, again):
         """It waits for its next attempt, without a slot and without resources."""
-        self._actions.append(('attempt', (task, task.recovery, task.attempt, task.error)))
+        self._actions.append(('attempt', (task, task.recovery, task.attempt, status, task.error)))
         self._next_attempt(task)
         task.due = self._now + again
         task.scope.retrying[task] = None
@@ -1950,7 +2081,7 @@ class Engine:
         self._give_back(task, task.step.needs)
         task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
         task.recovery = self.recovery
-        task.adopted = task.granted = False
+        task.adopted = task.granted = task.stale = False
 
     def _lost(self, event):
         task, attempt = event.task, event.task.attempt
@@ -1960,7 +2091,7 @@ class Engine:
         if not event.begun:
             task.attempt, task.status = attempt, READY
             self._actions.append(('record', task))
-        if task.scope.stopped:
+        if is_dropped(task):
             self._cut(task.scope)
             self._leave(task.scope)
         else:
@@ -2016,6 +2147,8 @@ class Engine:
             self._finish()
 
     def _finish(self):
+        for scope in self.roots.values():
+            self._count_failures(scope)
         self.over = True
         self._actions.append(('finish', self.ok))
 
@@ -2066,15 +2199,31 @@ class Engine:
 
     def _start(self, scope, step):
         """The requirement of a step holds: make its task."""
-        if scope.stopped or scope.raised[step.slot] & _STARTED:
+        if scope.raised[step.slot] & _STARTED:
+            return
+        reacts_to = self._reasons(scope, step) if step.reacts else ()
+        if scope.stopped and not reacts_to:
+            scope.task.left = True
             self._cut(scope)
             return
         scope.raised[step.slot] |= _STARTED
         earlier = scope.earlier.get(step.path) if scope.earlier else None
-        if earlier is not None and self._is_passed(step, earlier):
-            return
+        stale = False
+        if earlier is not None:
+            # What it did about an earlier failure does not count (semantics 3.3).
+            stale = earlier.recovery < self._floor(scope, reacts_to)
+            if stale and not earlier.running:
+                earlier = None
+            elif self._is_passed(step, earlier):
+                self._note_kept(scope, step)
+                return
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)
+        task.stale = stale
+        if reacts_to:
+            task.reacts_to = reacts_to
+            if step.children is not None:
+                task.floor = self._floor(scope, reacts_to)
         if scope.busy:
             scope.busy += 1
         else:
@@ -2095,6 +2244,15 @@ class Engine:
         else:
             self._delay(task, task.due)
 
+    def _floor(self, scope, failed):
+        """Return the recovery since which outcomes count for what reacts to failed tasks.
+
+        A process of an earlier supervisor may have failed only now.
+        """
+        return max([scope.floor] + [
+            self.recovery if self.mode == 'recover' and task.failed_at[0] else task.recovery
+            for task in failed])
+
     def _is_passed(self, step, earlier):
         """Whether nothing follows from a step's being skipped: most of a recovery is that."""
         return (earlier.status == SUCCESS and earlier.kind == 'leaf' == step.kind
@@ -2114,7 +2272,7 @@ class Engine:
         task.due = due
         task.status = READY
         self.delayed += 1
-        task.scope.delayed += 1
+        task.scope.delayed += not task.reacts_to
         heapq.heappush(self._delays, (due, task.step.rank, self._next_order(), task))
         self._actions.append(('record', task))
 
@@ -2123,7 +2281,7 @@ class Engine:
         step = task.step
         if step.needs or step.calls and step.children is None:
             self.ready += 1
-            task.scope.ready += 1
+            task.scope.ready += not task.reacts_to
             self._fresh.append(task)
             return
         task.status = READY
@@ -2138,7 +2296,7 @@ class Engine:
             fresh.sort(key=_tie)
         for task in fresh:
             scope, step = task.scope, task.step
-            if scope.stopped:
+            if is_dropped(task):
                 continue
             self._order += 1
             task.order = self._order
@@ -2188,7 +2346,7 @@ class Engine:
                 break
             entry = heapq.heappop(self._granted)
             task = entry[1]
-            if task.scope.stopped:
+            if is_dropped(task):
                 continue
             if not self._grantable(task):
                 task.granted = False
@@ -2205,11 +2363,11 @@ class Engine:
         if self.running >= self.max_concurrent > 0:
             return None
         plain, serial = self._plain, self._serial
-        while plain and plain[0].scope.stopped:
+        while plain and is_dropped(plain[0]):
             plain.popleft()
         if self._serial_runs or not serial:
             return plain or None
-        while serial and serial[0].scope.stopped:
+        while serial and is_dropped(serial[0]):
             serial.popleft()
         if not plain or serial and serial[0].order < plain[0].order:
             return serial or None
@@ -2229,7 +2387,7 @@ class Engine:
             queues.append(self._queued)
         first = None
         for queue in queues:
-            while queue and queue[0].scope.stopped:
+            while queue and is_dropped(queue[0]):
                 queue.popleft()
             if queue and (first is None or queue[0].order < first[0].order):
                 first = queue
@@ -2252,9 +2410,17 @@ class Engine:
         scope, step = task.scope, task.step
         if task.order:
             self.ready -= 1
-            scope.ready -= 1
+            scope.ready -= not task.reacts_to
         task.status = ACTIVE
         task.error = None
+        if task.reacts_to:    # more may have failed while it waited
+            task.reacts_to = self._failures_of(scope, step)
+            if not step.handles and len(self._reactions) < 100:
+                self._reactions.append(task)
+        if step.handles and not task.adopted:
+            task.began_at = 1, self._next_order()
+        if self.mode != 'restart' and step.calls and step.children is None and not task.adopted:
+            self._note_again(scope, step)
         if scope.retrying:
             scope.retrying.pop(task, None)
         if step.told & _ACTIVE:
@@ -2284,15 +2450,22 @@ class Engine:
         self._actions.append(('record', task))
         if task.step.told & _COMPLETE or status == FAILURE:
             self._conclude(task, status)
+        if task.step.handles and status == SUCCESS:
+            self._make_good(task)
 
     def _conclude(self, task, status):
         """Raise the final status of a task, and see to a failure."""
         step, scope = task.step, task.scope
+        if status == FAILURE:
+            scope.failures = scope.failures or {}
+            scope.failures[step.slot] = task
+            scope.task.left = True
+            task.failed_at = task.failed_at or (1, self._next_order())
         if step.told & _COMPLETE:
             self._raise(scope, step, status)
             if COMPLETE in step.on or step.inner:
                 self._raise(scope, step, COMPLETE)
-        if status == FAILURE and not step.handled:
+        if status == FAILURE and not step.expected:
             self._fail(task)
         if step.inner:
             self._recheck(scope, step)
@@ -2310,9 +2483,78 @@ class Engine:
 
     # Failure (semantics 3).
 
+    def _find(self, scope, step):
+        """Return (scope, compiled step): where a step stands that is required in a scope."""
+        found = scope.step.child(step)
+        while found is None:
+            scope = scope.parent
+            found = scope.step.child(step)
+        return scope, found
+
+    def _failures_of(self, scope, step):
+        """Return the failed tasks whose failure or completion the requirement of a step mentions."""
+        found = collections.OrderedDict()
+        for atom in mentioned(step.step.require, self.plan.sources):
+            if atom.status == FAILURE or atom.status == COMPLETE:
+                where, child = self._find(scope, atom.step)
+                task = where.failures.get(child.slot)
+                if task is not None:
+                    found[task] = None
+        return tuple(found)
+
+    def _reasons(self, scope, step):
+        """Return the failed tasks that a step reacts to: `_failures_of`, if its requirement would
+        not hold without them, else nothing (semantics 3.4)."""
+        around = scope
+        while around is not None and not around.failures:
+            around = around.parent
+        if around is None:
+            return ()
+        failed = self._failures_of(scope, step)
+        if failed and self._holds_anyway(step.step.require, scope, set()):
+            return ()
+        return failed
+
+    def _holds_anyway(self, expression, scope, seen):
+        """Whether an expression holds if no failure counts. ``seen``: events looked at."""
+        if isinstance(expression, Atom):
+            where, child = self._find(scope, expression.step)
+            bits = _SUCCESS if expression.status == COMPLETE else _BITS[expression.status]
+            return (expression.status != FAILURE and bool(where.raised[child.slot] & bits)
+                    and (child.kind != 'timer'
+                         or self._holds_anyway(child.step.require, scope, seen)))
+        if isinstance(expression, Event):
+            if expression in seen:
+                return False
+            seen.add(expression)
+            return expression.name in scope.triggered or any(
+                self._holds_anyway(one, scope, seen)
+                for one in self.plan.sources.get(expression, (expression.require,)))
+        holds = all if isinstance(expression, All) else any
+        return holds(self._holds_anyway(one, scope, seen) for one in expression.operands)
+
+    def _make_good(self, handler):
+        """A handler has succeeded, or its failure was made good: so are the failures that were
+        recorded before its last attempt began (semantics 3.3)."""
+        for step in handler.step.handles:
+            task = handler.scope.failures.get(step.slot)
+            if task is not None and not task.handled and task.failed_at <= handler.began_at:
+                task.handled = True
+                self._actions.append(('handled', (task, handler)))
+                if task.step.handles:
+                    self._make_good(task)
+
+    def _count_failures(self, scope):
+        """Expected failures that were not made good when their iteration ends count there."""
+        for task in list(scope.failures.values()):
+            if task.step.expected and not (task.handled or task.borne):
+                self._fail(task)
+                if task.borne:
+                    self._actions.append(('handled', (task, None)))
+
     def _fail(self, task):
-        """A failure that nothing handles fails the container, and stops it if it is to; unless
-        the container bears that this iteration of it fails."""
+        """A failure fails the container, and stops it if it is to; unless the container bears
+        that this iteration of it fails."""
         scope, container = task.scope, task.scope.task
         if self._bears(scope):
             container.failures += not scope.failed
@@ -2331,7 +2573,7 @@ class Engine:
         while stops:
             self._stop(container)
             scope = container.scope
-            if scope is None or container.step.handled:
+            if scope is None or container.step.expected:
                 break
             stops = container.step.stop
             container = scope.task
@@ -2371,13 +2613,17 @@ class Engine:
         What waits for its next attempt counts as failed with the last one (semantics 3.4).
         """
         scope.stopped = True
-        dropped, retrying = scope.ready + scope.delayed, scope.retrying
+        dropped = scope.ready + scope.delayed
+        retrying = [one for one in scope.retrying if not one.reacts_to]
         self.ready -= scope.ready
         self.delayed -= scope.delayed
         scope.ready = scope.delayed = 0
-        scope.retrying = {}
+        scope.task.left = scope.task.left or dropped > 0
+        for task in retrying:
+            del scope.retrying[task]
         for inner in list(scope.inner.values()):
-            self._stop(inner)
+            if not inner.reacts_to:
+                self._stop(inner)
         for _ in range(dropped):
             self._leave(scope)
         if not scope.busy:
@@ -2446,6 +2692,7 @@ class Engine:
                 continue
             self._enter(task.scope)
             del task.scope.inner[task.step.slot]
+            task.scope.task.left = task.scope.task.left or task.left
             self._actions.append(('closed', task))
             if task.step.share is not None:
                 self._judge(task)
@@ -2453,6 +2700,7 @@ class Engine:
                 self._end(task, FAILURE if task.failed else SUCCESS)
             else:
                 # Stopped from further out before it was through: it stays active.
+                task.scope.task.left = True
                 self._cut(task.scope)
                 self._release(task)
             self._leave(task.scope)
@@ -2477,10 +2725,9 @@ class Engine:
         self._collect_innermost(scope, innermost)
         ends = []
         for one in innermost:
-            waits = any(self._awaited(one))
-            if waits:
+            if any(self._awaited(one, all_steps=True)):
                 self._cut(one)    # if it is stopped: what it waits for may still be raised
-            if one.stopped or not waits:
+            if not any(self._awaited(one)):
                 ends.append(one)
         self._end_iterations(ends)
         if len(ends) < len(innermost):
@@ -2505,6 +2752,8 @@ class Engine:
     def _end_iteration(self, scope):
         scope.ended = True
         del scope.task.live[scope]
+        if scope.failures:
+            self._count_failures(scope)
         if scope.step.gathers:
             self._actions.append(('gather', scope))
         self._advance(scope.task)
@@ -2518,16 +2767,23 @@ class Engine:
 
     def _waits(self, scope):
         """Whether a step of an idle iteration waits for something that can still be raised."""
-        return not scope.stopped and any(self._alive(outer) for outer in self._awaited(scope))
+        return any(self._alive(outer) for outer in self._awaited(scope))
 
-    def _awaited(self, scope):
-        """Yield the outer scopes in which something is that steps of this one wait for."""
+    def _awaited(self, scope, all_steps=False):
+        """Yield the outer scopes in which something is that steps of this one wait for.
+
+        Where it is stopped only those count that may be reactions, unless ``all_steps``: by a
+        failure that they wait for, or by one that is there already.
+        """
         for step in scope.step.awaits:
             if scope.raised[step.slot] & _STARTED:
                 continue
+            wanted = _ANY
+            if scope.stopped and not all_steps and not self._failures_of(scope, step):
+                wanted = _FAILURE
             for levels, target, bits in step.outer:
                 outer = self._up(scope, levels)
-                if not outer.raised[target.slot] & (bits | _COMPLETE):
+                if bits & wanted and not outer.raised[target.slot] & (bits | _COMPLETE):
                     yield outer
 
     def _alive(self, scope):
@@ -2584,7 +2840,7 @@ class Engine:
 
     def _grant_next(self, number):
         queue = self._queues[number]
-        while queue and (queue[0].scope.stopped or queue[0].status != READY):
+        while queue and (is_dropped(queue[0]) or queue[0].status != READY):
             queue.popleft()
         if queue:
             self._grant(queue[0])
@@ -2631,12 +2887,12 @@ class Engine:
         if self.delayed:
             return False
         task = min((one for queue in self._queues for one in queue
-                    if one.status == READY and not one.scope.stopped),
+                    if one.status == READY and not is_dropped(one)),
                    key=lambda one: one.order)
         for number, _ in task.step.needs:
             self._queues[number].remove(task)
         self.ready -= 1
-        task.scope.ready -= 1
+        task.scope.ready -= not task.reacts_to
         task.scope.retrying.pop(task, None)
         task.error = 'it waits for resources that nobody gives back: ' + '; '.join(
             self._shortage(number, amount) for number, amount in task.step.needs
@@ -2674,15 +2930,46 @@ class Engine:
                 step.children is None and earlier.status in (ACTIVE, FAILURE))
         else:
             skips = step.recovery[earlier.status] == 'skip'
+        left = earlier.handled and self.mode == 'recover'    # a container in which something is
         if skips and (step.children is None or earlier.status == SUCCESS
-                      and not (earlier.changed or step.replayed)):
+                      and not (earlier.changed or left or step.replayed)):
             self._skip(task, earlier)
             return True
         return False
 
+    def _note_again(self, scope, step):
+        """A function runs: note which earlier successes that replaces, its own or one around it."""
+        while scope is not None:
+            earlier = scope.earlier.get(step.path) if scope.earlier else None
+            if earlier is not None and earlier.status == SUCCESS:
+                scope.raised[step.slot] |= _AGAIN
+                self._reran = True
+            step, scope = scope.step, scope.parent
+
+    def _note_kept(self, scope, step):
+        """A step keeps an earlier success: tell if one that it requires ran again (7.1)."""
+        if not self._reran:
+            return
+        required = [self._find(scope, atom.step)
+                    for atom in mentioned(step.step.require, self.plan.sources)]
+        for placeholder in step.step.asks or ():
+            if isinstance(placeholder, ResultOf):
+                levels, target = step.fills[placeholder]
+                where = self._up(scope, levels)
+                while target.parent is not where.step:
+                    target = target.parent
+                required.append((where, target))
+        for where, target in required:
+            if where.raised[target.slot] & _AGAIN:
+                self._actions.append(('kept', (step, scope, target)))
+                return
+
     def _skip(self, task, earlier):
         """A skipped task counts as success (semantics 7.2), and holds what it had kept."""
         step, scope = task.step, task.scope
+        if earlier.status == SUCCESS:
+            scope.task.left = scope.task.left or earlier.handled
+            self._note_kept(scope, step)
         if step.needs or step.gives:
             self._take(task)
             self._release(task)
@@ -2699,6 +2986,9 @@ class Engine:
     def _stay_failed(self, task, earlier):
         self._raise_start(task.scope, task.step)
         task.error = earlier.error
+        task.recovery, task.attempt = earlier.recovery, earlier.attempt
+        task.failed_at = 0, earlier.ended
+        task.handled = self._was_handled(task, earlier)
         if task.step.needs or task.step.gives:
             self._take(task)
             self._release(task)
@@ -2706,10 +2996,21 @@ class Engine:
         if earlier.events:
             self._actions.append(('skip', (task, earlier)))
 
+    def _was_handled(self, task, earlier):
+        """Whether a failure that stays was made good before this supervisor began."""
+        for step in task.scope.step.children if task.step.expected else ():
+            handler = task.scope.earlier.get(step.path) if task.step in step.handles else None
+            if (handler is not None and handler.recovery >= earlier.recovery
+                    and (handler.status == SUCCESS or handler.handled)
+                    and (earlier.handled or earlier.ended <= handler.began)):
+                return True
+        return False
+
     def _adopt(self, task, earlier):
         """A process of an earlier supervisor still runs it: it is running from the start."""
         task.recovery, task.attempt = earlier.recovery, earlier.attempt
         task.adopted = True
+        task.began_at = 0, earlier.began
         self._enter(task.scope)
         if task.step.told & _READY:
             self._raise(task.scope, task.step, READY)
@@ -9237,7 +9538,7 @@ class _History:
         for (name, at), record in self.living.items():
             if at == sequence:
                 found[name] = Earlier(ACTIVE, record.kind, record.recovery, record.attempt,
-                                      running=True)
+                                      running=True, began=record.started or 0.0)
         return _Past(found or None, item, over, floor)
 
     def _rows(self, sequence):
@@ -9270,7 +9571,7 @@ class _History:
         return _new_tuple(Earlier, (
             record.status, record.kind, record.recovery, record.attempt, due, False, changed,
             json_object(record.events) if record.events else None, record.error, again,
-            record.result, wait))
+            record.result, wait, record.handled, record.started or 0.0, record.ended or 0.0))
 
     def _noted(self, recovery):
         """Return what the supervisor of a recovery noted in ``steps``."""
@@ -9565,7 +9866,7 @@ class Driver:
         '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
         '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
         '_settling', '_queueing', '_failed', '_pace', '_moved_at', '_window', '_called',
-        '_group', '_broken', '_failures', '_trace', '_configs', '_delays', '_names',
+        '_group', '_broken', '_failures', '_kept', '_trace', '_configs', '_delays', '_names',
         '_constant_env', 'events_read', 'pid')
 
     def __init__(self, plan, store, run, settings, history, flow, logdir):
@@ -9633,7 +9934,8 @@ class Driver:
         # How long it may wait. Where a commit costs nothing, that is only to make them few.
         self._group = min(settings['group_commit'], 2e-3 if store.volatile else 86400)
         self._broken = None                    # the StoreError that came during a stop
-        self._failures = []
+        self._failures = []                    # the first 100 tasks that failed
+        self._kept = set()                     # see `_note_kept`
         self._trace = ''                       # traceback of the failure being handed in
         # By path, of what is retried.
         self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
@@ -9787,7 +10089,7 @@ class Driver:
         """Take back what is queued and not begun where a failure has stopped its container."""
         self._failed = False
         for job, construct in list(self._jobs.items()):
-            if construct.queues and job.task.scope.stopped:
+            if construct.queues and is_dropped(job.task):
                 construct.recall(job)
 
     def _note(self, kind, what):
@@ -9803,6 +10105,27 @@ class Driver:
             self._note_attempt(*what)
         elif kind == 'dropped':
             self._log_failure(what)
+        elif kind == 'handled':
+            self._note_handled(*what)
+        elif kind == 'kept':
+            self._note_kept(*what)
+
+    def _note_handled(self, task, handler):
+        """A failure was made good, or its loop tolerates it: its record says so from now on."""
+        if handler is not None:
+            logger.info('%s: its failure was made good by step %s', _describe(task),
+                        handler.step.path)
+        if task.job is None and task.status is None:    # it failed in an earlier supervisor's run
+            rows = self.store.outcomes(self.run_record, task.sequence, self.run_record.recovery)
+            self._rows.append(rows[task.step.path]._replace(handled=True))
+        else:
+            self._dirty[task] = None
+
+    def _note_kept(self, step, scope, again):
+        if (step, again) not in self._kept:
+            self._kept.add((step, again))
+            logger.warning('step %s at %s keeps its earlier success, though step %s, which it '
+                           'requires, ran again', step.path, scope.sequence, again.path)
 
     def _skip(self, task, earlier):
         for event, sequence in earlier.events or ():
@@ -9810,15 +10133,19 @@ class Driver:
             self.triggers.append((event, sequence))
         self.results.skip(task, earlier.result)
 
-    def _note_attempt(self, task, recovery, attempt, error):
-        """An attempt has failed and will be made again: it gets a record of its own."""
+    def _note_attempt(self, task, recovery, attempt, status, error):
+        """An attempt has ended and another will be made: it gets a record of its own."""
         blob = task.scope.blob if task.step.children is None else None
         ended = task.ended or self.clock()
         self._rows.append(TaskRecord(
-            task.step.path, task.sequence, recovery, attempt, task.step.kind, FAILURE, False,
-            blob, None, task.started or ended, ended, error=error))
+            task.step.path, task.sequence, recovery, attempt, task.step.kind, status, False,
+            blob, None, task.started or ended, ended, result=task.result, error=error))
         task.started = task.ended = task.result = task.events = None
         trace, self._trace = self._trace, ''
+        if recovery != self.run_record.recovery and task.reacts_to:
+            logger.warning('%s ended with %s, but step %s has failed again since it began: it runs '
+                           'again', _describe(task), status, task.reacts_to[0].step.path)
+            return
         left = round(task.due - self.clock(), 2)
         logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
                        _describe(task), attempt, task.step.retries + 1, error,
@@ -9838,7 +10165,7 @@ class Driver:
         """Return the answer to the engine's ``open``; None if a signal came first."""
         past, step = _NO_PAST, task.step
         if self.history is not None and task.scope.earlier is not None:
-            past = self.history.earlier(self._next_sequence(task), step.path, task.scope.floor)
+            past = self.history.earlier(self._next_sequence(task), step.path, task.floor)
         if not step.loops:
             return Opened(task, False, None, None, past.earlier, past.floor)
         try:
@@ -10231,7 +10558,8 @@ class Driver:
         job = task.job
         return _new_tuple(TaskRecord, (
             step.path, task.sequence, task.recovery, task.attempt, step.kind, status,
-            status == FAILURE and (step.handled or task.borne),
+            task.handled or task.borne if status == FAILURE else
+            status == SUCCESS and step.children is not None and task.left,
             task.scope.blob if step.children is None else None, task.due, task.started, task.ended,
             job.process if job is not None and status == ACTIVE else None,
             task.result, task.error, task.events))
@@ -10639,20 +10967,26 @@ class Driver:
 
     def _log_failure(self, task):
         trace, self._trace = self._trace, ''
-        how = 'tolerated' if task.borne else 'handled' if task.step.handled else ''
         if len(self._failures) < 100:
-            self._failures.append((task.step.path, task.sequence, how, task.error))
-        logger.error('%s failed%s: %s%s', _describe(task), ' (%s)' % how if how else '',
+            self._failures.append(task)
+        logger.error('%s failed%s: %s%s', _describe(task), ' (tolerated)' if task.borne else '',
                      task.error, '\n' + trace.rstrip() if trace else '')
 
     def log_summary(self, status):
-        """Say how the run ended, and which failures were handled."""
+        """Say how the run ended, and which failures were made good."""
         run = self.run_record
         logger.info('run %s of flow %s: %s%s', run.run_id, run.flow, status,
                     ', logs in %s' % self.logdir
                     if self.logdir and os.path.isdir(self.logdir) else '')
-        for path, sequence, how, error in self._failures:
-            logger.info('%s: %s at %s: %s', (how + ' failure').lstrip(), path, sequence, error)
+        for task in self._failures:
+            how = 'tolerated ' if task.borne else 'handled ' if task.handled else ''
+            logger.info('%sfailure: %s at %s: %s', how, task.step.path, task.sequence, task.error)
+        for task, failed in [] if self.engine.ok else self.engine.unhandled()[:1]:
+            logger.warning(
+                'step %s ran because step %s failed, but the failure still counts; if step %s '
+                "makes it good, add handles=True to it (to treat all steps so: config "
+                "{'handled_by': 'complete'})",
+                task.step.path, failed.step.path, task.step.path)
 
 # Dry runs ---------------------------------------------------------------------------
 
@@ -10942,7 +11276,7 @@ CONFIG_KEYS = {
     'group_commit': ConfigKey(0.02, 'seconds', False),
     'capture': ConfigKey('relay', 'relay|file|none', True),
     'stdin': ConfigKey('null', 'null|inherit', True),
-    'complete_handles': ConfigKey(True, 'bool', False),
+    'handled_by': ConfigKey('handles', 'handles|failure|complete', False),
     'keep_result': ConfigKey(True, 'bool', True),
     'retries': ConfigKey(0, 'count', True),
     'retry_delay': ConfigKey(0, 'delays', True),
@@ -11213,10 +11547,11 @@ class FlowStep(Step):
     __slots__ = ()
 
     def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
-                 acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
+                 acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
+                 **aliases):
         """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
         return self.flow._add_step(self, name, func, args, kwargs, loop, require, delay, acquires,
-                                   releases, recovery, config, command, aliases)
+                                   releases, recovery, config, command, handles, aliases)
 
     def add_event(self, require=None):
         """Name an expression: see `Sequent.add_event`."""
@@ -11438,8 +11773,11 @@ class _Flow(abc.ABC):
         step.parent.children.append(step)
         return step
 
-    def _checked_common(self, who, func, args, kwargs, acquires, releases, recovery, config):
+    def _checked_common(self, who, func, args, kwargs, acquires, releases, recovery, config,
+                        handles):
         """Return what both facades' steps are given, checked."""
+        if not isinstance(handles, bool):
+            raise FlowTypeError('%s: handles must be True or False, not %r' % (who, handles))
         if not isinstance(args, (tuple, list)):
             raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
         if not isinstance(kwargs, dict) or kwargs and any(
@@ -11449,7 +11787,7 @@ class _Flow(abc.ABC):
             raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
                                 'or kwargs' % who)
         return {
-            'args': tuple(args), 'kwargs': dict(kwargs) if kwargs else _NOTHING,
+            'handles': handles, 'args': tuple(args), 'kwargs': dict(kwargs) if kwargs else _NOTHING,
             'acquires': () if acquires == () else self._checked_amounts(
                 who, 'acquires', acquires),
             'releases': None if releases is None else self._checked_amounts(
@@ -12191,7 +12529,8 @@ class Sequent(_Flow):
     max_concurrent *       CPUs, >= 2     tasks running at one time; on a leaf, tasks of it; on a
                                           container, iterations in flight (default 1); below 1:
                                           no limit. An Eventor's default is 1
-    stop_on_exception *    True           an unhandled failure stops the container (semantics 3.4)
+    stop_on_exception *    True           an unexpected failure stops the container (semantics
+                                          3.4)
     sleep_between_loops    1              seconds between looks at what cannot wake the supervisor
     envvar_prefix          'SEQUENT_'     of the variables of a running task ('EVENTOR_')
     start_method *         'fork'         of multiprocessing, for 'process'
@@ -12204,7 +12543,10 @@ class Sequent(_Flow):
                                           error), 'file' (log file only), 'none' (left alone)
     stdin *                'null'         what process tasks, pool workers and programs read:
                                           'null' (nothing), 'inherit' (what the supervisor reads)
-    complete_handles       True           requiring ``complete`` handles a failure
+    handled_by             'handles'      which steps make failures good (semantics 3.3):
+                                          'handles', those with ``handles=True``; 'failure', also
+                                          each that requires the failure of a sibling;
+                                          'complete', also each that requires its completion
     keep_result *          True           store what functions return
     retries *              0              how often a failed task is tried again in each recovery
     retry_delay *          0              seconds before that, or a list of them; the last stays
@@ -12236,7 +12578,8 @@ class Sequent(_Flow):
                        config_tag)
 
     def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
-                 acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
+                 acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
+                 **aliases):
         """Add a step to the flow; steps have the same method.
 
         Args:
@@ -12263,6 +12606,9 @@ class Sequent(_Flow):
             recovery: {status: 'rerun' or 'skip'}: what a recovery does with it (semantics 7.2).
             config: configuration for this step and those in it: see `Sequent`.
             command: a list or a str: short for ``func=Command(command)``, a program.
+            handles: its success makes good the failures of the siblings whose failure or
+                completion it requires, as far as they were recorded before it began (semantics
+                3.3). Without it a step that requires a failure only reacts to it: the run fails.
 
         Returns:
             The step, for use in requirements.
@@ -12271,13 +12617,14 @@ class Sequent(_Flow):
             FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
         """
         return self._add_step(self._root, name, func, args, kwargs, loop, require, delay, acquires,
-                              releases, recovery, config, command, aliases)
+                              releases, recovery, config, command, handles, aliases)
 
     def _add_step(self, parent, name, func, args, kwargs, loop, require, delay, acquires,
-                  releases, recovery, config, command, aliases):
+                  releases, recovery, config, command, handles, aliases):
         func = self._check_new(parent, name, func, command)
         who = 'step %r' % name
-        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
+        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
+                                     handles)
         if aliases:
             loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
             require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
@@ -12362,7 +12709,7 @@ class Sequent(_Flow):
         for step in self._paths.values():
             if step.loop is not None:
                 self._check_restartable_loop(step)
-        return compile_plan(self._root, settings['complete_handles'])
+        return compile_plan(self._root, settings['handled_by'])
 
     @staticmethod
     def _check_restartable_loop(step):
@@ -12384,7 +12731,7 @@ class Sequent(_Flow):
 
 
 _STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
-                   'releases', 'recovery', 'config', 'command')
+                   'releases', 'recovery', 'config', 'command', 'handles')
 
 
 class _Timer(Step):
@@ -12436,17 +12783,20 @@ class Eventor(_Flow):
         return event
 
     def add_step(self, name, func=None, args=(), kwargs={}, triggers={}, recovery={}, config={},
-                 acquires=(), releases=None, command=None):
+                 acquires=(), releases=None, command=None, handles=False):
         """Add a step. It runs at each sequence at which an event associated with it is raised.
 
         Args:
             triggers: {status: event or tuple of events} that it raises at its own sequence.
+            handles: its success makes good the failures whose triggers have started it
+                (semantics 3.3).
             name, func, args, kwargs, recovery, config, acquires, releases, command: as of
                 `Sequent`.
         """
         func = self._check_new(self._root, name, func, command)
         who = 'step %r' % name
-        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
+        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
+                                     handles)
         raised = self._checked_triggers(who, triggers)
         if placeholders_in([func, args, kwargs]) or isinstance(func, Command) and (
                 func.placeholders() or any(attribute for _, attribute in func.names())):
@@ -12563,7 +12913,7 @@ class Eventor(_Flow):
     def _compile(self, settings):
         for step, starters in self._starters.items():
             step.require = Any(tuple(starters))
-        return compile_plan(self._root, settings['complete_handles'], True, self._sources)
+        return compile_plan(self._root, settings['handled_by'], True, self._sources)
 
     def _count_initial(self):
         return len(self._pending)
