@@ -11625,21 +11625,15 @@ class _Flow(abc.ABC):
         self._file = path
         self._given_store = store
         self.run_mode = self._checked_mode(run_mode, who)
-        if recovery_run is not None and (isinstance(recovery_run, bool)
-                                         or not isinstance(recovery_run, int) or recovery_run < 0):
-            raise FlowTypeError('%s: recovery_run must be an int of 0 or more, not %r'
-                                % (who, recovery_run))
+        self._check_run(who, run_id, recovery_run)
         self.recovery_run = recovery_run
-        if run_id is not None and not isinstance(run_id, str):
-            raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
         self._given_run_id = run_id or ''
         self.run_id = run_id or (_new_run_id() if self.run_mode == RunMode.restart else '')
         config = _read_config(config, config_tag, who)
         legacy = config.get('LOGGING') if isinstance(config.get('LOGGING'), dict) else {}
         self.logging_level = legacy.get('logging_level', logging_level)
         _check_level(self.logging_level, who)
-        for what, text in (('name', self.name), ('run_id', self.run_id)):
-            _check_text(text, '%s: its %s' % (who, what))
+        _check_text(self.name, '%s: its name' % who)
         self._warnings = []  # type: typing.List[str]
         self._config = _checked_config(config, who, self._warnings)
         self._options = {}         # what the command line says
@@ -11667,8 +11661,8 @@ class _Flow(abc.ABC):
     def __exit__(self, *exc):
         self.close()
 
-    def __call__(self, max_loops=-1):
-        return self.run(max_loops)
+    def __call__(self, max_loops=-1, **how):
+        return self.run(max_loops, **how)
 
     def __reduce__(self):
         return FlowReference, (self.name,)
@@ -11685,6 +11679,16 @@ class _Flow(abc.ABC):
         except ValueError:
             raise FlowError('%s: unknown run_mode %r%s'
                             % (who, mode, _choices(mode, RunMode))) from None
+
+    @staticmethod
+    def _check_run(who, run_id, recovery_run):
+        if recovery_run is not None and (isinstance(recovery_run, bool)
+                                         or not isinstance(recovery_run, int) or recovery_run < 0):
+            raise FlowTypeError('%s: recovery_run must be an int of 0 or more, not %r'
+                                % (who, recovery_run))
+        if run_id is not None and not isinstance(run_id, str):
+            raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
+        _check_text(run_id or '', '%s: its run_id' % who)
 
     def get_step_name(self):
         """Return the path of the step that runs here; LookupError outside of one."""
@@ -12054,15 +12058,22 @@ class _Flow(abc.ABC):
 
     # The run.
 
-    def run(self, max_loops=-1):
+    def run(self, max_loops=-1, run_mode=None, run_id=None, recovery_run=None):
         """Run the flow (semantics 8).
+
+        An object is one run: called again, it goes on with that run. Once the run is over, that is
+        said at WARNING, nothing runs, and the result is returned again.
 
         Args:
             max_loops: a positive number ends the run after so many cycles (semantics 8.1).
+            run_mode: a `RunMode` or its value begins anew with this object: restart starts a new
+                run, recover and continue go on with one. None: as above.
+            run_id: with ``run_mode``: the name of the run; by default a new one is generated, or
+                this object's run is gone on with, or the flow's latest, if this object has none.
+            recovery_run: with recover: as of `Sequent`.
 
         Returns:
-            True, or False after a failure that nothing handled. Once the run is over,
-            the same again.
+            True, or False after a failure that nothing made good (semantics 3.3).
 
         Raises:
             FlowError, ConfigError, ConstructError: the flow cannot be run; nothing was started.
@@ -12082,7 +12093,14 @@ class _Flow(abc.ABC):
             raise ClosedError('%r has been closed; make a new one to run it again' % self)
         if self._running:
             raise ClosedError('%r is running: run() cannot be called from within' % self)
+        if run_mode is not None:
+            self._begin_anew(run_mode, run_id, recovery_run)
+        elif run_id is not None or recovery_run is not None:
+            raise FlowTypeError('run_id and recovery_run mean nothing to run() without run_mode')
         if self._outcome is not None and not self._has_triggers():
+            logger.warning('run %s of flow %s is over (%s), so nothing runs; '
+                           'run(run_mode=RunMode.restart) starts a new run', self.run_id,
+                           self.name, SUCCESS if self._outcome else FAILURE)
             return self._outcome
         self._running = True
         try:
@@ -12090,6 +12108,20 @@ class _Flow(abc.ABC):
                 return self._run(max_loops)
         finally:
             self._running = False
+
+    def _begin_anew(self, run_mode, run_id, recovery_run):
+        """Let go of the run of this object, so that `run` begins another or recovers one."""
+        who = 'flow %r' % self.name
+        run_mode = self._checked_mode(run_mode, who)
+        self._check_run(who, run_id, recovery_run)
+        if self._driver is not None and self._outcome is None:
+            self._release()
+        if run_mode == RunMode.restart:
+            self.run_id = run_id or _new_run_id()
+        else:
+            self.run_id = run_id or (self.run_id if self._began else self._given_run_id)
+        self.run_mode, self.recovery_run = run_mode, recovery_run
+        self._driver = self._outcome = None
 
     def _has_triggers(self):
         return False
@@ -12220,6 +12252,9 @@ class _Flow(abc.ABC):
                     'flow %r already has a run %r in %r; recover or continue it, or choose '
                     'another run_id' % (self.name, self.run_id, store))
             return RunRecord(self.name, self.run_id, started=now, process=process), None
+        if store.volatile and self.run_mode == RunMode.recover:
+            raise RecoveryError("nothing to recover: ':memory:' does not keep all that a recovery "
+                                'needs; give the flow store=MemoryStore()')
         last = store.latest(self.name, self.run_id)
         if last is None:
             raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
@@ -12243,7 +12278,7 @@ class _Flow(abc.ABC):
             noted = self._noted_in(last, details, text)
             self._check_parameters(last, noted)
             self._began = True
-            if self._is_over(store, last, noted):
+            if self._is_over(last, noted):
                 logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id,
                             self.name, last.status)
                 self._outcome = last.status == SUCCESS
@@ -12304,7 +12339,7 @@ class _Flow(abc.ABC):
             else:
                 noted = self._noted_in(last, details, text)
                 self._check_parameters(last, noted)
-            if last is not None and self._is_over(store, last, noted):
+            if last is not None and self._is_over(last, noted):
                 yield None
                 return
             history = self._make_history(store, run, last, noted)
@@ -12383,14 +12418,9 @@ class _Flow(abc.ABC):
     def _restore_triggers(self, history):
         """Raise again what the run that is gone on with was told to raise, where it was."""
 
-    def _is_over(self, store, last, noted):
-        """Whether there is nothing to recover or continue (semantics 7.1, 7.5)."""
-        if self.run_mode == RunMode.continue_:
-            return last.status in (SUCCESS, FAILURE)
-        if self.recovery_run is not None:
-            last = next(one for one in store.runs(self.name)
-                        if (one.run_id, one.recovery) == (last.run_id, self.recovery_run))
-        return last.status == SUCCESS
+    def _is_over(self, last, noted):
+        """Whether there is nothing to continue (semantics 7.5)."""
+        return self.run_mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
 
     def _refuse_orphans(self, store):
         """Refuse a new run beside what an earlier one left running (semantics 6.5).
@@ -12891,10 +12921,9 @@ class Eventor(_Flow):
         if known is not None and sequence.isdigit():
             self._last_sequence[known] = max(self._last_sequence.get(known, 0), int(sequence))
 
-    def _is_over(self, store, last, noted):
+    def _is_over(self, last, noted):
         given = noted.get('triggers', [])
-        return all(one in given for one in self._pending) and _Flow._is_over(
-            self, store, last, noted)
+        return all(one in given for one in self._pending) and _Flow._is_over(self, last, noted)
 
     def _restore_triggers(self, history):
         for event, sequence in history.triggers():
