@@ -1929,7 +1929,7 @@ class Engine:
         'over', 'root', 'roots', '_order', '_agenda', '_fresh', '_idle', '_quiet', '_over',
         '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
-        '_handlers', '_reran', '_reactions')
+        '_handlers', '_reran', 'reacted', '_reactions')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -1971,7 +1971,8 @@ class Engine:
         self._actions = []
         self._now = 0.0
         self._reran = False             # something ran again that had succeeded before
-        self._reactions = []            # the first 100 reactions that began and handle nothing
+        self.reacted = False            # some reaction has begun
+        self._reactions = []            # the first 100 of them that handle nothing
         self._handlers = {
             Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
             Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
@@ -2213,7 +2214,7 @@ class Engine:
             # What it did about an earlier failure does not count (semantics 3.3).
             stale = earlier.recovery < self._floor(scope, reacts_to)
             if stale and not earlier.running:
-                earlier = None
+                earlier, stale = None, False
             elif self._is_passed(step, earlier):
                 self._note_kept(scope, step)
                 return
@@ -2415,6 +2416,7 @@ class Engine:
         task.error = None
         if task.reacts_to:    # more may have failed while it waited
             task.reacts_to = self._failures_of(scope, step)
+            self.reacted = True
             if not step.handles and len(self._reactions) < 100:
                 self._reactions.append(task)
         if step.handles and not task.adopted:
@@ -4591,6 +4593,8 @@ class Job:
         flow, run_id: the run, by name.
         func, args, kwargs: what to call.
         items: the current loop items, outermost first.
+        failures: what a reaction reacts to: (how many tasks failed, the first 100 of them as
+            (path, sequence, error)).
         env: every environment variable of the task, by its full name: {str: str}. It is put
             together of two: ``shared``, which is one object for all tasks of a run and not to be
             changed, and ``own``, which goes before it.
@@ -4610,12 +4614,12 @@ class Job:
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
                  'kwargs', 'items', 'own', 'shared', 'config', '_log', 'logdir', 'outcome',
                  'logger_name', 'eventor', 'task', 'triggered', 'process', 'state', 'epoch',
-                 'began')
+                 'began', 'failures')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
                  logger_name='', eventor=None, task=None, process=None, shared=None, logdir=None,
-                 epoch=None):
+                 epoch=None, failures=(0, ())):
         self.name = name
         self.sequence = sequence
         self.recovery = recovery
@@ -4626,6 +4630,7 @@ class Job:
         self.args = args
         self.kwargs = kwargs or {}    # its own: that of its step may be shared
         self.items = items
+        self.failures = failures
         self.own = {} if env is None else env
         self.shared = {} if shared is None else shared
         self.config = {} if config is None else config
@@ -4851,7 +4856,11 @@ class TaskConstruct(abc.ABC):
 class Context(typing.NamedTuple):
     """Where a function is running: what `current` returns.
 
-    ``items`` are the current loop items, outermost first, ``item`` the last of them or None.
+    ``items`` are the current loop items, outermost first, ``item`` the last of them or None. In a
+    reaction, and in all that is inside one, ``failures`` are the first 100 failures that its
+    requirement mentions, as (path, sequence, error), and ``failure_count`` says how many there are
+    (semantics 12.3). ``SEQUENT_FAILURES`` has them too, one line ``path sequence`` each, and
+    ``SEQUENT_FAILED_COUNT`` their number.
     """
 
     name: str
@@ -4863,6 +4872,8 @@ class Context(typing.NamedTuple):
     items: tuple
     item: object
     logger_name: str
+    failures: tuple = ()
+    failure_count: int = 0
 
 
 _running = threading.local()  # .job: the job that this thread runs
@@ -4881,7 +4892,8 @@ def current():
     if job is None:
         raise LookupError('no task is running here: current() is for functions that steps call')
     return Context(job.name, job.sequence, job.recovery, job.attempt, job.run_id, job.flow,
-                   tuple(job.items), job.items[-1] if job.items else None, job.logger_name)
+                   tuple(job.items), job.items[-1] if job.items else None, job.logger_name,
+                   job.failures[1], job.failures[0])
 
 
 def run_job(job, **more):
@@ -7203,7 +7215,7 @@ def _occupy_standard_fds():
 
 
 _PLAIN = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'env', 'log', 'outcome',
-          'logger_name', 'epoch')
+          'logger_name', 'epoch', 'failures')
 
 
 def _pack(job, method):
@@ -7629,7 +7641,7 @@ class ForkServer:
             return None
         try:
             order = marshal.dumps((job.name, job.sequence, job.recovery, job.attempt, job.own,
-                                   _plain_config(job), job.log, job.outcome))
+                                   _plain_config(job), job.log, job.outcome, job.failures))
             of_run = self._spare is None and pickle.dumps(
                 [getattr(job, name) for name in _OF_RUN], protocol=4)
         except Exception:    # texts of a class of the user's
@@ -7990,7 +8002,7 @@ class _Forks:
             return None
         job = self._job
         (job.name, job.sequence, job.recovery, job.attempt, job.own, job.config, job.log,
-         job.outcome) = marshal.loads(order)
+         job.outcome, job.failures) = marshal.loads(order)
         self._process._name = '%s %s' % (job.name, job.sequence)
         step = self._steps[job.name]
         job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
@@ -9860,7 +9872,7 @@ class Driver:
     __slots__ = (
         'plan', 'store', 'run_record', 'settings', 'history', 'flow', 'logdir',
         '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
-        '_overdue', '_deadline', 'arrived', 'triggers', 'begun', '_tells', '_between_cycles',
+        '_overdue', '_deadline', 'arrived', 'triggers', '_asked', 'begun', '_tells', '_between_cycles',
         'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
         '_urged', '_calling', '_current', '_dirty', '_rows', '_starting', '_short', '_inline',
         '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
@@ -9892,10 +9904,12 @@ class Driver:
         # What has ended: (job, outcome), from any thread; what is to be raised: (event, sequence).
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
+        # What other threads ask: (function, future).
+        self._asked = collections.deque()  # type: typing.Deque[tuple]
         self.begun = False
         self._tells = True                     # the log shows what starts and ends
         self._between_cycles = False           # nothing is due yet (semantics 8.1)
-        self.thread = None  # type: typing.Optional[int]
+        self.thread = self.pid = None  # type: typing.Optional[int]
         self.selector = None  # type: typing.Any
         self._waker = ()  # type: typing.Any
         self._sleeps = False                   # who has something for it is to wake it
@@ -10016,7 +10030,7 @@ class Driver:
                 self._call_inline()
                 if len(self._jobs) > len(self.arrived):    # others run, too
                     self._poll_events(0)
-            elif self.arrived or self.triggers:
+            elif self.arrived or self.triggers or self._asked:
                 continue
             elif self.engine.running or self.engine.ready or self._orphans:
                 self._wait()
@@ -10034,8 +10048,41 @@ class Driver:
         elif not self.engine.over and self.engine.next_due() is None:
             raise SequentError('internal error: the run has nothing to do and is not over')
 
+    def is_here(self):
+        """Whether this is the driver's thread; what is asked before the run counts as there."""
+        return self.thread in (None, threading.get_ident())
+
+    def ask(self, function):
+        """Return what a function returns when the driver's thread calls it; from another one.
+
+        Raises:
+            ClosedError: the run ended before it could be called.
+        """
+        from concurrent.futures import Future
+        answer = Future()  # type: typing.Any
+        self._asked.append((function, answer))
+        self.wake()
+        if self.selector is None:    # it closed meanwhile, and may not have seen this
+            self._refuse_answers()
+        return answer.result()
+
+    def _answer(self):
+        while self._asked:
+            function, answer = self._asked.popleft()
+            try:
+                answer.set_result(function())
+            except Exception as error:
+                answer.set_exception(error)
+
+    def _refuse_answers(self):
+        with contextlib.suppress(IndexError):
+            while True:
+                _, answer = self._asked.popleft()
+                answer.set_exception(ClosedError('the run is over: its thread answers no more'))
+
     def _take_inputs(self):
         """Hand to the engine all that has happened."""
+        self._answer()
         while self.triggers:
             self._between_cycles = False
             self._trigger(*self.triggers.popleft())
@@ -10363,7 +10410,23 @@ class Driver:
         if step.construct.can_adopt:
             job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
+        if self.engine.reacted:
+            self._tell_failures(job, task)
         return job
+
+    def _tell_failures(self, job, task):
+        """Tell a job what failed, if its task is a reaction or inside one (semantics 12.3)."""
+        while task is not None and not task.reacts_to:
+            task = task.scope.task if task.scope is not None else None
+        if task is None:
+            return
+        count, prefix = len(task.reacts_to), self.settings['envvar_prefix']
+        failed = [(one.step.path, one.sequence, masked(one.error or ''))
+                  for one in task.reacts_to[:100]]
+        job.failures = count, tuple(failed)
+        job.own[prefix + 'FAILED_COUNT'] = str(count)
+        _add_variable(job.own, prefix + 'FAILURES', '\n'.join(
+            '%s %s' % one[:2] for one in failed))
 
     def _release(self, job, construct):
         if construct.inline:
@@ -10779,7 +10842,7 @@ class Driver:
         if timeout is not None:
             timeout = min(timeout, 86400.0)
         self._sleeps = True
-        if self.arrived or self.triggers:    # by one who did not know yet that we would
+        if self.arrived or self.triggers or self._asked:    # before anybody knew that we would
             timeout = 0
         for key, _ in self.selector.select(timeout):
             key.data()
@@ -10849,6 +10912,8 @@ class Driver:
         _run_environment.leave(self._constant_env)
         self._leave_folders()
         self.selector.close()
+        self.selector = None
+        self._refuse_answers()
         for one in self._waker:
             one.close()
 
@@ -10940,6 +11005,7 @@ class Driver:
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""
+        self._answer()
         if not self.arrived:
             self._poll_events(timeout)
             for construct in self._opened_constructs:
@@ -11582,10 +11648,23 @@ class TaskInfo(typing.NamedTuple):
 
 
 class FlowReference:
-    """What a flow object is in a process that was sent one (start methods other than fork)."""
+    """What a flow object is in a process that was sent one (start methods other than fork).
 
-    def __init__(self, name):
+    Args:
+        name: of the flow.
+        path: of the file in which its tasks are stored, or None.
+        run_id: of the run.
+    """
+
+    def __init__(self, name, path, run_id):
         self.name = name
+        self.path = path
+        self.run_id = run_id
+
+    def tasks(self):
+        """Return what ran so far: see ``tasks()`` of the flow."""
+        store = SqliteStore(self.path) if self.path else None
+        return tasks_elsewhere(store, self.name, self.run_id)
 
     def get_step_name(self):
         """Return the path of the running step."""
@@ -11594,6 +11673,25 @@ class FlowReference:
     def get_step_sequence(self):
         """Return the sequence of the running task."""
         return current().sequence
+
+
+def tasks_elsewhere(store, flow, run_id):
+    """Return the tasks of a run, in another process than its supervisor, which only looks.
+
+    Raises:
+        StoreError: the store is in the memory of the supervisor, or cannot be read.
+    """
+    if store is None or store.folder is None:
+        raise StoreError('the tasks of flow %r are in the memory of its supervisor: call tasks() '
+                         'in an inline or thread step, or give the flow a store in a file' % flow)
+    store.open(False)
+    return told_tasks(store, flow, run_id)
+
+
+def told_tasks(store, flow, run_id):
+    """Return what ran in a run as a list of `TaskInfo`; the store is open."""
+    return [task_info(record, store) for record in store.tasks(RunRecord(flow, run_id))
+            if record.kind in ('leaf', 'container', 'loop')]
 
 
 def _calling_file():
@@ -11665,7 +11763,8 @@ class _Flow(abc.ABC):
         return self.run(max_loops, **how)
 
     def __reduce__(self):
-        return FlowReference, (self.name,)
+        path = self.store.path if isinstance(self.store, SqliteStore) else None
+        return FlowReference, (self.name, path, self.run_id)
 
     @staticmethod
     def _default_name(path):
@@ -12476,11 +12575,21 @@ class _Flow(abc.ABC):
         """Return what ran in this run over all its recoveries, as a list of `TaskInfo`.
 
         Each task stands with its latest attempt, in the order in which tasks first came up. An
-        object that has not been run yet answers with an empty list.
+        object that has not been run yet answers with an empty list. In a thread step the
+        supervisor answers, between two of its other works; in a process step the store is read.
+
+        Raises:
+            StoreError: the store cannot be read, or, in a process step, is in memory.
         """
-        if self._elsewhere:
-            raise StoreError('%r runs in another process, and its tasks cannot be seen from here: '
-                             'ask there, in an inline or thread step or after the run' % self)
+        driver = self._driver
+        if self._elsewhere or driver is not None and driver.pid not in (None, os.getpid()):
+            self.store = self.store or self._make_store()
+            return tasks_elsewhere(self.store, self.name, self.run_id)
+        if self._running and driver is not None and not driver.is_here():
+            return driver.ask(self._told_tasks)
+        return self._told_tasks()
+
+    def _told_tasks(self):
         if not self._began:
             return []
         opened = self._driver is not None and self._outcome is None and not self._closed
@@ -12488,9 +12597,7 @@ class _Flow(abc.ABC):
         if opened and store.volatile:
             self._driver.catch_up()
         try:
-            run = RunRecord(self.name, self.run_id)
-            return [task_info(record, store) for record in store.tasks(run)
-                    if record.kind in ('leaf', 'container', 'loop')]
+            return told_tasks(store, self.name, self.run_id)
         finally:
             if not opened:
                 self.close_store()

@@ -286,7 +286,8 @@ def _portable(job):
     plain = {key: value for key, value in job.config.items()
              if isinstance(value, (str, int, float, type(None)))}
     return Job(job.name, job.sequence, job.recovery, job.attempt, job.flow, job.run_id, job.func,
-               job.args, job.kwargs, job.items, job.env, plain, logger_name=job.logger_name)
+               job.args, job.kwargs, job.items, job.env, plain, logger_name=job.logger_name,
+               failures=job.failures)
 
 
 # What runs in a worker ############################################################

@@ -365,7 +365,7 @@ class _Pool:
         if self._method != 'fork' and (b'__main__' in call or b'__mp_main__' in call):
             main = _own._main_origin()
         return (job.name, job.sequence, job.recovery, job.attempt, job.own, job._log,
-                special or None, call, main)
+                special or None, job.failures, call, main)
 
     # Death.
 
@@ -483,9 +483,9 @@ class _Worker:
         self.inline = InlineConstruct()
         self.inline.open(self.port)
 
-    def make(self, name, sequence, recovery, attempt, own, log, special, call, main):
+    def make(self, name, sequence, recovery, attempt, own, log, special, failures, call, main):
         job = Job(name, sequence, recovery, attempt, env=own, log=log, config=special,
-                  **self.common)
+                  failures=failures, **self.common)
         if self.forked:
             job.func, job.args, job.kwargs, job.items = pickle.loads(call)
         else:

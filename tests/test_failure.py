@@ -1,4 +1,4 @@
-"""Failures, handled and not, and what they stop (semantics 3)."""
+"""Failures, made good or not, and what they stop (semantics 3)."""
 
 import json
 import logging
@@ -86,7 +86,7 @@ def test_a_process_that_dies_fails_its_task(new_flow, trace, die, error): # sema
     flow = new_flow(task_construct='process')
     dead = flow.add_step('a', func=die)
     flow.add_step('after', func=trace.run, require=dead)
-    flow.add_step('handler', func=trace.run, require=(dead, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=trace.run, require=(dead, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -94,13 +94,13 @@ def test_a_process_that_dies_fails_its_task(new_flow, trace, die, error): # sema
     assert error in task_of(flow, 'a').error
 
 
-# What is handled (3.2) ###########################################################
+# What is made good (3.2, 3.3) ####################################################
 
 HANDLERS = {
     'failure': lambda flow, bad: (bad, STEP_FAILURE),
     'complete': lambda flow, bad: (bad, STEP_COMPLETE),
-    'in and': lambda flow, bad: (flow.add_step('x', func=do_nothing), (bad, STEP_FAILURE)),
-    'in or': lambda flow, bad: or_(flow.add_step('x', func=do_nothing), (bad, STEP_COMPLETE)),
+    'in and': lambda flow, bad: (flow.add_step('x'), (bad, STEP_FAILURE)),
+    'in or': lambda flow, bad: or_((flow.add_step('x'), STEP_FAILURE), (bad, STEP_COMPLETE)),
     'in an event': lambda flow, bad: flow.add_event((bad, STEP_FAILURE)),
     'in an event of an event': lambda flow, bad: flow.add_event(
         or_(flow.add_event((bad, STEP_FAILURE)))),
@@ -109,11 +109,11 @@ HANDLERS = {
 
 @pytest.mark.parametrize('kind', sorted(HANDLERS))
 @on_all_constructs
-def test_a_failure_that_an_expression_mentions_is_handled(                # semantics 3.2
+def test_a_handler_makes_good_a_failure_that_its_requirement_mentions(    # semantics 3.3
         memory_flow, trace, construct, kind):
     flow = memory_flow(task_construct=construct)
     bad = flow.add_step('bad', func=fail)
-    flow.add_step('handler', func=trace.run, require=HANDLERS[kind](flow, bad))
+    flow.add_step('handler', handles=True, func=trace.run, require=HANDLERS[kind](flow, bad))
 
     assert flow.run() is True
 
@@ -121,31 +121,36 @@ def test_a_failure_that_an_expression_mentions_is_handled(                # sema
     assert task_of(flow, 'bad').handled is True
 
 
-def test_a_failure_is_handled_though_the_handler_waits_for_more(new_flow, trace):
-    flow = new_flow()                                                     # semantics 3.2
+@pytest.mark.parametrize('kind', sorted(HANDLERS))
+@on_all_constructs
+def test_a_step_that_reacts_to_a_failure_does_not_make_it_good(           # semantics 3.2
+        memory_flow, trace, construct, kind):
+    flow = memory_flow(task_construct=construct)
+    bad = flow.add_step('bad', func=fail)
+    flow.add_step('report', func=trace.run, require=HANDLERS[kind](flow, bad))
+
+    assert flow.run() is False
+
+    assert trace.lines == ['report@1']
+    assert task_of(flow, 'bad').handled is False
+
+
+def test_a_handler_that_never_ran_has_made_nothing_good(new_flow, trace):         # semantics 3.3
+    flow = new_flow()
     bad = flow.add_step('bad', func=fail)
     ok = flow.add_step('ok', func=trace.run)
-    flow.add_step('handler', func=trace.run, require=((bad, STEP_FAILURE), (ok, STEP_FAILURE)))
+    flow.add_step('handler', handles=True, func=trace.run,
+                  require=((bad, STEP_FAILURE), (ok, STEP_FAILURE)))
 
-    assert flow.run() is True
+    assert flow.run() is False
 
     assert trace.lines == ['ok@1']
 
 
-def test_a_failure_is_handled_from_inside_another_container(new_flow, trace):     # semantics 3.2
-    flow = new_flow()
-    bad = flow.add_step('bad', func=fail)
-    flow.add_step('c').add_step('handler', func=trace.run, require=(bad, STEP_FAILURE))
-
-    assert flow.run() is True
-
-    assert trace.lines == ['c_handler@1.1']
-
-
 @pytest.mark.parametrize('status', ['success', 'ready', 'active'])
-def test_a_failure_is_not_handled_by_what_requires_another_status(        # semantics 3.2
+def test_a_failure_is_not_handled_by_what_requires_another_status(        # semantics 3.3
         new_flow, status):
-    flow = new_flow()
+    flow = new_flow(handled_by='complete')
     bad = flow.add_step('bad', func=fail)
     flow.add_step('after', func=do_nothing, require=(bad, status))
 
@@ -154,17 +159,20 @@ def test_a_failure_is_not_handled_by_what_requires_another_status(        # sema
     assert task_of(flow, 'bad').handled is False
 
 
-@pytest.mark.parametrize('status, result', [
-    ('failure', True), ('complete', True), ('success', False), ('active', False)])
-def test_a_failure_is_handled_by_a_trigger_on_it(new_flow, status, result):       # semantics 3.2
+@pytest.mark.parametrize('handles', [True, False])
+@pytest.mark.parametrize('status', ['failure', 'complete'])
+def test_a_handler_of_an_eventor_makes_good_the_failure_whose_trigger_started_it(
+        new_flow, trace, status, handles):                                # semantics 3.3
     flow = new_flow(kind=seq.Eventor)
     start, event = flow.add_event('start'), flow.add_event('event')
     flow.add_assoc(start, flow.add_step('bad', func=fail, triggers={status: (event,)}))
+    flow.add_assoc(event, flow.add_step('mail', func=trace.run, handles=handles))
     flow.trigger_event(start, 1)
 
-    assert flow.run() is result
+    assert flow.run() is handles
 
-    assert task_of(flow, 'bad').handled is result
+    assert trace.lines == ['mail@1']
+    assert task_of(flow, 'bad').handled is handles
 
 
 # Failures of containers (3.3) ####################################################
@@ -176,7 +184,7 @@ def test_an_unhandled_failure_fails_its_container_which_may_be_handled_there(   
     flow = new_flow()
     container = flow.add_step('c')
     container.add_step('d').add_step('bad', func=trace.fail)
-    flow.add_step('handler', func=trace.run, require=(container, status))
+    flow.add_step('handler', handles=True, func=trace.run, require=(container, status))
     flow.add_step('after', func=trace.run, require=container)
 
     assert flow.run() is True
@@ -192,7 +200,7 @@ def test_failure_of_a_container_is_raised_at_its_end(new_flow, trace):    # sema
     container = flow.add_step('c', loop=range(2))
     container.add_step('bad', func=trace.fail)
     container.add_step('b', func=trace.run)
-    flow.add_step('handler', func=trace.run, require=(container, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=trace.run, require=(container, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -213,7 +221,7 @@ def test_a_failure_handled_inside_does_not_fail_the_container(new_flow):  # sema
     flow = new_flow()
     container = flow.add_step('c')
     bad = container.add_step('bad', func=fail)
-    container.add_step('handler', func=do_nothing, require=(bad, STEP_FAILURE))
+    container.add_step('handler', handles=True, func=do_nothing, require=(bad, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -223,7 +231,7 @@ def test_a_failure_handled_inside_does_not_fail_the_container(new_flow):  # sema
 def test_a_leaf_with_a_loop_fails_with_its_items(new_flow, trace):        # semantics 3.3
     flow = new_flow()
     leaf = flow.add_step('a', func=trace.fail_at, args=('1.2',), loop=range(3))
-    flow.add_step('handler', func=trace.run, require=(leaf, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=trace.run, require=(leaf, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -238,7 +246,7 @@ def test_a_failure_handled_at_the_step_itself_stops_nothing(new_flow, trace):   
     container = flow.add_step('c', loop=range(2))
     bad = container.add_step('bad', func=trace.fail)
     container.add_step('other', func=trace.run)
-    container.add_step('handler', func=trace.run, require=(bad, STEP_FAILURE))
+    container.add_step('handler', handles=True, func=trace.run, require=(bad, STEP_FAILURE))
     flow.add_step('after', func=trace.run, require=container)
 
     assert flow.run() is True
@@ -254,7 +262,7 @@ def test_an_unhandled_failure_stops_its_container_with_all_iterations(new_flow, 
     container.add_step('bad', func=trace.fail)
     container.add_step('same_iteration', func=trace.run)
     flow.add_step('beside', func=trace.run)
-    flow.add_step('handler', func=trace.run, require=(container, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=trace.run, require=(container, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -300,7 +308,7 @@ def test_a_stop_goes_outward_to_the_container_whose_failure_is_handled(   # sema
     inner.add_step('in_inner', func=do_nothing)
     middle.add_step('in_middle', func=do_nothing)
     top.add_step('in_top', func=do_nothing)
-    top.add_step('handler', func=do_nothing, require=(middle, STEP_FAILURE))
+    top.add_step('handler', handles=True, func=do_nothing, require=(middle, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -345,7 +353,7 @@ def test_stop_on_exception_is_inherited_from_container_and_flow(new_flow, trace)
     inner.add_step('bad', func=trace.fail)
     inner.add_step('in_d', func=trace.run)
     container.add_step('in_c', func=trace.run)
-    flow.add_step('handler', func=trace.run, require=(container, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=trace.run, require=(container, STEP_FAILURE))
 
     assert flow.run() is False
 
@@ -476,7 +484,7 @@ def test_what_a_stop_drops_does_not_keep_its_iteration_open(new_flow, trace):   
     container = flow.add_step('c', loop=range(2))
     container.add_step('delayed', func=trace.run, delay=3600)
     container.add_step('bad', func=trace.fail)
-    flow.add_step('handler', func=trace.run, require=(container, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=trace.run, require=(container, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -644,7 +652,7 @@ def test_what_ended_together_raises_its_status_in_the_order_of_adding(new_flow):
 def flow_with_handled_failure(memory_flow, **config):
     flow = memory_flow(**config)
     bad = flow.add_step('bad', func=fail)
-    flow.add_step('handler', func=do_nothing, require=(bad, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=do_nothing, require=(bad, STEP_FAILURE))
     return flow
 
 
@@ -676,7 +684,7 @@ def test_handled_failures_are_told_by_json(tmp_path):                     # sema
 
         flow = seq.Sequent(config={'task_construct': 'inline'})
         bad = flow.add_step('bad', func=lambda: 1 / 0)
-        flow.add_step('handler', func=print, require=(bad, seq.STEP_FAILURE))
+        flow.add_step('handler', func=print, require=(bad, seq.STEP_FAILURE), handles=True)
     '''))
 
     def sequent(*words):
@@ -691,24 +699,20 @@ def test_handled_failures_are_told_by_json(tmp_path):                     # sema
     assert {task['path']: task['handled'] for task in tasks} == {'bad': True, 'handler': False}
 
 
-@pytest.mark.parametrize('complete_handles', [True, False])
-def test_complete_can_be_told_not_to_handle(new_flow, trace, complete_handles):   # semantics 3.7
-    flow = new_flow(complete_handles=complete_handles, stop_on_exception=False)
+@pytest.mark.parametrize('handled_by, status, result', [
+    ('handles', 'failure', False), ('handles', 'complete', False),
+    ('failure', 'failure', True), ('failure', 'complete', False),
+    ('complete', 'failure', True), ('complete', 'complete', True)])
+def test_steps_can_be_made_handlers_by_what_they_require(                 # semantics 3.3
+        new_flow, trace, handled_by, status, result):
+    flow = new_flow(handled_by=handled_by, stop_on_exception=False)
     bad = flow.add_step('bad', func=trace.fail)
-    ok = flow.add_step('ok', func=trace.run)
-    flow.add_step('report', func=trace.run,
-                  require=((bad, STEP_COMPLETE), (ok, STEP_COMPLETE)))
+    flow.add_step('report', func=trace.run, require=((bad, status),))
 
-    assert flow.run() is complete_handles
+    assert flow.run() is result
 
-    assert trace.lines == ['bad@1', 'ok@1', 'report@1']
-    assert task_of(flow, 'bad').handled is complete_handles
-
-
-def test_failure_handles_whatever_is_told_of_complete(new_flow):          # semantics 3.7
-    flow = flow_with_handled_failure(new_flow, complete_handles=False)
-
-    assert flow.run() is True
+    assert trace.lines == ['bad@1', 'report@1']
+    assert task_of(flow, 'bad').handled is result
 
 
 def test_a_failure_of_one_kind_of_construct_stops_the_others(new_flow, trace):    # semantics 3.4
