@@ -1902,6 +1902,12 @@ class Scope:
         self.results = None   # the driver's: {leaf: its result}
 
 
+def _holds_anyway(raised, step, status):
+    """Whether an atom would hold if no failure counted: see `Engine._evaluate`."""
+    return status != FAILURE and bool(
+        raised & (_SUCCESS if status == COMPLETE else _BITS[status]))
+
+
 def is_dropped(task):
     """Whether a stop has dropped a task that is ready or delayed, or keeps it from going on."""
     return task.scope.stopped and not task.reacts_to
@@ -1929,7 +1935,7 @@ class Engine:
         'over', 'root', 'roots', '_order', '_agenda', '_fresh', '_idle', '_quiet', '_over',
         '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
-        '_handlers', '_reran', 'reacted', '_reactions')
+        '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -1973,6 +1979,10 @@ class Engine:
         self._reran = False             # something ran again that had succeeded before
         self.reacted = False            # some reaction has begun
         self._reactions = []            # the first 100 of them that handle nothing
+        # Steps that were not run (semantics 3.5) -> at how many sequences; how many tasks a stop
+        # has dropped.
+        self.unmet = collections.OrderedDict()  # type: typing.Dict[PlanStep, int]
+        self.dropped = 0
         self._handlers = {
             Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
             Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
@@ -2513,27 +2523,50 @@ class Engine:
         if around is None:
             return ()
         failed = self._failures_of(scope, step)
-        if failed and self._holds_anyway(step.step.require, scope, set()):
+        if failed and self._evaluate(step.step.require, scope, _holds_anyway, set()):
             return ()
         return failed
 
-    def _holds_anyway(self, expression, scope, seen):
-        """Whether an expression holds if no failure counts. ``seen``: events looked at."""
+    def _evaluate(self, expression, scope, holds, seen):
+        """Return whether an expression holds in a scope.
+
+        Args:
+            holds: of (raised bits of a step, compiled step, status): whether that atom holds.
+            seen: the events that have been looked at: events may raise one another in a circle.
+        """
         if isinstance(expression, Atom):
             where, child = self._find(scope, expression.step)
-            bits = _SUCCESS if expression.status == COMPLETE else _BITS[expression.status]
-            return (expression.status != FAILURE and bool(where.raised[child.slot] & bits)
-                    and (child.kind != 'timer'
-                         or self._holds_anyway(child.step.require, scope, seen)))
+            return holds(where.raised[child.slot], child, expression.status) and (
+                child.kind != 'timer' or self._evaluate(child.step.require, scope, holds, seen))
         if isinstance(expression, Event):
             if expression in seen:
                 return False
             seen.add(expression)
             return expression.name in scope.triggered or any(
-                self._holds_anyway(one, scope, seen)
+                self._evaluate(one, scope, holds, seen)
                 for one in self.plan.sources.get(expression, (expression.require,)))
-        holds = all if isinstance(expression, All) else any
-        return holds(self._holds_anyway(one, scope, seen) for one in expression.operands)
+        of_them = all if isinstance(expression, All) else any
+        return of_them(self._evaluate(one, scope, holds, seen) for one in expression.operands)
+
+    def _note_unmet(self, scope):
+        """Count the steps of an iteration that were not run, without those that wait for a
+        failure that did not happen (semantics 3.5)."""
+        quiet = set()  # type: typing.Set[PlanStep]
+
+        def may_hold(raised, child, status):
+            return bool(raised & _BITS[status]) or status != FAILURE and child not in quiet
+
+        unmet = [step for step in scope.step.children
+                 if not scope.raised[step.slot] & _STARTED]
+        before = -1
+        while len(quiet) > before:    # what waits for one of them waits for that failure, too
+            before = len(quiet)
+            for step in unmet:
+                if not self._evaluate(step.step.require, scope, may_hold, set()):
+                    quiet.add(step)
+        for step in unmet:
+            if step not in quiet:
+                self.unmet[step] = self.unmet.get(step, 0) + 1
 
     def _make_good(self, handler):
         """A handler has succeeded, or its failure was made good: so are the failures that were
@@ -2621,6 +2654,7 @@ class Engine:
         self.delayed -= scope.delayed
         scope.ready = scope.delayed = 0
         scope.task.left = scope.task.left or dropped > 0
+        self.dropped += dropped
         for task in retrying:
             del scope.retrying[task]
         for inner in list(scope.inner.values()):
@@ -2756,6 +2790,8 @@ class Engine:
         del scope.task.live[scope]
         if scope.failures:
             self._count_failures(scope)
+        if 0 in scope.raised:
+            self._note_unmet(scope)
         if scope.step.gathers:
             self._actions.append(('gather', scope))
         self._advance(scope.task)
@@ -11047,6 +11083,14 @@ class Driver:
         for task in self._failures:
             how = 'tolerated ' if task.borne else 'handled ' if task.handled else ''
             logger.info('%sfailure: %s at %s: %s', how, task.step.path, task.sequence, task.error)
+        unmet, dropped = self.engine.unmet, self.engine.dropped
+        if unmet:
+            logger.info('not run, as what they require did not happen: %d (%s%s)',
+                        sum(unmet.values()), ', '.join(
+                            step.path for step in itertools.islice(unmet, 10)),
+                        ', ...' if len(unmet) > 10 else '')
+        if dropped:
+            logger.info('dropped by the stop, to be started by a recovery: %d', dropped)
         for task, failed in [] if self.engine.ok else self.engine.unhandled()[:1]:
             logger.warning(
                 'step %s ran because step %s failed, but the failure still counts; if step %s '
@@ -11092,10 +11136,9 @@ class _TellingEngine(Engine):
         self._actions.append(('stays', (task, earlier)))
         Engine._stay_failed(self, task, earlier)
 
-    def _end_iteration(self, scope):
+    def _note_unmet(self, scope):
         self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
                              if not scope.raised[step.slot] & _STARTED)
-        Engine._end_iteration(self, scope)
 
 
 class _PretendedClock(_RunClock):
@@ -11612,7 +11655,7 @@ class FlowStep(Step):
 
     __slots__ = ()
 
-    def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
+    def add_step(self, name, func=..., args=(), kwargs={}, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
                  **aliases):
         """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
@@ -11708,6 +11751,10 @@ def _new_run_id():
     return '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
 
 
+_NO_FUNC = ('step %r has no func: give it func=, command= or steps inside it; func=None makes it a '
+            'step that does nothing and succeeds at once')
+
+
 class _Flow(abc.ABC):
     """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
 
@@ -11737,6 +11784,7 @@ class _Flow(abc.ABC):
         self._options = {}         # what the command line says
         self._root = FlowStep(self, None, '')
         self._paths = {}           # path -> step
+        self._without_func = []    # steps that were given none: they must become containers
         self._driver = self._plan = None  # type: typing.Any
         self.store = None  # type: typing.Any
         self._outcome = None       # the result, once the run is over
@@ -11827,6 +11875,7 @@ class _Flow(abc.ABC):
     def _check_new(self, parent, name, func, command):
         """Check what a step is to be; return its func."""
         who = 'step %r' % (name,)
+        func = None if func is ... else func
         if self._closed or self._driver is not None:
             raise ClosedError('%s cannot be added to %r: it has been run' % (who, self))
         if not isinstance(name, str):
@@ -12104,6 +12153,9 @@ class _Flow(abc.ABC):
             FlowError, CycleError, ConfigError, ConstructError: the flow cannot be run.
         """
         if self._plan is None:
+            for step in self._without_func:
+                if not step.children:
+                    raise FlowError(_NO_FUNC % step.path)
             settings = self.settings()
             self._configure(self._root, settings, {})
             searched = set()  # type: typing.Set[int]
@@ -12714,7 +12766,7 @@ class Sequent(_Flow):
         _Flow.__init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
                        config_tag)
 
-    def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
+    def add_step(self, name, func=..., args=(), kwargs={}, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
                  **aliases):
         """Add a step to the flow; steps have the same method.
@@ -12722,7 +12774,7 @@ class Sequent(_Flow):
         Args:
             name: a non-empty str, unique among its siblings.
             func: what a leaf calls, with ``args`` and ``kwargs``, or a `Command`, which runs a
-                program. Without it a leaf succeeds at once; a container must not have one. An
+                program. A leaf with None succeeds at once; a container must not have one. An
                 async function runs by ``asyncio.run`` (from Python 3.7 on). A generator function
                 is refused, because a call runs nothing of it.
             args, kwargs: may contain placeholders, also inside lists, tuples, dicts, dataclasses
@@ -12758,6 +12810,7 @@ class Sequent(_Flow):
 
     def _add_step(self, parent, name, func, args, kwargs, loop, require, delay, acquires,
                   releases, recovery, config, command, handles, aliases):
+        forgotten = func is ... and command is None
         func = self._check_new(parent, name, func, command)
         who = 'step %r' % name
         given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
@@ -12777,6 +12830,8 @@ class Sequent(_Flow):
             self._check_places(who, [func, step.args, step.kwargs])
         if require != () and require is not None:
             step.require = parse_expression(require, self, who)
+        if forgotten:
+            self._without_func.append(step)
         return self._register(step)
 
     @staticmethod
@@ -12919,7 +12974,7 @@ class Eventor(_Flow):
         self._sources[event] = [require] if require is not None else []
         return event
 
-    def add_step(self, name, func=None, args=(), kwargs={}, triggers={}, recovery={}, config={},
+    def add_step(self, name, func=..., args=(), kwargs={}, triggers={}, recovery={}, config={},
                  acquires=(), releases=None, command=None, handles=False):
         """Add a step. It runs at each sequence at which an event associated with it is raised.
 
@@ -12930,6 +12985,8 @@ class Eventor(_Flow):
             name, func, args, kwargs, recovery, config, acquires, releases, command: as of
                 `Sequent`.
         """
+        if func is ... and command is None:
+            raise FlowError(_NO_FUNC % (name,))
         func = self._check_new(self._root, name, func, command)
         who = 'step %r' % name
         given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config,

@@ -689,3 +689,57 @@ def test_a_process_step_is_told_what_to_do_where_the_store_is_in_memory(
     assert task_of(flow, 'b').error == (
         "StoreError: the tasks of flow 'flow' are in the memory of its supervisor: call tasks() in "
         'an inline or thread step, or give the flow a store in a file')
+
+
+# What was not run (3.5) ##########################################################
+
+
+def infos_of(flow, caplog):
+    with caplog.at_level(logging.INFO, logger='sequent'):
+        flow.run()
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_the_end_of_a_run_says_what_was_not_run_and_what_a_stop_dropped(memory_flow, caplog):
+    flow = memory_flow(max_concurrent=1, stop_on_exception=False)
+    loop = flow.add_step('c', loop=range(2))
+    bad = loop.add_step('bad', func=fail)
+    after = loop.add_step('after', func=do_nothing, require=bad)
+    loop.add_step('later', func=do_nothing, require=after)
+    stopping = flow.add_step('stopping', func=fail, config={'stop_on_exception': True})
+    flow.add_step('ready', func=do_nothing)
+    flow.add_step('next', func=do_nothing, require=stopping)
+
+    texts = infos_of(flow, caplog)
+
+    assert 'not run, as what they require did not happen: 5 (c_after, c_later, next)' in texts
+    assert 'dropped by the stop, to be started by a recovery: 2' in texts    # ready, c_bad
+
+
+def test_what_waits_for_a_failure_that_did_not_happen_is_not_mentioned(memory_flow, caplog):
+    flow = memory_flow()
+    ok = flow.add_step('ok', func=do_nothing)
+    mail = flow.add_step('mail', func=do_nothing, require=(ok, STEP_FAILURE))
+    flow.add_step('c', require=mail).add_step('inside', func=do_nothing)
+    flow.add_step('either', func=do_nothing, require=or_(mail, flow.add_event(
+        (ok, STEP_FAILURE))))
+
+    assert not [text for text in infos_of(flow, caplog) if text.startswith(('not run', 'dropped'))]
+
+
+# A forgotten function (1.1) ######################################################
+
+
+def test_a_leaf_without_func_is_refused_unless_none_is_written(new_flow):
+    flow = new_flow()
+    flow.add_step('whole').add_step('part')
+
+    with pytest.raises(FlowError, match="step 'whole_part' has no func"):
+        flow.run()
+
+    with pytest.raises(FlowError, match="step 'a' has no func"):
+        new_flow(kind=seq.Eventor).add_step('a')
+
+    flow = new_flow()
+    flow.add_step('joined', func=None, require=flow.add_step('a', func=None))
+    assert flow.run() is True

@@ -36,7 +36,7 @@ def test_a_leaf_calls_its_function_with_its_arguments(                    # sema
 
 def test_a_leaf_without_a_function_succeeds_at_once(new_flow, trace):     # semantics 1.1
     flow = new_flow()
-    gate = flow.add_step('gate')
+    gate = flow.add_step('gate', func=None)
     flow.add_step('b', func=trace.run, require=gate)
 
     assert flow.run() is True
