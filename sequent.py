@@ -2594,6 +2594,8 @@ class Engine:
         if self._bears(scope):
             container.failures += not scope.failed
             scope.failed = task.borne = True
+            if task.step.handles:
+                self._make_good(task)
             if task.step.stop:
                 self._stop_alone(scope)
             return
@@ -2761,8 +2763,6 @@ class Engine:
         self._collect_innermost(scope, innermost)
         ends = []
         for one in innermost:
-            if any(self._awaited(one, all_steps=True)):
-                self._cut(one)    # if it is stopped: what it waits for may still be raised
             if not any(self._awaited(one)):
                 ends.append(one)
         self._end_iterations(ends)
@@ -2787,6 +2787,8 @@ class Engine:
 
     def _end_iteration(self, scope):
         scope.ended = True
+        if scope.stopped and any(self._awaited(scope, all_steps=True)):
+            self._cut(scope)    # what it waits for may still be raised
         del scope.task.live[scope]
         if scope.failures:
             self._count_failures(scope)
