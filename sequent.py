@@ -610,7 +610,9 @@ class TaskRecord(typing.NamedTuple):
     item and no status; but status ``over``, and no item, where there was no further one).
     ``item`` and ``result`` are pickles or None, or a result names a file: see `load_result`;
     ``due`` is when a delay or the wait for a further attempt ends; times are seconds since the
-    epoch. ``handled``: its failure was handled, or tolerated. ``process`` (JSON) identifies the
+    epoch. ``handled``: of a failure, it was made good, or is tolerated; of a container that
+    succeeded, something in it has failed or was dropped, so that a recovery goes through it
+    (semantics 7.2). ``process`` (JSON) identifies the
     process that runs the task. ``events`` (JSON) are those that the task raised by hand.
     """
 
@@ -792,6 +794,14 @@ class Step:
 
     def __repr__(self):
         return '<Step %s>' % self.path
+
+    def around(self):
+        """Return the containers that it is in, innermost first, without the flow."""
+        found, container = [], self.parent
+        while container is not None and container.path:
+            found.append(container)
+            container = container.parent
+        return found
 
     @property
     def result(self):
@@ -11083,7 +11093,10 @@ class Driver:
                     ', logs in %s' % self.logdir
                     if self.logdir and os.path.isdir(self.logdir) else '')
         for task in self._failures:
-            how = 'tolerated ' if task.borne else 'handled ' if task.handled else ''
+            around = task    # a failure in a container whose failure was made good was so, too
+            while around is not None and not (around.borne or around.handled):
+                around = around.scope.task if around.scope is not None else None
+            how = '' if around is None else 'tolerated ' if around.borne else 'handled '
             logger.info('%sfailure: %s at %s: %s', how, task.step.path, task.sequence, task.error)
         unmet, dropped = self.engine.unmet, self.engine.dropped
         if unmet:
@@ -11673,7 +11686,8 @@ class TaskInfo(typing.NamedTuple):
     """What ran: one task as ``tasks()`` tells it. Times are seconds since the epoch or None.
 
     ``kind`` is ``leaf``, ``container`` or ``loop`` (a leaf with a loop, as a whole).
-    ``handled``: the task failed, and the failure was handled (semantics 3.2) or tolerated.
+    ``handled``: the task failed, and a handler made that good (semantics 3.3) or its loop tolerates
+    it.
     ``result`` is what a leaf returned; of a container what was asked for outside of it:
     {path: list over its iterations}; of a leaf with a loop the list over its items, if that was
     asked for.
@@ -12087,7 +12101,11 @@ class _Flow(abc.ABC):
         return tuple([filled(one, lambda placeholder: None)
                       for one in (step.func, step.args, step.kwargs)])
 
-    def _find_asked(self, step, rest):
+    def steps(self):
+        """Return the steps of the flow, at any depth, in the order in which they were added."""
+        return list(self._paths.values())
+
+    def find_asked(self, step, rest):
         """Return the placeholders of a step; find out what the names in its command stand for.
 
         The other objects are added to ``rest``, a list: see `placeholders_in`.
@@ -12163,7 +12181,7 @@ class _Flow(abc.ABC):
             searched = set()  # type: typing.Set[int]
             for step in self._paths.values():
                 rest = []  # type: list
-                asks = self._find_asked(step, rest)
+                asks = self.find_asked(step, rest)
                 for one in asks:
                     self._check_placeholder(step, one)
                 for one in rest:
@@ -12673,6 +12691,11 @@ class _Flow(abc.ABC):
         return outstanding + (0 if self._driver.begun else self._count_initial()), left
 
 
+def is_handled(record):
+    """Whether a task failed, and a handler made that good or its loop tolerates it."""
+    return record.handled and record.status == FAILURE
+
+
 def task_info(record, store):
     """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be had is None."""
     result = None
@@ -12686,7 +12709,7 @@ def task_info(record, store):
                        record.sequence, describe_error(error))
     return TaskInfo(record.path, record.sequence, record.kind, TaskStatus(record.status),
                     record.recovery, record.attempt, record.started, record.ended, record.error,
-                    record.handled, result)
+                    is_handled(record), result)
 
 
 class Sequent(_Flow):
@@ -12920,7 +12943,7 @@ class Sequent(_Flow):
 
     def _count_initial(self):
         return sum(step.require == All(()) and not any(isinstance(one, ResultOf)
-                                                       for one in self._find_asked(step, []))
+                                                       for one in self.find_asked(step, []))
                    for step in self._root.children)
 
 
@@ -14404,11 +14427,20 @@ def _json(value):
 
 
 def _closing_result(flow, ok):
+    """Return what ``--json`` prints at the end of a run; a failure in a container whose failure was
+    made good is among those that were."""
     failures = {True: [], False: []}  # type: typing.Dict[bool, list]
+    around = {step.path: [one.path for one in [step] + step.around()] for step in flow.steps()}
     with _opened_store(flow) as store:
         run = store.latest(flow.name, flow.run_id)
-        for record in store.tasks(run, status=FAILURE):
-            failures[record.handled].append(_task_fields(record))
+        failed = list(store.tasks(run, status=FAILURE))
+    handled = {(record.path, record.sequence) for record in failed if record.handled}
+    for record in failed:
+        numbers = record.sequence.split('.')
+        places = ['.'.join(numbers[:n]) for n in range(1, len(numbers))]
+        good = record.handled or any((path, place) in handled for place in places
+                                     for path in around.get(record.path, ()))
+        failures[good].append(dict(_task_fields(record), handled=good))
     return {'ok': ok, 'flow': flow.name, 'run_id': run.run_id, 'recovery': run.recovery,
             'status': run.status, 'handled': failures[True], 'unhandled': failures[False]}
 
@@ -14462,7 +14494,7 @@ def _run_fields(run):
 
 def _task_fields(record):
     return {'path': record.path, 'sequence': record.sequence, 'kind': record.kind,
-            'status': record.status, 'handled': record.handled, 'recovery': record.recovery,
+            'status': record.status, 'handled': is_handled(record), 'recovery': record.recovery,
             'attempt': record.attempt, 'due': record.due, 'start': record.started,
             'end': record.ended, 'error': record.error}
 
@@ -14475,7 +14507,7 @@ def _status(flow, options):
                 if options.json else 'no run of flow %s in %s' % (flow.name, _store_name(store)))
             return _EXIT_SUCCESS
         if options.json:
-            _say_status_json(say, run, store, options)
+            _say_status_json(say, flow, run, store, options)
             return _EXIT_SUCCESS
         say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
             run.flow, run.run_id, run.recovery, _run_status(run), local_time(run.started),
@@ -14485,24 +14517,28 @@ def _status(flow, options):
         if parameters:
             say('parameters: ' + ', '.join(parameters))
         rows = _TaskRows(run)
+        steps = store.summary(run, options.recovery_run)
         _say_table(say, rows.HEADER, (
             map(rows.task, store.tasks(run, upto=options.recovery_run)) if options.all else
-            (row for one in store.summary(run, options.recovery_run) for row in rows.fold(one))))
+            (row for one in steps for row in rows.fold(one))))
+        for path, reason in _not_run(flow, run, steps):
+            say('%s was not run: %s' % (path, reason))
     return _EXIT_SUCCESS
 
 
-def _say_status_json(say, run, store, options):
+def _say_status_json(say, flow, run, store, options):
     """Print a run and its tasks, a line each."""
     import json
     counts = []
+    steps = store.summary(run, options.recovery_run)
     if options.all:
         records = store.tasks(run, upto=options.recovery_run)
     else:
-        steps = store.summary(run, options.recovery_run)
         counts = [{'path': one.path, 'kind': one.kind, 'status': status, 'n': n}
                   for one in steps for status, n in one.counts.items()]
         records = (record for one in steps for record in one.records)
-    head = dict(_run_fields(run), counts=counts)
+    head = dict(_run_fields(run), counts=counts, not_run=[
+        {'path': path, 'reason': reason} for path, reason in _not_run(flow, run, steps)])
     say(json.dumps(head)[:-1] + ', "tasks": [')
     before = None
     for record in records:
@@ -14510,6 +14546,54 @@ def _say_status_json(say, run, store, options):
             say(before + ',')
         before = json.dumps(_task_fields(record))
     say((before or '') + ']}')
+
+
+def _not_run(flow, run, summaries):
+    """Return (path, reason) pairs of the steps of a run that is not going on of which there is no
+    task, though what is around them began; without those that wait for a failure that did not
+    happen (semantics 3.5)."""
+    if _supervisor(run) in ('alive', 'elsewhere') or isinstance(flow, Eventor):
+        return []
+    statuses = {}  # type: typing.Dict[str, typing.Collection[str]]
+    for one in summaries:    # that of a loop comes before that of its items
+        statuses.setdefault(one.path, one.counts)
+    missing = [step for step in flow.steps() if step.path not in statuses
+               and (not step.parent.path or step.parent.path in statuses)]
+    quiet = set()  # type: typing.Set[Step]
+
+    def holds(atom):
+        seen = statuses.get(atom.step.path, ())
+        return bool(seen) and (atom.status in seen or atom.status in (READY, ACTIVE)
+                               or atom.status == COMPLETE and (SUCCESS in seen or FAILURE in seen))
+
+    def may_hold(expression):
+        if isinstance(expression, Atom):
+            return holds(expression) or (expression.status != FAILURE
+                                         and expression.step not in quiet)
+        if isinstance(expression, Event):
+            return may_hold(expression.require)
+        of_them = any if isinstance(expression, Any) else all
+        return of_them(map(may_hold, expression.operands))
+
+    before = -1
+    while len(quiet) > before:    # what waits for one of them waits for that failure, too
+        before = len(quiet)
+        quiet.update([step for step in missing if not may_hold(step.require)])
+    return [(step.path, _reason_not_run(flow, step, statuses, holds))
+            for step in missing if step not in quiet]
+
+
+def _reason_not_run(flow, step, statuses, holds):
+    required = list(mentioned(step.require, {})) + [
+        Atom(one.step, SUCCESS) for one in flow.find_asked(step, []) if isinstance(one, ResultOf)]
+    for atom in required:
+        if not holds(atom):
+            seen = statuses.get(atom.step.path, ())
+            return 'it requires %s, which %s' % (_atom_text(*atom), next(
+                (text for status, text in (
+                    (FAILURE, 'failed'), (ACTIVE, 'was interrupted'), (READY, 'was not started'),
+                    (SUCCESS, 'succeeded')) if status in seen), 'was not run'))
+    return 'what is around it was stopped before'
 
 
 class _TaskRows:
@@ -14530,7 +14614,7 @@ class _TaskRows:
             error = 'due %s%s' % (local_time(record.due), ', after ' + error if error else '')
         return (record.path, record.sequence, record.status, str(record.recovery),
                 str(record.attempt), self._start(record.started), _span(record.started, end),
-                'handled: ' + error if record.handled else error)
+                'handled: ' + error if is_handled(record) else error)
 
     def fold(self, step):
         """Return the rows of a step: its tasks counted, if they are several, and those shown."""
