@@ -351,3 +351,16 @@ def test_the_report_in_the_readme_is_the_one_that_is_made(run, readme):
     assert run(*COMMAND + ['examples/nightly.py']).returncode == 0
 
     assert (run.folder / 'nightly.out' / 'report.txt').read_text() in readme
+
+
+@both_ways
+def test_mail_tells_of_a_failure_and_the_night_has_failed(run, way):
+    bad = run(*way + ['examples/mail.py'], LINE='down')
+    again = run(*COMMAND + ['examples/mail.py', 'recover'], LINE='down')
+    good = run(*COMMAND + ['examples/mail.py', 'recover'])
+
+    assert (bad.returncode, again.returncode, good.returncode) == (1, 1, 0)
+    mails = ('loading failed (1)\n  night_load at 1.1: ConnectionError: the line is down\n'
+             'the night failed (1)\n  night at 1: night_load failed at 1.1: ConnectionError: the '
+             'line is down\n')
+    assert (run.folder / 'outbox.txt').read_text() == 2 * mails
