@@ -1722,12 +1722,12 @@ def _raise_circle(waiting, possible, thing):
 # over end, then tasks that became ready are put in order and started as far as slots and pools
 # allow (`_proceed`).
 #
-# A *failure* is remembered in its scope (``failures``). If some handler mentions it, it is
-# *expected*: it stops nothing, and when its iteration ends without a handler's having made it good,
-# it counts there like any other. An unexpected failure counts at once: it fails its container, and
-# stops it (`_fail`, `_stop`). A stop drops what is ready or delayed, but *spares* the reactions:
-# steps whose requirement would not hold without a failure. A task that is spared goes on in a scope
-# that is stopped, and what is inside it is not stopped at all.
+# A scope remembers the tasks that failed in it (``failures``). A failure that a handler mentions is
+# *expected*: it stops nothing. If no handler has made it good when the iteration ends, it counts
+# there like any other. An unexpected failure counts at once: it fails its container, and stops it
+# (`_fail`, `_stop`). A stop drops what is ready or delayed, but *spares* the reactions: steps whose
+# requirement would not hold without a failure. A task that is spared goes on in a scope that is
+# stopped, and what is inside it is not stopped at all.
 
 
 class Begin(typing.NamedTuple):
@@ -2035,7 +2035,7 @@ class Engine:
             for task in scope.failures.values())
 
     def unhandled(self):
-        """Return (reaction, failed task) pairs: what ran because of a failure that still counts."""
+        """Return (reaction, failed task) pairs, of failures that still count."""
         return [(task, failed) for task in self._reactions for failed in task.reacts_to
                 if not (failed.handled or failed.borne)]
 
@@ -2239,7 +2239,7 @@ class Engine:
                 self._note_kept(scope, step)
                 return
         kind = Task if step.children is None else ContainerTask
-        task = kind(step, scope, self.recovery)
+        task = kind(step, scope, self.recovery)  # type: typing.Any
         task.stale = stale
         if reacts_to:
             task.reacts_to = reacts_to
@@ -2514,7 +2514,8 @@ class Engine:
         return scope, found
 
     def _failures_of(self, scope, step):
-        """Return the failed tasks whose failure or completion the requirement of a step mentions."""
+        """Return the failed tasks that the requirement of a step mentions, by their failure or
+        completion."""
         found = collections.OrderedDict()
         for atom in mentioned(step.step.require, self.plan.sources):
             if atom.status == FAILURE or atom.status == COMPLETE:
@@ -2988,7 +2989,7 @@ class Engine:
         return False
 
     def _note_again(self, scope, step):
-        """A function runs: note which earlier successes that replaces, its own or one around it."""
+        """A function runs: note which earlier successes it replaces, its own or around it."""
         while scope is not None:
             earlier = scope.earlier.get(step.path) if scope.earlier else None
             if earlier is not None and earlier.status == SUCCESS:
@@ -9920,8 +9921,8 @@ class Driver:
     __slots__ = (
         'plan', 'store', 'run_record', 'settings', 'history', 'flow', 'logdir',
         '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
-        '_overdue', '_deadline', 'arrived', 'triggers', '_asked', 'begun', '_tells', '_between_cycles',
-        'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
+        '_overdue', '_deadline', 'arrived', 'triggers', '_asked', 'begun', '_tells',
+        '_between_cycles', 'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
         '_urged', '_calling', '_current', '_dirty', '_rows', '_starting', '_short', '_inline',
         '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
         '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
@@ -10238,8 +10239,8 @@ class Driver:
         task.started = task.ended = task.result = task.events = None
         trace, self._trace = self._trace, ''
         if recovery != self.run_record.recovery and task.reacts_to:
-            logger.warning('%s ended with %s, but step %s has failed again since it began: it runs '
-                           'again', _describe(task), status, task.reacts_to[0].step.path)
+            logger.warning('%s ended with %s, but step %s has failed again since it began: it '
+                           'runs again', _describe(task), status, task.reacts_to[0].step.path)
             return
         left = round(task.due - self.clock(), 2)
         logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
@@ -11686,8 +11687,8 @@ class TaskInfo(typing.NamedTuple):
     """What ran: one task as ``tasks()`` tells it. Times are seconds since the epoch or None.
 
     ``kind`` is ``leaf``, ``container`` or ``loop`` (a leaf with a loop, as a whole).
-    ``handled``: the task failed, and a handler made that good (semantics 3.3) or its loop tolerates
-    it.
+    ``handled``: the task failed, and a handler has made that good, or its loop tolerates it
+    (semantics 3.3).
     ``result`` is what a leaf returned; of a container what was asked for outside of it:
     {path: list over its iterations}; of a leaf with a loop the list over its items, if that was
     asked for.
@@ -11767,8 +11768,8 @@ def _new_run_id():
     return '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
 
 
-_NO_FUNC = ('step %r has no func: give it func=, command= or steps inside it; func=None makes it a '
-            'step that does nothing and succeeds at once')
+_NO_FUNC = ('step %r has no func: give it func=, command= or steps inside it; func=None makes it '
+            'a step that does nothing and succeeds at once')
 
 
 class _Flow(abc.ABC):
@@ -11955,7 +11956,8 @@ class _Flow(abc.ABC):
             raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
                                 'or kwargs' % who)
         return {
-            'handles': handles, 'args': tuple(args), 'kwargs': dict(kwargs) if kwargs else _NOTHING,
+            'handles': handles, 'args': tuple(args),
+            'kwargs': dict(kwargs) if kwargs else _NOTHING,
             'acquires': () if acquires == () else self._checked_amounts(
                 who, 'acquires', acquires),
             'releases': None if releases is None else self._checked_amounts(
@@ -14427,8 +14429,10 @@ def _json(value):
 
 
 def _closing_result(flow, ok):
-    """Return what ``--json`` prints at the end of a run; a failure in a container whose failure was
-    made good is among those that were."""
+    """Return what ``--json`` prints at the end of a run.
+
+    A failure inside a container whose failure was made good is listed as handled, too.
+    """
     failures = {True: [], False: []}  # type: typing.Dict[bool, list]
     around = {step.path: [one.path for one in [step] + step.around()] for step in flow.steps()}
     with _opened_store(flow) as store:

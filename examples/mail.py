@@ -3,12 +3,12 @@
     night: extract --> load      mail:   runs when load failed
     report: runs when the night as a whole failed
 
-``mail`` and ``report`` are reactions: they run because of a failure, also though that failure stops
+``mail`` and ``report`` are reactions. They run because of a failure, although that failure stops
 everything else, and they do not make it good. ``python3 -m sequent examples/mail.py recover`` runs
 what failed again; if it fails again, both are sent again.
 
-Run it with ``python3 -m sequent examples/mail.py``. While the environment variable LINE is ``down``,
-load fails. What would be mailed is written to ``outbox.txt`` in the current folder.
+Run it with ``python3 -m sequent examples/mail.py``. While the environment variable LINE is
+``down``, load fails. What would be mailed is written to ``outbox.txt`` in the current folder.
 """
 
 import os
@@ -40,7 +40,8 @@ night = flow.add_step('night')
 extracted = night.add_step('extract', func=extract)
 loaded = night.add_step('load', func=load, args=(extracted.result,))
 night.add_step('mail', func=send, args=('loading failed',), require=((loaded, seq.STEP_FAILURE),))
-flow.add_step('report', func=send, args=('the night failed',), require=((night, seq.STEP_FAILURE),))
+flow.add_step('report', func=send, args=('the night failed',),
+              require=((night, seq.STEP_FAILURE),))
 
 if __name__ == '__main__':
     raise SystemExit(0 if flow() else 1)

@@ -100,7 +100,8 @@ HANDLERS = {
     'failure': lambda flow, bad: (bad, STEP_FAILURE),
     'complete': lambda flow, bad: (bad, STEP_COMPLETE),
     'in and': lambda flow, bad: (flow.add_step('x', func=None), (bad, STEP_FAILURE)),
-    'in or': lambda flow, bad: or_((flow.add_step('x', func=None), STEP_FAILURE), (bad, STEP_COMPLETE)),
+    'in or': lambda flow, bad: or_((flow.add_step('x', func=None), STEP_FAILURE),
+                                   (bad, STEP_COMPLETE)),
     'in an event': lambda flow, bad: flow.add_event((bad, STEP_FAILURE)),
     'in an event of an event': lambda flow, bad: flow.add_event(
         or_(flow.add_event((bad, STEP_FAILURE)))),

@@ -687,8 +687,8 @@ def test_a_process_step_is_told_what_to_do_where_the_store_is_in_memory(
     assert flow.run() is False
 
     assert task_of(flow, 'b').error == (
-        "StoreError: the tasks of flow 'flow' are in the memory of its supervisor: call tasks() in "
-        'an inline or thread step, or give the flow a store in a file')
+        "StoreError: the tasks of flow 'flow' are in the memory of its supervisor: call tasks() "
+        'in an inline or thread step, or give the flow a store in a file')
 
 
 # What was not run (3.5) ##########################################################
