@@ -1722,12 +1722,12 @@ def _raise_circle(waiting, possible, thing):
 # over end, then tasks that became ready are put in order and started as far as slots and pools
 # allow (`_proceed`).
 #
-# A scope remembers the tasks that failed in it (``failures``). A failure that a handler mentions is
-# *expected*: it stops nothing. If no handler has made it good when the iteration ends, it counts
-# there like any other. An unexpected failure counts at once: it fails its container, and stops it
-# (`_fail`, `_stop`). A stop drops what is ready or delayed, but *spares* the reactions: steps whose
-# requirement would not hold without a failure. A task that is spared goes on in a scope that is
-# stopped, and what is inside it is not stopped at all.
+# A scope remembers the tasks that failed in it (``failures``). A failure that a handler mentions
+# is *expected*: it stops nothing. If no handler has made it good when the iteration ends, it
+# counts there like any other. An unexpected failure counts at once: it fails its container, and
+# stops it (`_fail`, `_stop`). A stop drops what is ready or delayed, but *spares* the reactions:
+# steps whose requirement would not hold without a failure. A task that is spared goes on in a
+# scope that is stopped, and what is inside it is not stopped at all.
 
 
 class Begin(typing.NamedTuple):
