@@ -2232,11 +2232,13 @@ class Engine:
         stale = False
         if earlier is not None:
             # What it did about an earlier failure does not count (semantics 3.3).
-            stale = earlier.recovery < self._floor(scope, reacts_to)
+            stale = earlier.recovery < (
+                self._floor(scope, reacts_to) if reacts_to else scope.floor)
             if stale and not earlier.running:
                 earlier, stale = None, False
             elif self._is_passed(step, earlier):
-                self._note_kept(scope, step)
+                if self._reran:
+                    self._note_kept(scope, step)
                 return
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)  # type: typing.Any
@@ -2317,7 +2319,7 @@ class Engine:
             fresh.sort(key=_tie)
         for task in fresh:
             scope, step = task.scope, task.step
-            if is_dropped(task):
+            if scope.stopped and is_dropped(task):
                 continue
             self._order += 1
             task.order = self._order
@@ -2384,11 +2386,11 @@ class Engine:
         if self.running >= self.max_concurrent > 0:
             return None
         plain, serial = self._plain, self._serial
-        while plain and is_dropped(plain[0]):
+        while plain and plain[0].scope.stopped and is_dropped(plain[0]):
             plain.popleft()
         if self._serial_runs or not serial:
             return plain or None
-        while serial and is_dropped(serial[0]):
+        while serial and serial[0].scope.stopped and is_dropped(serial[0]):
             serial.popleft()
         if not plain or serial and serial[0].order < plain[0].order:
             return serial or None
@@ -2999,8 +3001,6 @@ class Engine:
 
     def _note_kept(self, scope, step):
         """A step keeps an earlier success: tell if one that it requires ran again (7.1)."""
-        if not self._reran:
-            return
         required = [self._find(scope, atom.step)
                     for atom in mentioned(step.step.require, self.plan.sources)]
         for placeholder in step.step.asks or ():
@@ -3020,7 +3020,8 @@ class Engine:
         step, scope = task.step, task.scope
         if earlier.status == SUCCESS:
             scope.task.left = scope.task.left or earlier.handled
-            self._note_kept(scope, step)
+            if self._reran:
+                self._note_kept(scope, step)
         if step.needs or step.gives:
             self._take(task)
             self._release(task)
