@@ -1912,6 +1912,11 @@ class Scope:
         self.results = None   # the driver's: {leaf: its result}
 
 
+def _holds(raised, step, status):
+    """Whether an atom holds: see `Engine._evaluate`."""
+    return bool(raised & _BITS[status])
+
+
 def _holds_anyway(raised, step, status):
     """Whether an atom would hold if no failure counted: see `Engine._evaluate`."""
     return status != FAILURE and bool(
@@ -1942,7 +1947,7 @@ class Engine:
     # More attributes than Python finds fast in a dict.
     __slots__ = (
         'plan', 'max_concurrent', 'recovery', 'mode', 'running', 'ready', 'delayed', 'halted',
-        'over', 'root', 'roots', '_order', '_agenda', '_fresh', '_idle', '_quiet', '_over',
+        'over', 'root', 'roots', '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet', '_over',
         '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
         '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped')
@@ -1962,6 +1967,8 @@ class Engine:
         self._order = 0
         # Gates to count down: (scope, gates).
         self._agenda = collections.deque()  # type: typing.Deque[tuple]
+        # Steps to start: (scope, step, the failed tasks that it reacts to).
+        self._starts = []  # type: typing.List[tuple]
         self._fresh = []                # tasks that became ready, not yet in order
         # Scopes that may have ended.
         self._idle = collections.deque()  # type: typing.Deque[Scope]
@@ -2150,6 +2157,8 @@ class Engine:
         while True:
             if agenda:
                 self._fire(*agenda.popleft())
+            elif self._starts:
+                self._start_all()
             elif self._opening:
                 break
             elif self._over:
@@ -2180,7 +2189,7 @@ class Engine:
             counts[gate] -= 1
             if counts[gate] == 0:
                 if step.starts[gate] is not None:
-                    self._start(scope, step.starts[gate])
+                    self._starts.append((scope, step.starts[gate], ()))
                 if step.leads[gate]:
                     self._agenda.append((scope, step.leads[gate]))
 
@@ -2218,11 +2227,27 @@ class Engine:
 
     # A task, from its requirement to its end.
 
-    def _start(self, scope, step):
-        """The requirement of a step holds: make its task."""
+    def _start_all(self):
+        """Start the steps whose requirements have come to hold.
+
+        First find out which of them are reactions: a step that succeeds at once must not make
+        another one, whose requirement came to hold at the same moment, a step that is none.
+        """
+        starts, self._starts = self._starts, []
+        for at, (scope, step, _) in enumerate(starts):
+            if step.reacts:
+                starts[at] = scope, step, self._reasons(scope, step)
+        for start in starts:
+            self._start(*start)
+
+    def _start(self, scope, step, reacts_to=()):
+        """The requirement of a step holds: make its task.
+
+        Args:
+            reacts_to: the failed tasks without which it would not hold: see `_reasons`.
+        """
         if scope.raised[step.slot] & _STARTED:
             return
-        reacts_to = self._reasons(scope, step) if step.reacts else ()
         if scope.stopped and not reacts_to:
             scope.task.left = True
             self._cut(scope)
@@ -2578,7 +2603,9 @@ class Engine:
                 if not self._evaluate(step.step.require, scope, may_hold, set()):
                     quiet.add(step)
         for step in unmet:
-            if step not in quiet:
+            if step not in quiet and self._evaluate(step.step.require, scope, _holds, set()):
+                self.dropped += 1    # a stop has kept it from starting
+            elif step not in quiet:
                 self.unmet[step] = self.unmet.get(step, 0) + 1
 
     def _make_good(self, handler):
@@ -2586,7 +2613,8 @@ class Engine:
         recorded before its last attempt began (semantics 3.3)."""
         for step in handler.step.handles:
             task = handler.scope.failures.get(step.slot)
-            if task is not None and not task.handled and task.failed_at <= handler.began_at:
+            if (task is not None and not task.handled and handler.began_at is not None
+                    and task.failed_at <= handler.began_at):
                 task.handled = True
                 self._actions.append(('handled', (task, handler)))
                 if task.step.handles:
@@ -2726,8 +2754,11 @@ class Engine:
         scope = Scope(task, sequence, place, items, earlier, item, blob, floor)
         task.live[scope] = None
         self._enter(scope)
-        for step in task.step.initial:
-            self._start(scope, step)
+        if task.step.imports:    # what failed further out may start a step at this moment, too
+            self._starts += [(scope, step, ()) for step in task.step.initial]
+        else:
+            for step in task.step.initial:
+                self._start(scope, step)
         for levels, target, status, gate in task.step.imports:
             outer = self._up(scope, levels)
             if outer.raised[target.slot] & _BITS[status]:
@@ -2770,7 +2801,10 @@ class Engine:
         if self.halted and (scope.inner or any(self._awaited(scope))):
             return    # what is not over in it goes on in a later run
         if not (scope.inner or scope.step.awaits):
-            self._end_iteration(scope)
+            self._take_out(scope)
+            if scope.failures:
+                self._count_failures(scope)
+            self._go_on_after(scope)
             return
         innermost = []  # type: typing.List[Scope]
         self._collect_innermost(scope, innermost)
@@ -2794,17 +2828,24 @@ class Engine:
 
     def _end_iterations(self, scopes):
         """End iterations; their containers go on, or are over, all of them together."""
+        ends = []
         for scope in scopes:
-            if not scope.ended:
-                self._end_iteration(scope)
+            if not scope.ended:    # it may stand there twice
+                self._take_out(scope)
+                ends.append(scope)
+        for scope in ends:    # which stops none of those that end with it
+            self._count_failures(scope)
+        for scope in ends:
+            self._go_on_after(scope)
 
-    def _end_iteration(self, scope):
+    def _take_out(self, scope):
+        """An iteration ends: it is none of the live ones any more."""
         scope.ended = True
         if scope.stopped and any(self._awaited(scope, all_steps=True)):
             self._cut(scope)    # what it waits for may still be raised
         del scope.task.live[scope]
-        if scope.failures:
-            self._count_failures(scope)
+
+    def _go_on_after(self, scope):
         if 0 in scope.raised:
             self._note_unmet(scope)
         if scope.step.gathers:
@@ -2831,6 +2872,9 @@ class Engine:
         for step in scope.step.awaits:
             if scope.raised[step.slot] & _STARTED:
                 continue
+            if scope.stopped and not all_steps and self._evaluate(
+                    step.step.require, scope, _holds_anyway, set()):
+                continue    # It needs no failure, so it cannot be a reaction any more.
             wanted = _ANY
             if scope.stopped and not all_steps and not self._failures_of(scope, step):
                 wanted = _FAILURE
