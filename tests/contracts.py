@@ -810,7 +810,7 @@ class ConstructContract(RunningContract):
         outcome = self.run(construct, context, name='a_b', sequence='1.2', recovery=3, attempt=4,
                            items=('x', 'y'), logger_name='log')
         assert pickle.loads(outcome.result) == (
-            'a_b', '1.2', 3, 4, 'run', 'flow', ('x', 'y'), 'y', 'log')
+            'a_b', '1.2', 3, 4, 'run', 'flow', ('x', 'y'), 'y', 'log', (), 0)
 
     def test_current_tells_nothing_afterwards(self, construct):
         self.run(construct, context)

@@ -491,8 +491,8 @@ def test_cycles_that_are_no_number(refused, cycles):
     ('sleep_between_loops', 'long'), ('shutdown_grace', -0.1), ('shutdown_grace', float('nan')),
     ('envvar_prefix', 5), ('start_method', 'clone'), ('exclusive', 'yes'),
     ('synchronous', 'sometimes'), ('group_commit', None), ('capture', 'all'), ('capture', True),
-    ('complete_handles', 0), ('keep_result', 'yes'), ('logdir', 5), ('workdir', None),
-    ('task_construct', '')])
+    ('handled_by', True), ('handled_by', 'all'), ('keep_result', 'yes'), ('logdir', 5),
+    ('workdir', None), ('task_construct', '')])
 def test_a_config_value_that_is_wrong(key, value):
     with pytest.raises(seq.ConfigError, match=key):
         seq.Sequent('flow', ':memory:', config={key: value})

@@ -50,7 +50,7 @@ LOOPS = '''
     flow = seq.Sequent(config={'task_construct': 'inline'})
     each = flow.add_step('each', loop=[1, 2, 3, 4, 5])
     step = each.add_step('work', func=work)
-    each.add_step('sorry', require=(step, seq.STEP_FAILURE))
+    each.add_step('sorry', require=(step, seq.STEP_FAILURE), handles=True)
     flow.add_step('leaf', func=print, args=('leaf',), loop='abc', require=each)
 '''
 
@@ -442,7 +442,8 @@ def test_a_dry_run_folds_what_is_plain_and_lists_the_rest_unless_told_to_list_al
 
 
 def test_a_dry_run_lists_the_failed_iterations_in_full(shop):
-    shop.write('night.py', LOOPS.replace("step, seq.STEP_FAILURE", "step, seq.STEP_SUCCESS"))
+    shop.write('night.py', LOOPS.replace(
+        "seq.STEP_FAILURE), handles=True", "seq.STEP_SUCCESS)"))
     shop('night')
 
     rows = [row[:3] for row in foreseen(shop, 'recover', '-n')]
@@ -473,17 +474,28 @@ def test_a_dry_run_with_nothing_to_recover_exits_2_and_makes_no_store(night, ver
     assert night.names() == ['night.py']
 
 
-@pytest.mark.parametrize('line, verb, code', [(True, 'recover', 0), (False, 'continue', 1)])
-def test_a_dry_run_of_what_is_over_says_so_and_exits_as_the_verb_does(night, line, verb, code):
+@pytest.mark.parametrize('line, code', [(True, 0), (False, 1)])
+def test_a_dry_run_of_what_is_over_says_so_and_exits_as_the_verb_does(night, line, code):
     if line:
         mended(night)
     night('night')
 
-    dry, as_json = night('night', verb, '-n'), night('night', verb, '-n', '--json')
+    dry, as_json = night('night', 'continue', '-n'), night('night', 'continue', '-n', '--json')
 
     assert (dry.returncode, as_json.returncode) == (code, code)
     assert 'is over (%s): nothing to do' % ('success' if line else 'failure') in dry.stdout
     assert json.loads(as_json.stdout)['over'] is True
+
+
+def test_a_dry_run_of_the_recovery_of_what_succeeded_shows_that_nothing_runs(night):
+    mended(night)('night')                                                # semantics 7.1
+
+    dry, as_json = night('night', 'recover', '-n'), night('night', 'recover', '-n', '--json')
+
+    assert (dry.returncode, as_json.returncode) == (0, 0)
+    assert {row['path']: row['action'] for row in table(dry)} == dict.fromkeys('abc', 'skipped')
+    assert json.loads(as_json.stdout)['over'] is False
+    assert len(table(night('night', 'history'))) == 1
 
 
 def test_a_dry_run_of_an_invalid_flow_exits_3(shop):
@@ -1589,7 +1601,7 @@ def test_all_verbs_work_for_an_eventor(shop):
     assert ran(shop('events')) == ['fetch', 'ship']
     assert ran(shop('events', 'recover')) == []
     assert ran(shop('events', 'continue')) == []
-    assert len(table(shop('events', 'history'))) == 1
+    assert [row['mode'] for row in table(shop('events', 'history'))] == ['restart', 'recover']
     assert {row['path']: row['status'] for row in table(shop('events', 'status'))} == {
         'fetch': 'success', 'ship': 'success', 'got>sent': 'success'}
 

@@ -245,7 +245,8 @@ def test_a_failed_task_gives_back_what_it_has_acquired(new_flow, stepped):      
     pool = seq.ResourcePool('tapes', 1)
     flow = new_flow(task_construct=stepped, max_concurrent=0)
     bad = flow.add_step('bad', func=fail, acquires=[(pool, 1)])
-    flow.add_step('handler', func=do_nothing, require=(bad, STEP_FAILURE), acquires=[(pool, 1)])
+    flow.add_step('handler', handles=True, func=do_nothing, require=(bad, STEP_FAILURE),
+                  acquires=[(pool, 1)])
 
     assert flow.run() is True
 
@@ -275,7 +276,7 @@ def test_a_container_that_is_stopped_gives_back_its_resources(            # sema
     outer.add_step('bad', func=fail)
     held = outer.add_step('c', loop=range(2), acquires=[(pool, 1)])
     held.add_step('a', func=do_nothing)
-    flow.add_step('handler', func=do_nothing, require=(outer, STEP_FAILURE),
+    flow.add_step('handler', handles=True, func=do_nothing, require=(outer, STEP_FAILURE),
                   acquires=[(pool, 1)])
 
     assert flow.run() is True
@@ -334,7 +335,8 @@ def test_when_all_wait_for_resources_the_first_fails_and_names_pools_and_holders
 def test_when_all_wait_for_resources_a_handled_failure_lets_the_others_go_on(
         new_flow, stepped):                                               # semantics 4.3
     flow, containers = two_that_wait_for_each_other(new_flow, stepped)
-    flow.add_step('handler', func=do_nothing, require=(containers[0], STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=do_nothing,
+                  require=(containers[0], STEP_FAILURE))
 
     assert flow.run() is True
 

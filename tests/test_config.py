@@ -33,7 +33,7 @@ KEYS = {
     'group_commit': (0.02, 0, '0', False),
     'capture': ('relay', 'none', 'none', True),
     'stdin': ('null', 'inherit', 'inherit', True),
-    'complete_handles': (True, False, 'no', False),
+    'handled_by': ('handles', 'failure', 'failure', False),
     'keep_result': (True, False, 'off', True),
     'cwd': ('', '/nowhere', '/nowhere', True),
     'env': ({}, {'A': 'b', 'C': None}, '{"A": "b", "C": null}', True),
@@ -178,7 +178,7 @@ WRONG = [
     ('sleep_between_loops', float('nan')), ('envvar_prefix', 3), ('start_method', 'frok'),
     ('start_method', 3), ('shutdown_grace', -0.1), ('shutdown_grace', 'x'), ('exclusive', 'yes'),
     ('exclusive', 1), ('synchronous', 'fulll'), ('synchronous', True), ('group_commit', -1),
-    ('group_commit', '0'), ('capture', 'relays'), ('capture', None), ('complete_handles', 'x'),
+    ('group_commit', '0'), ('capture', 'relays'), ('capture', None), ('handled_by', 'x'),
     ('keep_result', 0), ('cwd', 3), ('env', ['A']), ('env', {'A': 1}), ('env', {'A=B': 'x'}),
     ('env', {'': 'x'}), ('env', {'A': 'x\0y'})]
 
@@ -278,11 +278,12 @@ def test_stop_on_exception_false_stops_nothing(where_set, monkeypatch):
     assert calls.names == ['s_b']
 
 
-@pytest.mark.parametrize('given, result', [(True, True), (False, False)])
-def test_complete_handles(given, result):
-    # semantics 3.7
+@pytest.mark.parametrize('given, result', [
+    ('complete', True), ('failure', False), ('handles', False)])
+def test_handled_by(given, result):
+    # semantics 3.3
     calls = Calls()
-    flow = a_flow(config={'complete_handles': given, 'stop_on_exception': False})
+    flow = a_flow(config={'handled_by': given, 'stop_on_exception': False})
     a = flow.add_step('a', func=fail)
     flow.add_step('report', func=calls, require=((a, 'complete'),))
     assert flow() is result

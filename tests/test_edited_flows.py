@@ -335,7 +335,7 @@ ORPHAN = '''
     flow = make(mode=MODE.split('-')[-1])
     a = flow.add_step('a', func=one)
     flow.add_step('c', func=journal.note, args=('c',), require=(a,))
-    flow.add_step('r', func=journal.note, args=('r',), require=(a, 'failure'))
+    flow.add_step('r', func=journal.note, args=('r',), require=(a, 'failure'), handles=True)
     if MODE.startswith('dry-'):
         show(flow)
     else:

@@ -33,7 +33,8 @@ def test_the_interface_is_the_documented_one():
     flow = an_eventor()
     assert names(flow.add_event) == ['name', 'expr']
     assert set(names(flow.add_step)) == {'name', 'func', 'args', 'kwargs', 'triggers', 'recovery',
-                                         'config', 'acquires', 'releases', 'command'}
+                                         'config', 'acquires', 'releases', 'command',
+                                         'handles'}
     assert names(flow.add_assoc) == ['event', 'assocs', 'delay']
     assert names(flow.trigger_event) == ['event', 'sequence']
     assert inspect.signature(Eventor).parameters['logging_level'].default == logging.INFO
@@ -153,7 +154,8 @@ def test_triggers_map_a_status_to_the_events_it_raises(func, raised, construct, 
         event = flow.add_event('on ' + status.value)
         triggers[status] = (event,)
         flow.add_assoc(event, flow.add_step('of ' + status.value, func=journal.note,
-                                            args=(status.value,)))
+                                            args=(status.value,),
+                                            handles=status.value == 'failure'))
     start = flow.add_event('start')
     flow.add_assoc(start, flow.add_step('a', func=func, args=('x',), triggers=triggers))
     flow.trigger_event(start)
@@ -178,17 +180,20 @@ def test_one_status_may_raise_several_events(store):
     flow.close()
 
 
-@pytest.mark.parametrize('status, result', [
-    ('failure', True), ('complete', True), ('success', False), ('active', False), (None, False)])
-def test_a_failure_is_handled_by_a_trigger_on_it(status, result, store):
-    # semantics 3.2
-    flow = an_eventor(store)
+@pytest.mark.parametrize('handled_by, made_good_by', [
+    ('handles', ()), ('failure', ('failure',)), ('complete', ('failure', 'complete'))])
+@pytest.mark.parametrize('status', ['failure', 'complete', 'success', 'active', None])
+def test_a_failure_is_handled_by_what_a_trigger_on_it_starts(
+        status, handled_by, made_good_by, store):
+    # semantics 3.3
+    flow = an_eventor(store, config={'handled_by': handled_by})
     start, event = flow.add_event('start'), flow.add_event('event')
     triggers = {status: (event,)} if status else {}
     flow.add_assoc(start, flow.add_step('a', func=fail, triggers=triggers))
+    flow.add_assoc(event, flow.add_step('b'))
     flow.trigger_event(start)
-    assert flow() is result
-    assert the_task(flow, 'a').handled is result
+    assert flow() is (status in made_good_by)
+    assert the_task(flow, 'a').handled is (status in made_good_by)
     flow.close()
 
 

@@ -372,7 +372,7 @@ def test_an_exception_from_a_loop_fails_its_container(                    # sema
     flow = seq.Sequent('flow', str(tmp_path / 'flow.db'), config={'task_construct': 'inline'})
     container = flow.add_step('c', loop=loop)
     container.add_step('a', func=trace.run)
-    flow.add_step('handler', func=trace.run, require=(container, seq.STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=trace.run, require=(container, seq.STEP_FAILURE))
 
     assert flow.run() is True
 

@@ -151,11 +151,12 @@ def test_a_failed_task_keeps_what_it_did_not_give_back_when_the_run_is_continued
         made = an_inline_flow(store, mode)
         pool = sequent.ResourcePool('p', 1)
         a = made.add_step('a', func=steps, args=('a',), acquires=[(pool, 1)], releases=[])
-        b = made.add_step('b', func=steps, args=('b',), delay=.01, require=(a, 'failure'))
+        b = made.add_step('b', func=steps, args=('b',), delay=.01, require=(a, 'failure'),
+                          handles=True)
         made.add_step('c', func=steps, args=('c',), releases=[(pool, 1)], require=b)
         return made
     with flow('restart') as first:
-        assert first.run(max_loops=1) is True
+        assert first.run(max_loops=1) is False      # so far nothing has made it good (8.2)
     assert flow('continue')() is True
     assert steps.taken() == ['a', 'b', 'c']
 

@@ -54,7 +54,7 @@ def test_what_requires_complete_of_a_failed_step_runs(new_flow, trace, construct
     bad = flow.add_step('bad', func=trace.fail)
     flow.add_step('after', func=trace.run, require=((bad, seq.STEP_COMPLETE),))
 
-    assert flow.run() is True
+    assert flow.run() is False     # 3.2: what merely runs because of a failure makes it not good
 
     assert trace.lines == ['bad@1', 'after@1']
 
@@ -160,7 +160,7 @@ def test_however_a_function_fails_the_run_goes_on(                        # sema
         memory_flow, trace, construct, func, error):
     flow = memory_flow(task_construct=construct)
     bad = flow.add_step('bad', func=func)
-    flow.add_step('after', func=trace.run, require=(bad, seq.STEP_FAILURE))
+    flow.add_step('after', handles=True, func=trace.run, require=(bad, seq.STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -192,7 +192,7 @@ def test_a_result_that_cannot_be_pickled_is_kept_as_its_repr(             # sema
 def test_a_child_that_dies_is_a_failure_not_a_hang(memory_flow, trace, die):      # semantics 10.6
     flow = memory_flow(task_construct='process')
     dead = flow.add_step('dead', func=die)
-    flow.add_step('after', func=trace.run, require=(dead, seq.STEP_COMPLETE))
+    flow.add_step('after', handles=True, func=trace.run, require=(dead, seq.STEP_COMPLETE))
 
     assert flow.run() is True
 

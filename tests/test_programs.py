@@ -972,7 +972,7 @@ def test_a_program_that_ends_without_supervisor_is_not_run_again(programs, journ
     programs.write(WORK + '''
 flow = make()
 a = flow.add_step('a', func=work('a', %r))
-flow.add_step('b', func=work('b'), require=((a, 'complete'),))
+flow.add_step('b', func=work('b'), require=((a, 'complete'),), handles=True)
 leave(flow)
 ''' % code)
     supervisor = programs.start()

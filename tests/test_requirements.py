@@ -14,11 +14,11 @@ from sequent import (  # noqa: E402
 
 
 def ok_bad_never(flow, trace):
-    """Add a step that succeeds, one that fails (handled), and one that never runs."""
+    """Add a step that succeeds, one that fails (which is made good), and one that never runs."""
     ok = flow.add_step('ok', func=do_nothing)
     bad = flow.add_step('bad', func=lambda: 1 / 0)
     never = flow.add_step('never', func=trace.run, require=(ok, STEP_FAILURE))
-    flow.add_step('handler', func=do_nothing, require=(bad, STEP_FAILURE))
+    flow.add_step('handler', handles=True, func=do_nothing, require=(bad, STEP_FAILURE))
     return ok, bad, never
 
 
@@ -290,7 +290,7 @@ def test_an_event_is_read_at_the_sequence_where_it_is_used(new_flow, trace):    
     container = flow.add_step('c', loop=range(3))
     a = container.add_step('a', func=trace.fail_at, args=('1.2',))
     failed = flow.add_event(((a, STEP_FAILURE), first))      # added outside of c, used inside
-    container.add_step('b', func=trace.run, require=failed)
+    container.add_step('b', handles=True, func=trace.run, require=failed)
 
     assert flow.run() is True
 
@@ -325,7 +325,7 @@ def test_a_sibling_is_read_at_the_steps_own_sequence(new_flow, trace):    # sema
     container = outer.add_step('c', loop=range(2))
     a = container.add_step('a', func=trace.fail_at, args=('1.1.2', '1.2.1'))
     container.add_step('good', func=trace.run, require=a)
-    container.add_step('bad', func=trace.run, require=(a, STEP_FAILURE))
+    container.add_step('bad', handles=True, func=trace.run, require=(a, STEP_FAILURE))
 
     assert flow.run() is True
 
@@ -352,6 +352,7 @@ def test_a_step_further_out_is_read_at_its_shorter_sequence(new_flow, trace):   
     container = outer.add_step('c', loop=range(2))
     container.add_step('good', func=trace.run, require=first)
     container.add_step('bad', func=trace.run, require=(first, STEP_FAILURE))
+    outer.add_step('handler', handles=True, func=do_nothing, require=(first, STEP_FAILURE))
 
     assert flow.run() is True
 

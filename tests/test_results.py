@@ -67,7 +67,8 @@ def test_a_step_whose_asked_result_failed_is_not_run(construct, store, journal):
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=fail)
     flow.add_step('b', func=journal.note, args=(a.result,))
-    flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),))
+    flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),),
+                  handles=True)
 
     assert flow() is True
 
@@ -359,7 +360,7 @@ def test_what_did_not_run_in_an_iteration_stands_as_none(store):
     flow = a_flow(store)
     c = flow.add_step('c', loop=[1, 2, 3])
     a = c.add_step('a', func=lambda item: fail() if item == 2 else item, args=(c.item,))
-    c.add_step('mend', require=((a, 'failure'),))
+    c.add_step('mend', require=((a, 'failure'),), handles=True)
     b = c.add_step('b', func=give, args=(c.item,), require=a)
     flow.add_step('show', func=give, args=((a.result, b.result),))
 
@@ -387,7 +388,7 @@ def test_a_result_can_be_asked_for_by_what_handles_another_failure(store):
     flow = a_flow(store)
     a = flow.add_step('a', func=give, args=('rows',))
     b = flow.add_step('b', func=fail, require=a)
-    flow.add_step('show', func=show, args=(a.result,), require=((b, 'failure'),))
+    flow.add_step('show', func=show, args=(a.result,), require=((b, 'failure'),), handles=True)
 
     assert flow() is True
 

@@ -182,7 +182,8 @@ def test_ready_and_active_are_raised_by_the_first_attempt_alone(store, journal):
 def test_the_last_failure_is_raised_and_can_be_handled(construct, store, journal):
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=Flaky(journal, 9), config={'retries': 1})
-    flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),))
+    flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),),
+                  handles=True)
 
     assert flow() is True
 
@@ -550,7 +551,8 @@ def test_what_a_stop_dropped_counts_as_failed_with_its_last_error(store, caplog)
 
 def test_a_stop_does_not_wait_for_attempts(store, journal):
     flow, c = stopped(store)
-    flow.add_step('mend', func=journal.note, args=('mend',), require=((c, 'failure'),))
+    flow.add_step('mend', func=journal.note, args=('mend',), require=((c, 'failure'),),
+                  handles=True)
     before = time.monotonic()
 
     assert flow() is True
@@ -755,7 +757,8 @@ FAILS_AS_ORPHAN = '''
         'retry_delay': float(os.environ.get('DELAY', 0)),
         'retry_on': os.environ.get('RETRY_ON', 'ValueError')})
     flow.add_step('b', func=journal.note, args=('b',), require=a)
-    flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),))
+    flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),),
+                  handles=True)
     if os.environ.get('CYCLES'):
         assert flow.run(max_loops=int(os.environ['CYCLES'])) is True
         journal.note('%d due in %.0f' % flow.count_todos())
@@ -920,7 +923,7 @@ def test_an_eventor_triggers_by_the_last_attempt_alone(construct, store, journal
         'b', func=Flaky(journal, 9), config={'retries': 1},
         triggers={'success': good, 'failure': bad}))
     flow.add_assoc(good, flow.add_step('good', func=journal.note, args=('good',)))
-    flow.add_assoc(bad, flow.add_step('bad', func=journal.note, args=('bad',)))
+    flow.add_assoc(bad, flow.add_step('bad', func=journal.note, args=('bad',), handles=True))
     flow.trigger_event(go)
 
     assert flow() is True

@@ -123,7 +123,7 @@ def test_run_returns_true_or_after_an_unhandled_failure_false(construct, store):
     good, handled, bad = (a_flow(store, construct, name=name) for name in 'ghb')
     good.add_step('a', func=len, args=('',))
     a = handled.add_step('a', func=fail)
-    handled.add_step('b', func=len, args=('',), require=((a, 'failure'),))
+    handled.add_step('b', func=len, args=('',), require=((a, 'failure'),), handles=True)
     bad.add_step('a', func=fail)
     assert good() is True
     assert handled() is True

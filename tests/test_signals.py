@@ -590,7 +590,7 @@ def test_what_ends_while_the_supervisor_is_stopped_is_neither_lost_nor_run_twice
             ['sh', '-c', 'echo p started >> journal; until [ -e gate-go ]; do sleep 0.02; done;'
                          'echo p ended >> journal'])))
         flow.add_step('c', func=journal.note, args=('c',),
-                      require=tuple((step, 'complete') for step in steps))
+                      require=tuple((step, 'complete') for step in steps), handles=True)
         leave(flow)
         ''')
     supervisor = programs.start()

@@ -53,7 +53,7 @@ def start_grandchild(journal, deaf=False):
 def test_an_attempt_that_takes_too_long_is_ended_and_has_failed(store, journal):
     flow = a_flow(store, 'process', config={'shutdown_grace': 60})
     a = flow.add_step('a', func=stay, args=(journal,), config={'timeout': ENOUGH})
-    flow.add_step('b', func=journal.note, args=('b',), require=((a, 'failure'),))
+    flow.add_step('b', func=journal.note, args=('b',), require=((a, 'failure'),), handles=True)
     before = time.monotonic()
 
     assert flow() is True
@@ -295,7 +295,7 @@ def test_an_eventor_has_timeouts(journal):
         'task_construct': 'process', 'timeout': ENOUGH})
     go, late = flow.add_event('go'), flow.add_event('late')
     flow.add_assoc(go, flow.add_step('a', func=stay, args=(journal,), triggers={'failure': late}))
-    flow.add_assoc(late, flow.add_step('b', func=journal.note, args=('late',)))
+    flow.add_assoc(late, flow.add_step('b', func=journal.note, args=('late',), handles=True))
     flow.trigger_event(go)
 
     assert flow() is True
@@ -357,7 +357,8 @@ def test_a_stop_during_the_grace_of_a_timeout_leaves_it_timed_out(programs, jour
             journal.pass_gate('never')
         flow = make(config={'shutdown_grace': 2})
         a = flow.add_step('a', func=work, config={'timeout': 2})
-        flow.add_step('b', func=journal.note, args=('b',), require=((a, 'complete'),))
+        flow.add_step('b', func=journal.note, args=('b',), require=((a, 'complete'),),
+                      handles=True)
         raise SystemExit(0 if flow() else 1)
         ''')
     supervisor = programs.start()
