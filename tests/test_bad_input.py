@@ -35,12 +35,12 @@ def refused(flow, trace):
 
 def test_a_name_twice(refused):
     container = refused.add_step('load')
-    container.add_step('file')
+    container.add_step('file', func=None)
 
     with pytest.raises(seq.FlowError, match="two steps named 'file' in step 'load'"):
-        container.add_step('file')
+        container.add_step('file', func=None)
     with pytest.raises(seq.FlowError, match="two steps named 'first' in <Sequent flow>"):
-        refused.add_step('first')
+        refused.add_step('first', func=None)
 
 
 def test_paths_that_collide(refused):

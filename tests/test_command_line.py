@@ -50,7 +50,7 @@ LOOPS = '''
     flow = seq.Sequent(config={'task_construct': 'inline'})
     each = flow.add_step('each', loop=[1, 2, 3, 4, 5])
     step = each.add_step('work', func=work)
-    each.add_step('sorry', require=(step, seq.STEP_FAILURE), handles=True)
+    each.add_step('sorry', func=None, require=(step, seq.STEP_FAILURE), handles=True)
     flow.add_step('leaf', func=print, args=('leaf',), loop='abc', require=each)
 '''
 
@@ -583,7 +583,7 @@ PLAN = '''
     box = flow.add_step('box', loop=range(3), require=(either, (b, seq.STEP_COMPLETE)))
     inner = box.add_step('inner', func=work, acquires=[(tapes, 2)])
     box.add_step('next', func=work, require=inner, loop=lots, releases=[])
-    gen = flow.add_step('gen', loop=iter(lots, None), require=seq.or_((a, b), box))
+    gen = flow.add_step('gen', func=None, loop=iter(lots, None), require=seq.or_((a, b), box))
 '''
 
 
@@ -644,9 +644,9 @@ def test_list_shortens_nothing_in_json_and_much_in_text(shop):
     shop.write('long.py', '''
         import sequent as seq
         flow = seq.Sequent()
-        flow.add_step('a', loop=list(range(5000)))
-        steps = [flow.add_step('step %d' % n) for n in range(500)]
-        flow.add_step('all', require=steps)
+        flow.add_step('a', func=None, loop=list(range(5000)))
+        steps = [flow.add_step('step %d' % n, func=None) for n in range(500)]
+        flow.add_step('all', func=None, require=steps)
     ''')
 
     text = shop('long', 'list').stdout

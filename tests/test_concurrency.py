@@ -137,7 +137,7 @@ def test_ties_start_in_the_order_in_which_steps_were_added(new_flow, stepped):  
     flow.add_step('z', func=do_nothing)
     flow.add_step('a', func=do_nothing)
     container.add_step('m', func=do_nothing)
-    gate = flow.add_step('gate')
+    gate = flow.add_step('gate', func=None)
     for name in 'yxb':
         flow.add_step(name, func=do_nothing, require=gate)
 

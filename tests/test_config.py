@@ -87,7 +87,7 @@ def test_the_argument_counts_over_the_environment(key, monkeypatch, tmp_path):
 @pytest.mark.parametrize('key', sorted(key for key in KEYS if KEYS[key][3]))
 def test_a_step_may_set_what_is_documented_so(key, caplog):
     flow = a_flow()
-    flow.add_step('a', config={key: KEYS[key][1]})
+    flow.add_step('a', func=None, config={key: KEYS[key][1]})
     assert flow() is True
     assert warnings(caplog) == []
 

@@ -80,7 +80,7 @@ def test_a_loop_requires_the_success_of_the_step_whose_result_it_goes_over(store
     flow = a_flow(store)
     a = flow.add_step('a', func=fail)
     flow.add_step('c', func=journal.note, args=(sequent.item,), loop=a.result)
-    flow.add_step('mend', require=((a, 'failure'),), handles=True)
+    flow.add_step('mend', func=None, require=((a, 'failure'),), handles=True)
 
     assert flow() is True
 
@@ -826,13 +826,13 @@ def test_a_loop_that_goes_on_with_continue_remembers_what_has_failed(programs, j
 def test_a_wrong_tolerance_is_refused_with_a_sentence(value):
     with pytest.raises(ConfigError, match="step 'a': config 'tolerate' must be a number of "
                                           "iterations, 0 or more, or a share such as '10%'"):
-        a_flow().add_step('a', loop=[1], config={'tolerate': value})
+        a_flow().add_step('a', func=None, loop=[1], config={'tolerate': value})
 
 
 def test_tolerate_without_a_loop_is_refused(journal):
     flow = a_flow()
     flow.add_step('first', func=journal.note, args=('first',))
-    flow.add_step('a', config={'tolerate': 1})
+    flow.add_step('a', func=None, config={'tolerate': 1})
     with pytest.raises(ConfigError, match="step 'a': config tolerate is for a step with a loop"):
         flow()
     assert journal.words() == []
@@ -840,7 +840,7 @@ def test_tolerate_without_a_loop_is_refused(journal):
 
 def test_tolerate_means_nothing_on_a_flow(caplog):
     flow = a_flow(config={'tolerate': 3})
-    flow.add_step('a')
+    flow.add_step('a', func=None)
     assert flow() is True
     assert "config key 'tolerate' means nothing here; set it on a step with a loop" in caplog.text
 

@@ -190,7 +190,7 @@ def test_a_failure_is_handled_by_what_a_trigger_on_it_starts(
     start, event = flow.add_event('start'), flow.add_event('event')
     triggers = {status: (event,)} if status else {}
     flow.add_assoc(start, flow.add_step('a', func=fail, triggers=triggers))
-    flow.add_assoc(event, flow.add_step('b'))
+    flow.add_assoc(event, flow.add_step('b', func=None))
     flow.trigger_event(start)
     assert flow() is (status in made_good_by)
     assert the_task(flow, 'a').handled is (status in made_good_by)
@@ -490,7 +490,7 @@ def test_steps_of_an_eventor_take_resources(store):
     lambda flow: flow.add_assoc('start'),
     lambda flow: flow.add_assoc(flow.add_event('e'), 'step'),
     lambda flow: flow.add_assoc(an_eventor().add_event('e')),
-    lambda flow: flow.add_assoc(flow.add_event('e'), an_eventor().add_step('a')),
+    lambda flow: flow.add_assoc(flow.add_event('e'), an_eventor().add_step('a', func=None)),
     lambda flow: flow.add_assoc(flow.add_event('e'), delay=-1),
     lambda flow: flow.trigger_event('e'),
     lambda flow: flow.add_step('', func=len),

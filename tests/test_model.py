@@ -73,17 +73,17 @@ def test_a_step_with_a_function_takes_no_children(flow):                  # sema
 @pytest.mark.parametrize('name', ['', None, 3, b'a', ('a',)])
 def test_a_name_is_a_non_empty_str(flow, name):                           # semantics 1.2
     with pytest.raises(seq.SequentError, match='name of a step'):
-        flow.add_step(name)
+        flow.add_step(name, func=None)
 
 
 def test_a_name_is_unique_among_siblings(flow):                           # semantics 1.2
     container = flow.add_step('load')
-    container.add_step('a')
+    container.add_step('a', func=None)
 
     with pytest.raises(seq.FlowError, match="two steps named 'a' in step 'load'"):
-        container.add_step('a')
+        container.add_step('a', func=None)
     with pytest.raises(seq.FlowError, match="two steps named 'load'"):
-        flow.add_step('load')
+        flow.add_step('load', func=None)
 
 
 def test_a_name_may_be_used_again_in_another_container(new_flow, trace):  # semantics 1.2
@@ -110,11 +110,11 @@ def test_the_path_is_all_names_joined_by_underscores(                     # sema
 
 
 def test_paths_that_collide_are_an_error_that_names_both_steps(flow):     # semantics 1.2
-    flow.add_step('load_raw').add_step('files')
+    flow.add_step('load_raw').add_step('files', func=None)
     container = flow.add_step('load')
 
     with pytest.raises(seq.FlowError) as caught:
-        container.add_step('raw_files')
+        container.add_step('raw_files', func=None)
 
     for name in ("'files'", "'load_raw'", "'raw_files'", "'load'", "'load_raw_files'"):
         assert name in str(caught.value)

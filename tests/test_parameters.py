@@ -239,14 +239,14 @@ def test_asking_for_the_value_of_an_unknown_parameter_is_a_key_error():
 
 def run_failing(store):
     flow = a_flow(store)
-    flow.add_step('a')
+    flow.add_step('a', func=None)
     flow.add_step('b', func=int, args=('not a number',))
     assert not flow.run()
 
 
 def rerun(store, mode='recover'):
     flow = a_flow(store, mode=mode)
-    flow.add_step('a')
+    flow.add_step('a', func=None)
     flow.add_step('b', func=int, args=('7',))
     return flow
 
@@ -571,7 +571,8 @@ def test_an_unknown_name_is_said_where_a_near_one_is_missing(shop):
 
 
 def test_set_for_a_flow_without_parameters_exits_2(shop):
-    shop.write('plain.py', 'import sequent\nflow = sequent.Sequent()\nflow.add_step("a")\n')
+    shop.write('plain.py', 'import sequent\nflow = sequent.Sequent()\n'
+                           'flow.add_step("a", func=None)\n')
 
     assert_refused(shop('plain', '--set', 'day=friday'), 2, "no parameter 'day'; known: none")
     assert shop.names() == ['plain.py']
@@ -621,7 +622,7 @@ def test_list_as_json_has_the_parameters(night):
 
 def test_list_masks_secrets_also_in_loops(shop):
     shop.write('secret.py', SECRET + '''
-    flow.add_step('each', loop=[password])
+    flow.add_step('each', func=None, loop=[password])
 ''')
 
     for options in ([], ['--json']):
@@ -646,7 +647,8 @@ def test_status_and_history_show_what_was_recorded(shop):
 
 
 def test_status_of_a_run_without_parameters_has_no_line_for_them(shop):
-    shop.write('plain.py', 'import sequent\nflow = sequent.Sequent()\nflow.add_step("a")\n')
+    shop.write('plain.py', 'import sequent\nflow = sequent.Sequent()\n'
+                           'flow.add_step("a", func=None)\n')
     shop('plain')
 
     assert 'parameters' not in shop('plain', 'status').stdout

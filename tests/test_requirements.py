@@ -558,20 +558,21 @@ def test_a_long_circle_is_found(flow):                                    # sema
 
 
 def join_of(flow, count):
-    flow.add_step('join', require=[flow.add_step('s%d' % number) for number in range(count)])
+    flow.add_step('join', func=None, require=[flow.add_step('s%d' % number, func=None)
+                                              for number in range(count)])
     return flow.run
 
 
 def chain_of(flow, count):
     last = ()
     for number in range(count):
-        last = flow.add_step('s%d' % number, require=last)
+        last = flow.add_step('s%d' % number, func=None, require=last)
     return flow.run
 
 
 def loop_of(flow, count):
     container = flow.add_step('c', loop=range(count))
-    container.add_step('b', require=container.add_step('a'))
+    container.add_step('b', func=None, require=container.add_step('a', func=None))
     return flow.run
 
 
@@ -586,11 +587,12 @@ def test_twice_as_many_requirements_cost_twice_as_much(memory_flow, shape):   # 
 def test_a_status_costs_nothing_for_expressions_that_do_not_mention_it(memory_flow):
     def cost(bystanders):                                                 # semantics 2.7
         flow = memory_flow(store=':memory:')
-        never = flow.add_step('never', require=(flow.add_step('first'), STEP_FAILURE))
+        first = flow.add_step('first', func=None)
+    never = flow.add_step('never', func=None, require=(first, STEP_FAILURE))
         for number in range(bystanders):
-            flow.add_step('bystander%d' % number, require=never)
+            flow.add_step('bystander%d' % number, func=None, require=never)
         container = flow.add_step('c', loop=range(100))
-        container.add_step('b', require=container.add_step('a'))
+        container.add_step('b', func=None, require=container.add_step('a', func=None))
         flow.compile()
         return executed_lines(flow.run)
 

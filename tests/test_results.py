@@ -169,7 +169,7 @@ def test_each_task_gets_its_own_copy_of_a_result(store):
 def test_none_is_a_result_too(construct, store):
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=give, args=(None,))
-    empty = flow.add_step('empty')
+    empty = flow.add_step('empty', func=None)
     flow.add_step('show', func=show, args=(a.result, empty.result))
 
     assert flow() is True
@@ -360,7 +360,7 @@ def test_what_did_not_run_in_an_iteration_stands_as_none(store):
     flow = a_flow(store)
     c = flow.add_step('c', loop=[1, 2, 3])
     a = c.add_step('a', func=lambda item: fail() if item == 2 else item, args=(c.item,))
-    c.add_step('mend', require=((a, 'failure'),), handles=True)
+    c.add_step('mend', func=None, require=((a, 'failure'),), handles=True)
     b = c.add_step('b', func=give, args=(c.item,), require=a)
     flow.add_step('show', func=give, args=((a.result, b.result),))
 
@@ -424,7 +424,7 @@ def refused(journal):
 
 def test_the_result_of_a_container_is_refused(refused):
     c = refused.add_step('c')
-    c.add_step('d')
+    c.add_step('d', func=None)
     refused.add_step('b', func=give, args=(c.result,))
     with pytest.raises(FlowError, match="step 'b' asks for the result of 'c', which is a "
                                         "container: ask for those of the steps in it"):
@@ -470,7 +470,7 @@ def test_a_step_of_another_flow_is_refused(what, refused):
 def test_an_item_of_what_has_no_loop_or_is_not_around_is_refused(make, refused):
     c = refused.add_step('c')
     other = refused.add_step('other', loop=[1])
-    other.add_step('x')
+    other.add_step('x', func=None)
     c.add_step('b', func=give, args=(make(c, other),))
     with pytest.raises(FlowError, match="step 'c_b' asks for the item of step '.*', but that has "
                                         "no loop|is not inside it"):

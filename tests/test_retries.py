@@ -568,7 +568,7 @@ def test_what_a_stop_dropped_starts_in_a_recovery_when_it_is_due(store):
     again = a_flow(store, mode='recover')
     c = again.add_step('c')
     c.add_step('a', func=len, args=('',), config={'retries': 3, 'retry_delay': 500})
-    c.add_step('b')
+    c.add_step('b', func=None)
 
     assert again() is True
 
@@ -984,12 +984,12 @@ def test_a_wrong_value_is_refused_with_a_sentence(key, value):
     with pytest.raises(ConfigError, match="config '%s' must be " % key):
         a_flow(config={key: value})
     with pytest.raises(ConfigError, match="step 'a': config '%s' must be " % key):
-        a_flow().add_step('a', config={key: value})
+        a_flow().add_step('a', func=None, config={key: value})
 
 
 def test_a_misspelled_key_is_told(caplog):
     flow = a_flow(config={'retrys': 3})
-    flow.add_step('a')
+    flow.add_step('a', func=None)
     assert flow() is True
     assert "unknown config key 'retrys' is ignored; did you mean 'retries'?" in caplog.text
 

@@ -111,7 +111,7 @@ def test_without_a_file_the_store_is_in_the_current_folder_and_said_once(tmp_pat
     # semantics 6.1
     source = ("import sequent as seq\n"
               "flow = seq.Sequent('etl', config={'task_construct': 'inline'})\n"
-              "flow.add_step('a')\nflow()\nflow.tasks()\nflow.close()\n")
+              "flow.add_step('a', func=None)\nflow()\nflow.tasks()\nflow.close()\n")
     done = subprocess.Popen([sys.executable, '-c', source], cwd=str(tmp_path),
                             stderr=subprocess.PIPE)
     _, errors = done.communicate(timeout=30)

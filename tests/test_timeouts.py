@@ -323,7 +323,7 @@ def test_a_flow_s_timeout_can_be_lifted_from_steps_that_cannot_be_ended(construc
     flow.add_step('a', func=journal.note, args=('a',))
     flow.add_step('b', func=journal.note, args=('b',), config={
         'timeout': None, 'task_construct': construct})
-    flow.add_step('no func')
+    flow.add_step('no func', func=None)
 
     assert flow() is True
 
@@ -684,12 +684,12 @@ def test_a_wrong_limit_is_refused_with_a_sentence(key, value):
         a_flow(config={key: value})
     if key != 'run_timeout':
         with pytest.raises(ConfigError, match="step 'a': config '%s' must be seconds" % key):
-            a_flow().add_step('a', config={key: value})
+            a_flow().add_step('a', func=None, config={key: value})
 
 
 def test_run_timeout_means_nothing_on_a_step(caplog):
     flow = a_flow()
-    flow.add_step('a', config={'run_timeout': 5})
+    flow.add_step('a', func=None, config={'run_timeout': 5})
     assert flow() is True
     assert "config key 'run_timeout' means nothing on a step" in caplog.text
 

@@ -134,7 +134,8 @@ def test_a_clock_that_is_set_during_a_run_changes_no_wait_and_no_duration(
     flow.add_step('delayed', func=at, args=('delayed',), require=setter, delay=0.3)
     flow.add_step('retried', func=fail_once, require=setter,
                   config={'retries': 1, 'retry_delay': 0.3})
-    flow.add_step('handler', require=((heeds, 'failure'), (program, 'failure')))
+    flow.add_step('handler', func=None, handles=True,
+                      require=((heeds, 'failure'), (program, 'failure')))
     leave(flow)
     ''' % (construct, shift))
     before = time.monotonic()
@@ -262,7 +263,7 @@ def test_a_delay_of_ten_years_is_counted_kept_and_over_after_ten_years(clock, pr
 def test_a_long_delay_is_waited_for_and_shown(delay, year, programs):
     programs.write('''
     flow = make(mode=MODE if __name__ == '__main__' else 'restart')
-    flow.add_step('a', delay=%r)
+    flow.add_step('a', func=None, delay=%r)
     if __name__ == '__main__':
         leave(flow)
     ''' % delay)
@@ -329,7 +330,7 @@ def test_a_change_of_summer_time_shows_in_times_and_not_in_durations(switch, bef
                                                                      programs):
     programs.write('''
     flow = make(mode='restart')
-    flow.add_step('a')
+    flow.add_step('a', func=None)
     ''')
     store = SqliteStore(programs.store_path)
     store.open()

@@ -137,7 +137,7 @@ def work():
 flow = seq.Sequent(store=':memory:', config={'task_construct': 'inline'})
 loop = flow.add_step('loop', loop=range(100000))
 first = loop.add_step('first', func=work)
-loop.add_step('second', require=first)
+loop.add_step('second', func=None, require=first)
 assert flow.run() is True
 assert count == 100000
 print(kilobytes[100000] - kilobytes[1000])
