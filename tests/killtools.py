@@ -182,12 +182,15 @@ def delay(flow, make):
 
 def handled_failure(flow, make):
     a = make.leaf(flow, 'a', fails=True)
-    b = make.leaf(flow, 'b', require=(a, 'failure'))
+    b = make.leaf(flow, 'b', require=(a, 'failure'), handles=True)
     make.leaf(flow, 'c', require=[(a, 'complete'), b])
 
 
 SHAPES = collections.OrderedDict((one.__name__, one) for one in (
     chain, diamond, nested_loop, pool, delay, handled_failure))
+#: {shape: {task: the task to whose failure it reacts}}. When that fails anew in a recovery, the
+#: reaction runs again, though it has succeeded (semantics 3.3, 7.3).
+REACTIONS = {'handled_failure': {'b.1': 'a.1', 'c.1': 'a.1'}}
 
 
 class KillingStore(sequent.SqliteStore):
@@ -342,6 +345,7 @@ class Trial:
         self.random = random.Random(seed)
         self.path = os.path.join(folder, 'kills.db')
         self.done = set()  # successes that are committed
+        self.before = collections.Counter()    # attempts, when last looked at
         self.read = 0      # lines of the journal that were looked at
         self.kills = 0
         self.wrong = []
@@ -390,6 +394,8 @@ class Trial:
 
     def look(self, kill, mode):
         """After a supervisor's end: what did it do, and what is committed?"""
+        copy = self.copy()
+        self.look_for_causes(copy)
         for line in self.journal()[self.read:]:
             self.read += 1
             what, key = line.split()[:2]
@@ -400,7 +406,7 @@ class Trial:
             elif what == 'start' and key in self.done:
                 self.wrong.append('a committed success ran again: %s (%s, killed %s)'
                                   % (key, mode, kill))
-        self.look_at_store(self.copy())
+        self.look_at_store(copy)
 
     def journal(self):
         try:
@@ -435,6 +441,27 @@ class Trial:
         if self.done - done:
             self.wrong.append('committed successes are gone: %s' % sorted(self.done - done))
         self.done |= done
+
+    def attempts(self, path=None):
+        """Return a Counter of (name and place, status) over all attempts and recoveries."""
+        def read(store):
+            run = store.latest(NAME)
+            return collections.Counter(
+                ('%s.%s' % (one.path, one.sequence), str(one.status))
+                for one in (store.attempts(run) if run is not None else ()))
+        return self.with_store(path or self.path, read)
+
+    def look_for_causes(self, path):
+        """Forget successes of reactions to what has failed since: they do not count any more."""
+        if self.shape not in REACTIONS or not os.path.exists(path):
+            return
+        number = self.attempts(path)
+        for key, cause in REACTIONS[self.shape].items():
+            if self.before[key, 'success'] < number[cause, 'failure']:
+                self.done.discard(key)
+            if number[key, 'success'] > number[cause, 'failure']:
+                self.wrong.append('%s ran more often than %s has failed' % (key, cause))
+        self.before = number
 
     def failures(self):
         """Return the errors of the tasks that have failed."""
@@ -501,8 +528,11 @@ class Trial:
             self.wrong.append('the result is not the right one: %s' % self.tasks())
         if self.construct in ('process', 'program'):
             # Killing a supervisor costs no process task that was released (semantics 7.6).
+            # A reaction may run once for each failure that it reacts to (semantics 3.3).
+            attempts, causes = self.attempts(), REACTIONS.get(self.shape, {})
             again = {key: number for key, number in self.starts().items()
-                     if number > 1 and expected[key][0] == 'success'}
+                     if number > (attempts[causes[key], 'failure'] if key in causes else 1)
+                     and expected[key][0] == 'success'}
             if again:
                 self.wrong.append('processes ran again, though none died: %s' % again)
         return self
