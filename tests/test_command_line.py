@@ -54,6 +54,8 @@ LOOPS = '''
     flow.add_step('leaf', func=print, args=('leaf',), loop='abc', require=each)
 '''
 
+NOT_RUN = ' was not run: '
+
 # Says with a file that it waits, and waits for another.
 WAITING = '''
     import os
@@ -160,7 +162,12 @@ def table(done):
     places = [(match.start(), match.group()) for match in re.finditer(r'\S+', lines[first])]
     ends = [start for start, _ in places[1:]] + [None]
     return [{name: line[start:end].strip() for (start, name), end in zip(places, ends)}
-            for line in lines[first + 1:]]
+            for line in lines[first + 1:] if NOT_RUN not in line]
+
+
+def not_run(done):
+    """Return the lines below a table that say what was not run, and why."""
+    return [line for line in done.stdout.splitlines() if NOT_RUN in line]
 
 
 def assert_refused(done, code, *texts):
@@ -673,6 +680,7 @@ def test_status_prints_a_line_on_the_run_and_a_table_of_its_tasks(night):
     assert re.match(r'\d\d:\d\d:\d\d$', rows[0]['start'])
     assert re.match(r'\d+\.\d s$', rows[0]['duration'])
     assert rows[1]['error'].startswith('ConnectionError: the line')
+    assert not_run(done) == ['c was not run: it requires b, which failed']        # semantics 3.5
 
 
 def test_status_shows_the_latest_run_by_default_and_another_by_run_id(night):
@@ -694,6 +702,8 @@ def test_status_shows_the_state_at_the_end_of_a_recovery(night):
     assert [(row['path'], row['recovery']) for row in table(now)] == [
         ('a', '0'), ('b', '1'), ('c', '1')]
     assert [row['status'] for row in table(before)] == ['success', 'failure']
+    assert (not_run(now), not_run(before)) == (
+        [], ['c was not run: it requires b, which failed'])
     assert 'recovery 1: success' in now.stdout and 'recovery 0: failure' in before.stdout
 
 
@@ -1530,6 +1540,7 @@ def test_a_signal_stops_the_run_and_has_its_exit_code(shop, name, code, guarded)
     assert ': stopped, start' in status.stdout
     assert [(row['path'], row['status']) for row in table(status)] == [
         ('first', 'success'), ('middle', 'active')]
+    assert not_run(status) == ['last was not run: it requires middle, which was interrupted']
     shop.write('go', '')
     done = shop('waiting', 'recover')
     assert done.returncode == 0, done.stderr
@@ -1557,6 +1568,7 @@ def test_a_crashed_run_is_shown_as_such_and_recovered(shop):
     assert (as_json['status'], as_json['supervisor']) == ('active', 'gone')
     assert [(row['path'], row['status']) for row in table(status)] == [
         ('first', 'success'), ('middle', 'active')]
+    assert not_run(status) == ['last was not run: it requires middle, which was interrupted']
     shop.write('go', '')  # the orphan finishes its work
     done = shop('waiting', 'recover')
     assert done.returncode == 0, done.stderr

@@ -588,7 +588,7 @@ def test_a_status_costs_nothing_for_expressions_that_do_not_mention_it(memory_fl
     def cost(bystanders):                                                 # semantics 2.7
         flow = memory_flow(store=':memory:')
         first = flow.add_step('first', func=None)
-    never = flow.add_step('never', func=None, require=(first, STEP_FAILURE))
+        never = flow.add_step('never', func=None, require=(first, STEP_FAILURE))
         for number in range(bystanders):
             flow.add_step('bystander%d' % number, func=None, require=never)
         container = flow.add_step('c', loop=range(100))
