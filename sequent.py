@@ -1947,8 +1947,8 @@ class Engine:
     # More attributes than Python finds fast in a dict.
     __slots__ = (
         'plan', 'max_concurrent', 'recovery', 'mode', 'running', 'ready', 'delayed', 'halted',
-        'over', 'root', 'roots', '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet', '_over',
-        '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
+        'over', 'root', 'roots', '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet',
+        '_over', '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
         '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped')
 
