@@ -29,7 +29,9 @@ class Node:
         acquires: ``[(pool, n), ...]``.
         releases: None, or such a list (semantics 4.3).
         fails: ``{sequence: runs}``: at that sequence the leaf fails in the first ``runs`` runs
-            (the first run and its recoveries are counted together). A set means always.
+            (the first run and its recoveries are counted together), or in each run whose number
+            is in a tuple ``runs``. A set of sequences means always.
+        handles: the step makes good the failures of siblings that it requires (semantics 3.3).
         stop: `stop_on_exception` as set on the step; None where it is not.
         max_concurrent: as set on the step; None where it is not.
         recovery: ``{status: 'rerun' or 'skip'}``.
@@ -45,7 +47,7 @@ class Node:
     def __init__(self, name, children=(), loop=None, require=None, delay=0, acquires=(),
                  releases=None, fails=(), stop=None, max_concurrent=None, recovery=None, func=True,
                  loop_fails=None, retries=0, retry_delay=0, stumbles=None, tolerate=None,
-                 counted=True):
+                 counted=True, handles=False):
         self.name = name
         self.children = list(children)
         self.loop = loop
@@ -64,6 +66,7 @@ class Node:
         self.stumbles = dict(stumbles or {})
         self.tolerate = tolerate
         self.counted = counted
+        self.handles = handles
         self.parent = None      # the next three: set by Flow
         self.path = name
         self.depth = 0          # components that its sequence has
@@ -94,7 +97,7 @@ class Node:
             parts.append('require=%s' % expression_text(self.require))
         if self.fails:
             parts.append('fails=%s' % ','.join(
-                '%s%s' % (sequence, '' if runs == ALWAYS else '/%d' % runs)
+                '%s%s' % (sequence, '' if runs == ALWAYS else '/%s' % (runs,))
                 for sequence, runs in sorted(self.fails.items())))
         if self.recovery:
             parts.append('recovery=%s' % ','.join(
@@ -106,6 +109,8 @@ class Node:
             parts.append('no-func')
         if not self.counted:
             parts.append('not-counted')
+        if self.handles:
+            parts.append('handles')
         for key, unset in (('delay', 0), ('acquires', []), ('releases', None), ('stop', None),
                            ('max_concurrent', None), ('retries', 0), ('retry_delay', 0),
                            ('tolerate', None)):
@@ -122,19 +127,19 @@ class Flow:
         pools: ``{name: limit}``.
         max_concurrent: tasks that may run at one time; 0 for no limit.
         stop: `stop_on_exception` of the flow; None where it is not set.
-        complete_handles: semantics 3.7.
+        handled_by: ``'handles'``, ``'failure'`` or ``'complete'`` (semantics 3.3).
         order: the paths in the order in which the steps are added; a container comes before
             what is in it. By default each step is followed by what is in it.
 
     ``nodes`` is a dict of the steps by path, in that order; ``root`` a Node that holds them.
     """
 
-    def __init__(self, children, pools=None, max_concurrent=0, stop=None, complete_handles=True,
+    def __init__(self, children, pools=None, max_concurrent=0, stop=None, handled_by='handles',
                  order=None):
         self.root = Node('', children, stop=stop)
         self.pools = dict(pools or {})
         self.max_concurrent = max_concurrent
-        self.complete_handles = complete_handles
+        self.handled_by = handled_by
         found = {}
         for node in self._place(self.root):
             found[node.path] = node
@@ -161,18 +166,19 @@ class Flow:
         are counted from 1 in every run.
         """
         node = self.nodes[path]
-        return recovery < node.fails.get(sequence, 0) or (
-            recovery < ALWAYS and attempt <= node.stumbles.get(sequence, 0))
+        runs = node.fails.get(sequence, 0)
+        fails = recovery in runs if isinstance(runs, tuple) else recovery < runs
+        return fails or (recovery < ALWAYS and attempt <= node.stumbles.get(sequence, 0))
 
     def flaky(self):
         """Tell whether anything fails in some runs and not in others."""
-        return any(0 < runs < ALWAYS for node in self.nodes.values()
+        return any(isinstance(runs, tuple) or 0 < runs < ALWAYS for node in self.nodes.values()
                    for runs in list(node.fails.values())
                    + ([node.loop_fails[1]] if node.loop_fails else []))
 
     def __str__(self):
         head = ['flow']
-        for key, unset in (('max_concurrent', 0), ('complete_handles', True)):
+        for key, unset in (('max_concurrent', 0), ('handled_by', 'handles')):
             if getattr(self, key) != unset:
                 head.append('%s=%s' % (key, getattr(self, key)))
         if self.root.stop is not None:
@@ -319,10 +325,13 @@ def random_flow(seed, max_nodes=15, max_tasks=60):
     flow = Flow([node for node in nodes if node.parent is None], order=order,
                 max_concurrent=chance.weighted((4, 0), (2, 1), (3, 2), (1, 3)),
                 stop=chance.weighted((6, None), (3, False), (1, True)),
-                complete_handles=not chance.likely(0.05))
+                handled_by=chance.weighted((16, 'handles'), (2, 'failure'), (2, 'complete')))
     _cut_loops(flow, max_tasks)
     _add_requirements(chance, flow)
     _add_failures(chance, flow)
+    if chance.likely(0.7):
+        _add_reactions(chance, flow)
+    _add_handlers(chance, flow)
     if chance.likely(0.4):
         _add_pools(chance, flow)
     if chance.likely(0.3):
@@ -423,9 +432,60 @@ def _add_failures(chance, flow):
             spread = chance.weighted((1, 1), (1, 0.4))
             for sequence in sequences(flow, node):
                 if chance.likely(spread):
-                    node.fails[sequence] = chance.weighted((3, ALWAYS), (2, 1), (1, 2))
+                    node.fails[sequence] = _failing_runs(chance)
         if chance.likely(0.12):
             node.stop = chance.likely(0.4)
+
+
+def _failing_runs(chance):
+    """Return in which runs something fails: in the first ones, or in a few of the first four."""
+    if chance.likely(0.15):
+        return tuple(run for run in range(4) if chance.likely(0.5))
+    return chance.weighted((3, ALWAYS), (2, 1), (1, 2))
+
+
+def _add_reactions(chance, flow):
+    """Let steps without a requirement react to what can fail beside them or further out."""
+    for node in flow.nodes.values():
+        if node.require is not None or node.fails and chance.likely(0.5):
+            continue
+        options = [(5 if flow.nodes[path].parent is node.parent else 2, path, status)
+                   for path, status in mentionable(flow, node)
+                   if status in ('failure', 'complete') and _can_fail(flow.nodes[path])]
+        if options and chance.likely(0.5):
+            node.require = _random_expression(chance, options)
+            if circular(flow):
+                node.require = None
+
+
+def _can_fail(node):
+    return any(one.fails or one.loop_fails for one in [node] + node.below())
+
+
+def _add_handlers(chance, flow):
+    """Declare that some of the steps that require a failure make it good (semantics 3.3)."""
+    rate = chance.weighted((1, 0), (3, 0.5), (2, 0.9))
+    for node in flow.nodes.values():
+        beside = {one.path for one in node.parent.children}
+        required = [path for path, status in atoms(node.require)
+                    if status in ('failure', 'complete')]
+        if required and beside.issuperset(required) and chance.likely(rate):
+            node.handles = True
+
+
+def handles_in_order_only(flow):
+    """Tell whether no handler can run before the failure that it handles.
+
+    Then the order in which tasks end does not decide what is made good.
+    """
+    for node in flow.nodes.values():
+        for failing in node.parent.children:
+            events = ('failure', 'complete')
+            if any((failing.path, status) in atoms(node.require) for status in events) and holds(
+                    node.require, lambda path, status, failing=failing: not (
+                        path == failing.path and status in events)):
+                return False
+    return True
 
 
 def _add_pools(chance, flow):
@@ -484,7 +544,7 @@ def _add_tolerance(chance, flow, max_tasks):
         rate = chance.weighted((1, 0), (2, 0.3), (1, 0.6))
         for sequence in sequences(flow, node):
             if chance.likely(rate):
-                node.fails[sequence] = chance.weighted((3, ALWAYS), (2, 1), (1, 2))
+                node.fails[sequence] = _failing_runs(chance)
 
 
 def _add_retries(chance, flow):

@@ -11,21 +11,24 @@ Where the semantics leave room, this is what is meant:
 
 a.  (3.6) A step *waits* for an outer step when it has not started and its expression mentions a
     status of that step that was not raised yet; what the rest of the expression says does not
-    matter. The status *can still be raised* as long as the outer step is not over, and the
-    iteration in which it stands is alive: that is, it is not stopped, and something in it is
-    running, ready or delayed, or something inside it waits for a status still further out that
-    can itself still be raised.
+    matter. In an iteration that is stopped only reactions can still start, so only `failure` and
+    `complete` are waited for there. The status *can still be raised* as long as the outer step is
+    not over, and the iteration in which it stands is alive: that is, something in it is running,
+    ready or delayed and was not dropped, or something inside it waits for a status still further
+    out that can itself still be raised.
 b.  (3.6) First all iterations end that wait for nothing unfinished. When there is none left, and
     something is awaited only from iterations that are not alive any more, the innermost of the
     iterations that wait for it end together; then the statuses of the containers that are
     thereby over are raised, in the order in which the steps were added; those with more items
     start their next iteration; then it goes on. So an outer iteration ends only after the inner
-    ones, and after what requires their statuses had its chance. What a stop leaves idle ends
-    together, too, before the statuses of what is thereby over are raised.
+    ones, and after what requires their statuses had its chance. What a stop leaves idle, and
+    what waits for nothing, ends together, too, before the statuses of what is thereby over are
+    raised. Of iterations that end together, all end first; then the failures in each are asked
+    about (r); then the next iterations start.
 c.  (1.3) A leaf with a loop is a container, whose items are tasks of the same path one level down.
     Each item acquires the pools for itself; the delay counts once, before the loop; items run one
     after another unless `max_concurrent` is set on the step; nothing can mention the status of an
-    item, so its failure is handled only as the failure of the whole.
+    item, so its failure is made good by tolerance, or as the failure of the whole.
 d.  (4.2) Containers, and leaves with nothing to call, take no slot of the flow's
     `max_concurrent`; when they acquire nothing either, they start the moment their requirement
     holds. When all that follows from this is done, what else became ready in the meantime is put
@@ -34,17 +37,18 @@ d.  (4.2) Containers, and leaves with nothing to call, take no slot of the flow'
 e.  (4.3) A pool is given out strictly in the order in which tasks became ready, also when the
     first that asks for it cannot start for another reason; tasks that do not need that pool may
     go ahead of it.
-f.  (7.2) What a recovery skips raises ready, active, success and complete as soon as its
+f.  (7.2) What a recovery passes over raises ready, active, success and complete as soon as its
     requirement holds, without delay or slot, and changes the pools as it did when it ran. A
-    container that had succeeded is passed over as a whole, unless something in it runs again
-    after a success, keeps or gives back resources of others, or requires a step outside of it:
-    that may be raised now though it was not then. Any other container is gone through again,
-    whatever its own mapping says. A due time that was recorded stays (4.4), unless what runs
-    again had succeeded.
+    container that had succeeded is passed over as a whole, unless a step in it runs again after
+    a success, keeps or gives back resources of others, or requires a step outside of it (that
+    may be raised now though it was not then), or a task in it is recorded with anything else
+    than success: it is to run, or counts as success now, and what did not start for that reason
+    may start. Any other container is gone through again, whatever its own mapping says. A due
+    time that was recorded stays (4.4), unless what runs again had succeeded.
 g.  (4.3) When nothing runs, nothing is delayed and all that is ready waits for resources, the
     first in ready order fails; that failure is treated like any.
 h.  (3.4) What became ready in the moment of a stop, and was not stored yet, was never ready. A
-    container that is stopped from further out, in which nothing failed unhandled, succeeds if the
+    container that is stopped from further out, and has not failed, succeeds if the
     stop kept nothing in it from starting: nothing was dropped, no requirement came to hold
     afterwards, none waited for something outside of it that was not over, and its loop is known
     to have no more items. Otherwise it is not complete: when
@@ -52,8 +56,8 @@ h.  (3.4) What became ready in the moment of a stop, and was not stored yet, was
     be gone through again by a recovery.
 i.  (1.4) When a loop raises, there are no more items; iterations in flight go on, and the
     container fails when they are over.
-j.  (3.2) A failure is handled when an expression of any step mentions it, whether or not that
-    step can still start.
+j.  (3.4) A failure is expected when a handler mentions it, whether or not that handler can still
+    start, or has already ended.
 k.  (3.1) An attempt that fails is tried again when attempts are left in this run and its
     iteration is not stopped. It raises nothing, gives back just what it acquired (not more than
     is out), and waits like a delayed task, whatever else its step says about delays; ready and
@@ -66,7 +70,7 @@ l.  (3.4) What waits for its next attempt, be it for its time, for a slot or for
     dropped without a failure.
 m.  (3.3) How many failed iterations a container bears: a number, or a share of the length of its
     loop, rounded down. An iteration counts as failed once, when something directly in it fails
-    unhandled. It is borne when it is not one too many; further failures in it are borne until
+    unexpectedly, or at its end (r). It is borne when it is not one too many; further failures in it are borne until
     another is one too many. The stop that follows from a borne failure is one of this iteration
     alone; so is a stop that comes from further in, if the container could bear the failure of
     this iteration now, whatever may be on its way in others. Nothing is borne by a container that
@@ -76,11 +80,26 @@ n.  (3.3) A share of a loop whose length is not known beforehand: all is borne; 
 o.  (3.4) What was dropped in an iteration that was stopped alone does not count for h; what was
     dropped in it by an earlier stop from further out does. An inner container is stopped from
     further out either way.
+p.  (3.4) Whether a step is a reaction is decided when its requirement comes to hold, and stays so.
+    `failure` and `complete` of all steps that failed are taken away at once, also of steps
+    further out; the success of a reaction does not make a reaction of what follows from it.
+q.  (3.3, 7.3) In a recovery every failure is a new one, as what had failed is run again or counts
+    as success. So nothing is passed over of what is a reaction then, or inside a reaction,
+    whatever its mapping says. A step that was passed over already when the failure came does not
+    start a second time (2.3), and has handled nothing.
+r.  (3.4) At the end of an iteration each failure in it that was expected, and not made good,
+    counts as an unexpected failure: it fails the container, or is borne, and stops what the
+    step's own `stop_on_exception` says, iterations in flight included.
+s.  (3.3) What happens in one turn happens in some order, too: a handler that began in the turn in
+    which the failure came later has not handled it. A container, or a leaf with a loop, begins
+    when it becomes active.
+t.  (3.4) A task in a stopped container that waits for its next attempt is dropped, and one that
+    fails then is not tried again, unless it is a reaction or inside of one.
 """
 
 from fractions import Fraction
 
-from flows import atoms, holds
+from flows import STATUSES, atoms, holds
 
 DEFAULT_RECOVERY = {'ready': 'rerun', 'active': 'rerun', 'failure': 'rerun', 'success': 'skip'}
 
@@ -98,8 +117,10 @@ class Task:
         self.raised = set()
         self.over = False
         self.skipped = False            # it was not run, a recovery passed it over
-        self.handled = False            # it failed, and something mentions or bears that
-        self.borne = False              # ... the loop around it bears that
+        self.reaction = False           # it started because something failed (3.4)
+        self.began = None               # when its latest attempt did, in the order of events
+        self.failed_at = None           # when it failed, in the same order
+        self.borne = False              # it failed, and the loop around it bears that
         self.delayed = False            # now, by its step or by a retry
         self.waiting = False            # ... for its next attempt
         self.dropped = False            # it counts as failed while it waited for that
@@ -108,7 +129,7 @@ class Task:
         self.place = None               # its place in the ready order: a tuple
         self.opened = 0                 # of a container: the iterations that were started
         self.exhausted = False          # ... its loop has no more items
-        self.failed = False             # ... something in it failed unhandled
+        self.failed = False             # ... something in it failed and was not made good
         self.opening = False            # ... its loop is to be asked for its next item
         self.stopped = False            # ... nothing new starts in it
         self.cut = False                # ... a stop kept something in it from starting
@@ -121,6 +142,16 @@ class Task:
     @property
     def running(self):
         return self.kind == 'leaf' and self.status == 'active' and not self.over
+
+    @property
+    def spared(self):
+        """3.4: no stop further out concerns a reaction, or what is inside one."""
+        return self.reaction or self.iteration is not None and self.iteration.task.spared
+
+    @property
+    def held_back(self):
+        """3.4: a stop keeps it from starting, and a container from starting more in it."""
+        return not self.reaction and self.iteration is not None and self.iteration.stopped
 
 
 class Iteration:
@@ -142,8 +173,8 @@ class Iteration:
 
     @property
     def stopped(self):
-        """3.4: a stop counts for everything inside what is stopped."""
-        return any(iteration.halted or iteration.task.stopped for iteration in self.around())
+        """3.4: a stop counts for everything inside what is stopped, except for reactions."""
+        return self.halted or self.task.stopped or self.task.held_back
 
 
 def _order_of_addition(task):
@@ -176,7 +207,8 @@ class Reference:
         self.deadlocks = 0              # how often something failed for want of resources
         self.tried = set()              # (path, sequence, attempt) of what was tried again
         self.exceeded = set()           # by which kinds of tolerance containers failed
-        self.mentioned = set(atom for node in flow.nodes.values() for atom in atoms(node.require))
+        self.events = 0                 # to tell what came first
+        self.ended = []                 # iterations that are over
         self.root = Task(flow.root, None, (), 'container')
         self.root.status = 'active'
         self.root.opening = True
@@ -235,10 +267,29 @@ class Reference:
         """Return the due times of the tasks that have one, ``{(path, sequence): time}``."""
         return {task.name: task.due for task in self.tasks.values() if task.due is not None}
 
-    def handled(self):
-        """Return the (path, sequence) of every stored failure that is handled (3.2, 3.7)."""
+    def failures(self):
+        """Return the (path, sequence) of every task that failed or counts as failed."""
+        return {task.name for task in self.tasks.values() if task.failed_at is not None}
+
+    def made_good(self):
+        """Return the (path, sequence) of every failure that is made good so far (3.3)."""
         return {task.name for task in self.tasks.values()
-                if task.handled and task.status == 'failure'}
+                if task.failed_at is not None and (task.borne or self._is_handled(task))}
+
+    def handled(self):
+        """Return the (path, sequence) of every failure that a handler has made good so far."""
+        return {task.name for task in self.tasks.values()
+                if task.failed_at is not None and self._is_handled(task)}
+
+    def reactions(self):
+        """Return the (path, sequence) of every step that started because something failed."""
+        return {task.name for task in self.tasks.values() if task.reaction}
+
+    def not_run(self):
+        """Return the (path, sequence) of every step that did not start where it could (3.5)."""
+        return {(node.path, '.'.join(map(str, iteration.sequence)))
+                for iteration in self.ended + self.iterations
+                for node, _ in self._unstarted(iteration)}
 
     def borne(self):
         """Return the (path, sequence) of every task whose failure was borne (3.3)."""
@@ -292,22 +343,35 @@ class Reference:
         """2.5: a status is read at the sequence of the step that has it; None: not started."""
         return self.tasks.get((path, sequence[:self.flow.nodes[path].depth]))
 
-    def _holds(self, node, kind, sequence):
+    def _holds(self, node, sequence):
         def is_raised(path, status):
             task = self._mentioned_task(path, sequence)
             return task is not None and status in task.raised
         is_item = len(sequence) > node.depth
         return is_item or holds(node.require, is_raised)
 
+    def _is_reaction(self, node, sequence):
+        """3.4: would what holds not hold without `failure` and `complete` of what failed?"""
+        def is_raised_anyway(path, status):
+            task = self._mentioned_task(path, sequence)
+            if task is None or status not in task.raised:
+                return False
+            return not ('failure' in task.raised and status in ('failure', 'complete'))
+        is_item = len(sequence) > node.depth
+        return not is_item and not holds(node.require, is_raised_anyway)
+
     def _begin_what_holds(self):
         """2.3: a step starts the first time its expression holds."""
         begun = []
         for iteration in self.iterations:
-            if not iteration.stopped:
-                begun.extend((node, iteration, kind) for node, kind in self._unstarted(iteration)
-                             if self._holds(node, kind, iteration.sequence))
-        for node, iteration, kind in begun:
-            self._begin(Task(node, iteration, iteration.sequence, kind))
+            for node, kind in self._unstarted(iteration):
+                if self._holds(node, iteration.sequence):
+                    task = Task(node, iteration, iteration.sequence, kind)
+                    task.reaction = self._is_reaction(node, iteration.sequence)
+                    if not task.held_back:
+                        begun.append(task)
+        for task in begun:
+            self._begin(task)
         return bool(begun)
 
     def _begin(self, task):
@@ -334,16 +398,16 @@ class Reference:
         task.delayed = False
 
     def _is_delayed(self, task):
-        return task.delayed and not task.iteration.stopped
+        return task.delayed and not task.held_back
 
     def _is_ready(self, task):
-        return task.status == 'ready' and not (task.delayed or task.over or task.iteration.stopped)
+        return task.status == 'ready' and not (task.delayed or task.over or task.held_back)
 
     # Retries (3.1)
 
     def _is_tried_again(self, task):
         return (task.attempt <= task.node.retries and task.node.retry_delay is not None
-                and not task.iteration.stopped)
+                and not task.held_back)
 
     def _try_again(self, task):
         self.tried.add(task.name + (task.attempt,))
@@ -365,17 +429,25 @@ class Reference:
         return DEFAULT_RECOVERY[status]
 
     def _is_skipped(self, task, status):
-        if status is None:
+        if status is None or task.spared:       # 7.3: a reaction to a new failure runs
             return False
         if task.kind == 'leaf':
             return self._replay(task.node, status) == 'skip'
         inside = [task.node] + task.node.below()
-        return status == 'success' and not any(
+        return status == 'success' and not (self._left_in(task) or any(
             self._replay(node, status) == 'rerun'
             or node.releases is not None
             or node is not task.node and any(self.flow.nodes[path] not in inside
                                              for path, _ in atoms(node.require))
-            for node in inside)
+            for node in inside))
+
+    def _left_in(self, task):
+        """Return the earlier tasks in a container, at any depth, that did not succeed (7.2)."""
+        within = task.node.path, task.node.path + '_'
+        at = task.name[1] + '.'
+        return [name for name, (status, _) in self.earlier.items() if status != 'success'
+                and (name[0] == within[0] or name[0].startswith(within[1]))
+                and name[1].startswith(at)]
 
     def _skip(self, task):
         task.status = 'success'
@@ -448,6 +520,7 @@ class Reference:
 
     def _start(self, task):
         task.status = 'active'
+        task.began = self._next_event()
         task.waiting = False
         task.raised.add('active')
         for pool, n in self._acquired_by(task):
@@ -474,7 +547,7 @@ class Reference:
     def _may_open(self, task):
         """Tell whether a container may have another iteration in flight now."""
         limit = 1 if task.node.max_concurrent is None else task.node.max_concurrent
-        return not task.exhausted and not self._in_stopped(task) and (
+        return not task.exhausted and not self._is_stopped(task) and (
             limit < 1 or len(self._open_iterations(task)) < limit)
 
     def _ask_loops(self):
@@ -483,7 +556,7 @@ class Reference:
         for task in opening:
             if self._has_next_item(task):
                 task.exhausted = task.node.loop is None
-                if not self._in_stopped(task):
+                if not self._is_stopped(task):
                     task.opened += 1
                     self.iterations.append(Iteration(task, task.sequence + (task.opened,)))
             else:
@@ -503,10 +576,10 @@ class Reference:
 
     def _is_idle(self, iteration):
         """Tell whether everything that started in an iteration is over, or dropped by a stop."""
-        return all(task.over or (iteration.stopped and task.status == 'ready')
+        return all(task.over or (task.held_back and task.status == 'ready')
                    for task in self._tasks_in(iteration))
 
-    def _awaited(self, iteration):
+    def _awaited(self, iteration, statuses=STATUSES):
         """Return the outer iterations from which steps of this one wait for something.
 
         What was raised, and what a step that is over did not raise, is not awaited.
@@ -516,6 +589,8 @@ class Reference:
         found = []
         for node, _ in self._unstarted(iteration):
             for path, status in atoms(node.require):
+                if status not in statuses:
+                    continue
                 depth = self.flow.nodes[path].depth
                 task = self._mentioned_task(path, iteration.sequence)
                 if depth == node.depth or (task and (task.over or status in task.raised)):
@@ -523,31 +598,34 @@ class Reference:
                 found.extend(outer for outer in iteration.around() if len(outer.sequence) == depth)
         return found
 
+    def _awaited_still(self, iteration):
+        """Return the same where it can still start something: in what is stopped, reactions."""
+        return self._awaited(
+            iteration, ('failure', 'complete') if iteration.stopped else STATUSES)
+
     def _is_alive(self, iteration):
-        if iteration.stopped:
-            return False
         if any(iteration in task.iteration.around() and
                (task.running or self._is_ready(task) or self._is_delayed(task))
                for task in self.tasks.values()):
             return True
         return any(self._is_alive(outer) for inner in self.iterations
-                   if iteration in inner.around() and not inner.stopped
-                   for outer in self._awaited(inner)
+                   if iteration in inner.around()
+                   for outer in self._awaited_still(inner)
                    if len(outer.sequence) < len(iteration.sequence))
 
     def _awaits_unfinished(self, iteration):
-        return not iteration.stopped and bool(self._awaited(iteration))
+        return bool(self._awaited_still(iteration))
 
     def _awaits_raisable(self, iteration):
-        return not iteration.stopped and any(map(self._is_alive, self._awaited(iteration)))
+        return any(map(self._is_alive, self._awaited_still(iteration)))
 
     def _was_cut(self, iteration):
         """Tell whether a stop kept something in an iteration from starting: see h."""
         return iteration.stopped and not iteration.halted and (
             any(task.status in ('ready', 'active') for task in self._tasks_in(iteration))
             or bool(self._awaited(iteration))
-            or any(self._holds(node, kind, iteration.sequence)
-                   for node, kind in self._unstarted(iteration)))
+            or any(self._holds(node, iteration.sequence)
+                   for node, _ in self._unstarted(iteration)))
 
     def _ending(self, must_stay):
         return [iteration for iteration in self.iterations
@@ -555,7 +633,8 @@ class Reference:
 
     def _end_stopped(self):
         return self._end_iterations([iteration for iteration in self.iterations
-                                     if iteration.stopped and self._is_idle(iteration)])
+                                     if iteration.stopped and self._is_idle(iteration)
+                                     and not self._awaits_unfinished(iteration)])
 
     def _end_first(self, must_stay):
         return self._end_iterations(self._ending(must_stay)[:1])
@@ -565,9 +644,13 @@ class Reference:
 
     def _end_iterations(self, ended):
         self.iterations = [one for one in self.iterations if one not in ended]
+        self.ended.extend(ended)
         for iteration in ended:
             if self._was_cut(iteration):
                 iteration.task.cut = True
+        for iteration in ended:
+            self._ask_what_was_made_good(iteration)
+        for iteration in ended:
             iteration.task.opening = self._may_open(iteration.task)
         return bool(ended)
 
@@ -580,8 +663,9 @@ class Reference:
             self._end_container(task)
         return bool(over)
 
-    def _in_stopped(self, task):
-        return task.stopped or (task.iteration is not None and task.iteration.stopped)
+    def _is_stopped(self, task):
+        """Tell whether a container starts nothing more but reactions."""
+        return task.stopped or task.held_back
 
     def _end_container(self, task):
         if self._had_too_many_failures(task):
@@ -620,34 +704,72 @@ class Reference:
 
     def _count_as_failed(self, task):
         task.over = True
+        task.failed_at = self._next_event()
         task.raised.update(['failure', 'complete'])
-        task.handled = self._is_handled(task)
-        if not task.handled:
-            iteration = task.iteration
-            task.borne = task.handled = self._bears(iteration)
-            if not iteration.failed:
-                iteration.failed = True
-                iteration.task.failures += 1
-            if not task.borne:
-                self._fail_container(iteration.task)
-            if self._stops(task):
-                if task.borne:
-                    self._halt(iteration)
-                else:
-                    self._stop(iteration.task)
-                self._drop_retries()
+        if not self._is_expected(task):
+            self._fail_iteration(task)
+
+    def _ask_what_was_made_good(self, iteration):
+        """3.4: what was expected and is not made good at the end of its iteration counts."""
+        for task in self._tasks_in(iteration):
+            if task.failed_at is not None and self._is_expected(task) \
+                    and not self._is_handled(task):
+                self._fail_iteration(task)
+
+    def _fail_iteration(self, task):
+        """3.3, 3.4: a failure is borne or fails the container, and stops what it is to stop."""
+        iteration = task.iteration
+        task.borne = self._bears(iteration)
+        if not iteration.failed:
+            iteration.failed = True
+            iteration.task.failures += 1
+        if not task.borne:
+            self._fail_container(iteration.task)
+        if self._stops(task):
+            if task.borne:
+                self._halt(iteration)
+            else:
+                self._stop(iteration.task)
+            self._drop_retries()
 
     def _fail_container(self, container):
         container.failed = True         # 3.3
         if container.node.tolerate is not None:
             self.exceeded.add('share' if self._share(container) is not None else 'number')
 
-    def _is_handled(self, task):
-        """3.2, 3.7"""
-        path = task.node.path
-        is_item = task.iteration.task.kind == 'loop'
-        return not is_item and ((path, 'failure') in self.mentioned or (
-            self.flow.complete_handles and (path, 'complete') in self.mentioned))
+    def _handlers(self, task):
+        """3.3: the siblings of a task's step that make good its failures."""
+        if task is self.root or task.iteration.task.kind == 'loop':
+            return []
+        path, by = task.node.path, self.flow.handled_by
+        found = []
+        for node in task.node.parent.children:
+            on_failure = (path, 'failure') in atoms(node.require)
+            on_complete = (path, 'complete') in atoms(node.require)
+            if (node.handles and (on_failure or on_complete)
+                    or by in ('failure', 'complete') and on_failure
+                    or by == 'complete' and on_complete):
+                found.append(node)
+        return found
+
+    def _is_expected(self, task):
+        """3.4"""
+        return bool(self._handlers(task))
+
+    def _is_handled(self, failed):
+        """3.3: by a handler that began after the failure, and succeeded or was made good."""
+        for node in self._handlers(failed):
+            task = self.tasks.get((node.path, failed.sequence))
+            if task is None or task.began is None or task.began < failed.failed_at:
+                continue
+            if task.status == 'success' or task.failed_at is not None and (
+                    task.borne or self._is_handled(task)):
+                return True
+        return False
+
+    def _next_event(self):
+        self.events += 1
+        return self.events
 
     def _stops(self, task):
         """The effective `stop_on_exception` (8.4)."""
@@ -661,7 +783,7 @@ class Reference:
         self.stops += 1
         container.stopped = True
         self._forget_fresh()
-        if container is not self.root and not self._is_handled(container) \
+        if container is not self.root and not self._is_expected(container) \
                 and self._stops(container):
             if self._bears(container.iteration):
                 self._halt(container.iteration)
@@ -678,13 +800,13 @@ class Reference:
     def _forget_fresh(self):
         """What was stopped before it was stored as ready: as if it had not been (see h)."""
         for task in list(self.tasks.values()):
-            if task.status == 'ready' and task.iteration.stopped and task.place is None \
+            if task.status == 'ready' and task.held_back and task.place is None \
                     and not (task.stored or task.over):
                 del self.tasks[task.node.path, task.sequence]
 
     def _drop_retries(self):
         waiting = [task for task in self.tasks.values()
-                   if task.waiting and task.iteration.stopped]
+                   if task.waiting and task.held_back]
         for task in sorted(waiting, key=lambda one: (self.iterations.index(one.iteration),
                                                      _order_of_addition(one))):
             if task.waiting:            # still: a failure among them may stop more

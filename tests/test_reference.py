@@ -18,6 +18,12 @@ def either(*operands):
     return 'or', list(operands)
 
 
+def handler(name, *requirement, **given):
+    """Return a step that makes good a failure: ``handler('h', 'a')``, ``handler('h', 'a', 'complete')``."""
+    path, status = (requirement + ('failure',))[:2]
+    return Node(name, require=on(path, status), handles=True, **given)
+
+
 class Play(Reference):
     """A reference whose tasks are written ``path@sequence``."""
 
@@ -102,8 +108,7 @@ def test_a_leaf_with_a_loop_runs_once_per_item_one_level_down():      # semantic
 
 
 def test_a_loop_that_raises_fails_its_container():      # semantics 1.4
-    flow = play(Node('a', [Node('x')], loop=3, loop_fails=(2, ALWAYS)),
-                Node('b', require=on('a', 'failure')))
+    flow = play(Node('a', [Node('x')], loop=3, loop_fails=(2, ALWAYS)), handler('b', 'a'))
     assert flow.succeed('a_x@1.1') == 'b@1'
     flow.succeed('b@1')
     assert flow.ok()
@@ -191,31 +196,239 @@ def test_a_step_may_require_that_its_own_container_is_active():      # semantics
 # Failure (3) #####################################################################
 
 
-def test_a_handled_failure_does_not_fail_the_flow():      # semantics 3.2, 3.4
-    flow = play(Node('a'), Node('b', require=on('a', 'failure')), Node('c'))
-    assert flow.fail('a@1') == 'b@1 c@1'
-    flow.succeed('b@1', 'c@1')
+def test_a_failure_fails_the_flow_though_something_reacts_to_it():      # semantics 3.2
+    for status in ('failure', 'complete'):
+        flow = play(Node('a'), Node('mail', require=on('a', status)))
+        assert flow.fail('a@1') == 'mail@1'
+        flow.succeed('mail@1')
+        assert not flow.ok()
+        assert flow.made_good() == set()
+
+
+@pytest.mark.parametrize('status', ['failure', 'complete'])
+def test_a_handler_that_succeeds_makes_a_failure_good(status):      # semantics 3.3, 3.4
+    flow = play(Node('a'), handler('h', 'a', status), Node('c'), Node('d', require=on('c')))
+    assert flow.fail('a@1') == 'c@1 h@1'
+    assert flow.made_good() == set()
+    assert flow.succeed('h@1', 'c@1') == 'd@1'      # nothing was stopped
+    flow.succeed('d@1')
     assert flow.ok()
-    assert flow.handled() == {('a', '1')}
+    assert flow.made_good() == {('a', '1')}
 
 
-def test_mentioning_complete_handles_a_failure():      # semantics 3.2, 10.2
-    flow = play(Node('a'), Node('b', require=on('a', 'complete')))
-    assert flow.fail('a@1') == 'b@1'
-    flow.succeed('b@1')
-    assert flow.ok()
-
-
-def test_complete_handles_can_be_turned_off():      # semantics 3.7
-    steps = [Node('a'), Node('b', require=on('a', 'complete'))]
-    flow = play(*steps, complete_handles=False, stop=False)
-    assert flow.fail('a@1') == 'b@1'
-    flow.succeed('b@1')
+def test_a_handler_that_fails_makes_nothing_good():      # semantics 3.3
+    flow = play(Node('a'), handler('h', 'a'))
+    flow.fail('a@1', 'h@1')
     assert not flow.ok()
-    assert play(*steps, complete_handles=False).fail('a@1') == ''       # it stops the flow
+    assert flow.made_good() == set()
 
 
-def test_an_unhandled_failure_stops_what_did_not_start():      # semantics 3.4
+def test_a_handler_whose_own_failure_is_made_good_has_made_good():      # semantics 3.3
+    flow = play(Node('a'), handler('h', 'a'), handler('i', 'h'))
+    assert flow.fail('a@1', 'h@1') == 'i@1'
+    flow.succeed('i@1')
+    assert flow.ok()
+    assert flow.made_good() == {('a', '1'), ('h', '1')}
+
+
+def test_a_handler_that_ran_before_the_failure_has_made_nothing_good():      # semantics 3.3
+    steps = [Node('a'), Node('b'), Node('h', require=either(on('b'), on('a', 'failure')),
+                                        handles=True)]
+    flow = play(*steps)
+    flow.succeed('b@1')
+    flow.fail('a@1')
+    flow.succeed('h@1')     # it had begun already
+    assert not flow.ok()
+    flow = play(*steps)
+    flow.fail('a@1')
+    flow.succeed('b@1', 'h@1')
+    assert flow.ok()
+
+
+def test_the_attempt_with_which_a_handler_succeeds_counts():      # semantics 3.3
+    flow = play(Node('a'), Node('b'), Node('h', require=either(on('b'), on('a', 'failure')),
+                                           handles=True, retries=1, retry_delay=1))
+    flow.succeed('b@1')
+    flow.fail('h@1', 'a@1')
+    flow.advance()
+    flow.succeed('h@1')
+    assert flow.ok()
+
+
+def test_a_handler_that_never_ran_has_made_nothing_good():      # semantics 3.3
+    flow = play(Node('a'), Node('b', stop=False), Node('c'),
+                Node('h', require=both(on('a', 'failure'), on('b')), handles=True))
+    assert flow.fail('a@1', 'b@1') == 'c@1'     # a's failure was expected: it stopped nothing
+    flow.succeed('c@1')
+    assert not flow.ok()
+
+
+def test_one_handler_of_several_is_enough():      # semantics 3.3
+    flow = play(Node('a'), handler('h', 'a'), handler('i', 'a', 'complete', stop=False))
+    flow.fail('a@1', 'h@1')
+    flow.succeed('i@1')
+    assert flow.made_good() == {('a', '1')}
+    assert not flow.ok()        # h failed
+
+
+def test_only_a_sibling_makes_a_failure_good():      # semantics 3.3
+    flow = play(Node('a'), Node('c', [Node('h', require=on('a', 'failure'))]),
+                handled_by='failure')
+    assert flow.fail('a@1') == 'c_h@1.1'
+    flow.succeed('c_h@1.1')
+    assert not flow.ok()
+
+
+def test_every_sibling_that_requires_the_failure_can_be_made_a_handler():      # semantics 3.3
+    for status, by in [('failure', 'failure'), ('failure', 'complete'), ('complete', 'complete')]:
+        flow = play(Node('a'), Node('h', require=on('a', status)), handled_by=by)
+        flow.fail('a@1')
+        flow.succeed('h@1')
+        assert flow.ok()
+    flow = play(Node('a'), Node('h', require=on('a', 'complete')), handled_by='failure')
+    flow.fail('a@1')
+    flow.succeed('h@1')
+    assert not flow.ok()
+
+
+def test_a_container_can_make_a_failure_good():      # semantics 3.3
+    flow = play(Node('a'), Node('h', [Node('x')], require=on('a', 'failure'), handles=True))
+    assert flow.fail('a@1') == 'h_x@1.1'
+    flow.succeed('h_x@1.1')
+    assert flow.ok()
+
+
+def test_an_expected_failure_that_is_not_made_good_counts_at_the_end_of_its_iteration():    # 3.4
+    steps = [Node('x'), handler('h', 'a_x', stop=False), Node('y'), Node('z', require=on('a_y'))]
+    flow = play(Node('a', steps, loop=2), Node('b'), Node('c', require=on('b')))
+    assert flow.fail('a_x@1.1', 'a_h@1.1') == 'a_y@1.1 b@1'
+    assert flow.succeed('a_y@1.1') == 'a_z@1.1 b@1'
+    assert flow.succeed('a_z@1.1') == 'b@1'     # no second iteration
+    assert flow.status('a@1') == 'failure'
+    assert flow.succeed('b@1') == ''        # a's own failure was unexpected, too
+    assert not flow.ok()
+
+
+def test_at_the_end_of_an_iteration_the_failure_of_the_container_may_be_expected():     # 3.4
+    flow = play(Node('a', [Node('x'), handler('h', 'a_x', stop=False)], loop=2),
+                handler('i', 'a'), Node('b'), Node('c', require=on('b')))
+    assert flow.fail('a_x@1.1', 'a_h@1.1') == 'b@1 i@1'
+    assert flow.succeed('b@1') == 'c@1 i@1'
+    flow.succeed('c@1', 'i@1')
+    assert flow.ok()
+    assert flow.made_good() == {('a', '1')}
+
+
+def test_at_the_end_of_an_iteration_those_in_flight_are_stopped():      # semantics 3.4
+    steps = [Node('x'), handler('h', 'a_x', stop=False), Node('y'), Node('z', require=on('a_y'))]
+    flow = play(Node('a', steps, loop=3, max_concurrent=2))
+    flow.succeed('a_x@1.2', 'a_y@1.1', 'a_z@1.1')
+    assert flow.fail('a_x@1.1') == 'a_h@1.1 a_y@1.2'
+    assert flow.fail('a_h@1.1') == 'a_y@1.2'
+    assert flow.succeed('a_y@1.2') == ''
+    assert not flow.ok()
+
+
+def test_at_the_end_of_an_iteration_the_setting_of_what_failed_counts():      # semantics 3.4
+    flow = play(Node('a', [Node('x', stop=False), handler('h', 'a_x', stop=False)], loop=2))
+    assert flow.fail('a_x@1.1', 'a_h@1.1') == 'a_x@1.2'
+    flow.succeed('a_x@1.2')
+    assert flow.status('a@1') == 'failure'
+
+
+# Reactions (3.4) #################################################################
+
+
+def test_a_stop_spares_what_reacts_to_the_failure_that_stopped():      # semantics 3.4
+    flow = play(Node('a'), Node('m', require=on('a', 'failure')), Node('b', delay=5))
+    assert flow.fail('a@1') == 'm@1'
+    assert flow.reactions() == {('m', '1')}
+    flow.succeed('m@1')
+    assert not flow.ok()
+
+
+def test_a_stop_spares_what_reacts_to_a_failure_that_came_later():      # semantics 3.4
+    flow = play(Node('a'), Node('b'), Node('m', require=on('b', 'failure')),
+                Node('n', require=on('b', 'complete')))
+    flow.fail('a@1')
+    assert flow.fail('b@1') == 'm@1 n@1'
+    flow.succeed('m@1', 'n@1')
+
+
+def test_a_stop_spares_no_report_of_what_succeeded():      # semantics 3.4
+    flow = play(Node('a'), Node('b'), Node('n', require=on('b', 'complete')))
+    flow.fail('a@1')
+    assert flow.succeed('b@1') == ''
+    assert flow.status('n@1') is None
+
+
+def test_a_stop_spares_reactions_to_a_failure_that_came_first():      # semantics 3.4
+    flow = play(Node('a', stop=False), Node('b'),
+                Node('m', require=on('a', 'failure'), delay=5, retries=1, retry_delay=3),
+                Node('n', require=on('a', 'failure'), acquires=[('p', 1)]),
+                Node('c', acquires=[('p', 1)]), pools={'p': 1})
+    flow.fail('a@1', 'b@1')
+    assert flow.succeed('c@1') == 'n@1'
+    flow.advance()
+    flow.fail('m@1')
+    assert flow.dropped() == set()
+    assert flow.next_due() == 8     # it is tried again
+    flow.advance()
+    flow.succeed('m@1', 'n@1')
+    assert flow.over()
+
+
+def test_a_stop_spares_all_that_is_inside_a_reaction():      # semantics 3.4
+    flow = play(Node('a'), Node('m', [Node('x'), Node('y', require=on('m_x'))], loop=2,
+                                require=on('a', 'failure')))
+    assert flow.fail('a@1') == 'm_x@1.1'
+    assert flow.succeed('m_x@1.1') == 'm_y@1.1'
+    assert flow.succeed('m_y@1.1') == 'm_x@1.2'
+
+
+def test_a_failure_inside_a_reaction_stops_that():      # semantics 3.4
+    flow = play(Node('a'), Node('m', [Node('x'), Node('y'), Node('z', require=on('m_y'))], loop=2,
+                                require=on('a', 'failure')))
+    flow.fail('a@1')
+    assert flow.fail('m_x@1.1') == 'm_y@1.1'
+    assert flow.succeed('m_y@1.1') == ''
+    assert flow.status('m@1') == 'failure'
+
+
+def test_what_follows_from_a_reaction_is_none():      # semantics 3.4
+    flow = play(Node('a'), Node('m', require=on('a', 'failure')), Node('n', require=on('m')))
+    flow.fail('a@1')
+    assert flow.succeed('m@1') == ''
+
+
+def test_what_would_run_without_the_failure_is_no_reaction():      # semantics 3.4
+    steps = [Node('a'), Node('b'), Node('m', require=either(on('b'), on('a', 'failure')), delay=5)]
+    flow = play(*steps)
+    flow.succeed('b@1')
+    flow.fail('a@1')
+    assert flow.over()      # m was dropped
+    flow = play(*steps)
+    flow.fail('a@1')
+    flow.succeed('b@1')
+    assert flow.next_due() == 5     # m had become a reaction
+
+
+def test_a_failure_further_out_can_be_reacted_to():      # semantics 3.4, 3.6
+    flow = play(Node('o'), Node('a', [Node('x'), Node('m', require=on('o', 'failure'))]),
+                handler('h', 'a'))
+    assert flow.fail('a_x@1.1') == 'o@1'        # a is stopped, and not over
+    assert flow.fail('o@1') == 'a_m@1.1'
+    assert flow.succeed('a_m@1.1') == 'h@1'
+
+
+def test_a_stop_of_a_borne_iteration_spares_reactions():      # semantics 3.3, 3.4
+    flow = play(Node('a', [Node('x'), Node('m', require=on('a_x', 'failure'))], loop=2,
+                     tolerate=1))
+    assert flow.fail('a_x@1.1') == 'a_m@1.1'
+    assert flow.succeed('a_m@1.1') == 'a_x@1.2'
+
+
+def test_an_unexpected_failure_stops_what_did_not_start():      # semantics 3.4
     flow = play(Node('a'), Node('b'), Node('c', require=on('b')), Node('d'), max_concurrent=2)
     assert flow.fail('a@1') == 'b@1'
     assert flow.succeed('b@1') == ''
@@ -240,8 +453,8 @@ def test_what_never_came_to_run_is_no_failure():      # semantics 3.5
     assert flow.result() == (True, {('a', '1'): 'success'})
 
 
-def test_an_unhandled_failure_fails_its_container_where_it_can_be_handled():      # semantics 3.3
-    flow = play(Node('a', [Node('x')], loop=2), Node('b', require=on('a', 'failure')))
+def test_an_unexpected_failure_fails_its_container_whose_failure_can_be_made_good():    # 3.3
+    flow = play(Node('a', [Node('x')], loop=2), handler('b', 'a'))
     assert flow.fail('a_x@1.1') == 'b@1'        # 3.4: no second iteration
     flow.succeed('b@1')
     assert flow.ok()
@@ -278,10 +491,10 @@ def test_stop_on_exception_is_inherited_by_what_is_inside():      # semantics 3.
     assert flow.status('a@1') == 'failure'
 
 
-def test_a_stop_goes_outward_in_the_same_turn_to_where_the_failure_is_handled():   # semantics 3.4
+def test_a_stop_goes_outward_in_the_same_turn_to_where_the_failure_is_expected():   # semantics 3.4
     flow = play(Node('a', [Node('b', [Node('x'), Node('y')]), Node('z'),
                            Node('w', require=on('a_z'))]),
-                Node('h', require=on('a', 'failure')), Node('i'), Node('j', require=on('i')))
+                handler('h', 'a'), Node('i'), Node('j', require=on('i')))
     assert flow.fail('a_b_x@1.1.1') == 'a_b_y@1.1.1 a_z@1.1 i@1'
     assert flow.succeed('a_z@1.1') == 'a_b_y@1.1.1 i@1'     # w is stopped
     assert flow.succeed('i@1') == 'a_b_y@1.1.1 j@1'         # the flow is not
@@ -348,7 +561,7 @@ def test_a_failed_item_fails_a_leaf_with_a_loop():      # semantics 3.3
 
 
 def test_an_iteration_stays_open_for_what_can_still_be_raised_outside():      # semantics 3.6
-    flow = play(Node('o'), Node('a', [Node('x', require=on('o', 'failure'))], loop=2))
+    flow = play(Node('o', stop=False), Node('a', [Node('x', require=on('o', 'failure'))], loop=2))
     assert flow.status('a@1') == 'active'
     assert flow.fail('o@1') == 'a_x@1.1'
     assert flow.succeed('a_x@1.1') == 'a_x@1.2'
@@ -531,13 +744,13 @@ def test_each_item_of_a_leaf_with_a_loop_acquires():      # semantics 4.3, 1.3
 def test_when_all_wait_for_resources_the_first_in_ready_order_fails():      # semantics 4.3
     flow = play(Node('a', acquires=[('p', 1)], releases=[]),
                 Node('b', require=on('a', 'complete')),
-                Node('c', acquires=[('p', 1)]), Node('d', require=on('c', 'failure')),
-                pools={'p': 1})
+                Node('c', acquires=[('p', 1)]), handler('d', 'c'), pools={'p': 1})
     assert flow.succeed('a@1') == 'b@1'
     assert flow.succeed('b@1') == 'd@1'
     assert flow.status('c@1') == 'failure'
     assert flow.deadlocks == 1
-    assert flow.handled() == {('c', '1')}
+    flow.succeed('d@1')
+    assert flow.made_good() == {('c', '1')}
 
 
 def test_containers_that_hold_what_their_steps_need_fail():      # semantics 4.3
@@ -609,7 +822,7 @@ def test_a_failed_attempt_is_followed_by_another_and_raises_nothing():      # se
     assert flow.attempt('a', '1') == 2
     assert flow.tried == {('a', '1', 1)}
     assert flow.succeed('a@1') == 'b@1'
-    assert flow.handled() == set()
+    assert flow.failures() == set()
 
 
 def test_when_no_attempts_are_left_the_last_failure_counts():      # semantics 3.1
@@ -617,7 +830,7 @@ def test_when_no_attempts_are_left_the_last_failure_counts():      # semantics 3
     assert flow.fail('a@1', 'a@1') == 'a@1'
     assert not flow.tries_again('a', '1')
     assert flow.fail('a@1') == 'b@1'
-    assert flow.handled() == {('a', '1')}
+    assert flow.failures() == {('a', '1')}
 
 
 def test_a_failure_that_is_not_to_be_tried_again_is_not():
@@ -738,21 +951,22 @@ def test_the_due_time_of_a_retry_does_not_count_after_a_success():      # semant
 
 def test_a_stop_makes_a_failure_of_a_waiting_retry():      # semantics 3.4
     flow = play(Node('a', [Node('b', [Node('x', retries=1, retry_delay=5)]), Node('y')],
-                     stop=True), Node('h', require=on('a', 'failure')))
+                     stop=True), handler('h', 'a'))
     flow.fail('a_b_x@1.1.1')
     assert flow.fail('a_y@1.1') == 'h@1'        # it keeps nothing open
     assert flow.status('a_b_x@1.1.1') == 'ready'
     assert flow.dues() == {('a_b_x', '1.1.1'): 5}
     assert flow.dropped() == {('a_b_x', '1.1.1')}
     assert flow.status('a_b@1.1') == 'failure'
-    assert flow.handled() == {('a', '1')}
+    flow.succeed('h@1')
+    assert flow.made_good() == {('a', '1')}
 
 
-def test_a_waiting_retry_that_a_stop_drops_may_be_handled():      # semantics 3.2, 3.4
-    flow = play(Node('a', [Node('x', retries=1, retry_delay=5),
-                           Node('y', require=on('a_x', 'failure'))]), Node('b'))
-    flow.fail('a_x@1.1', 'b@1')
-    assert flow.dropped() == {('a_x', '1.1')}
+def test_a_waiting_retry_that_a_stop_drops_may_be_made_good():      # semantics 3.3, 3.4
+    flow = play(Node('a', [Node('x', retries=1, retry_delay=5), handler('y', 'a_x')]), Node('b'))
+    assert flow.fail('a_x@1.1', 'b@1') == 'a_y@1.1'
+    flow.succeed('a_y@1.1')
+    assert flow.dropped() == flow.made_good() == {('a_x', '1.1')}
     assert flow.status('a@1') == 'active'       # it did not fail, and is to be gone through again
 
 
@@ -797,7 +1011,7 @@ def test_what_a_stop_leaves_idle_ends_before_any_of_it_is_raised(order):      # 
 def test_a_container_bears_as_many_failed_iterations_as_it_tolerates():      # semantics 3.3
     flow = play(Node('a', [Node('x')], loop=4, tolerate=1), Node('b', require=on('a', 'failure')))
     assert flow.fail('a_x@1.1') == 'a_x@1.2'
-    assert flow.handled() == flow.borne() == {('a_x', '1.1')}
+    assert flow.made_good() == flow.borne() == {('a_x', '1.1')}
     assert flow.succeed('a_x@1.2') == 'a_x@1.3'
     assert flow.fail('a_x@1.3') == 'b@1'        # no fourth iteration
     assert flow.borne() == {('a_x', '1.1')}
@@ -856,12 +1070,20 @@ def test_one_iteration_fails_once():      # semantics 3.3
     assert flow.borne() == {('a_x', '1.1'), ('a_y', '1.1'), ('a_z', '1.1')}
 
 
-def test_a_handled_failure_is_no_failure_of_its_iteration():      # semantics 3.2
-    flow = play(Node('a', [Node('x'), Node('y', require=on('a_x', 'failure'))], loop=2,
-                     tolerate=0))
+def test_a_failure_that_was_made_good_is_no_failure_of_its_iteration():      # semantics 3.3
+    flow = play(Node('a', [Node('x'), handler('y', 'a_x')], loop=2, tolerate=0))
     assert flow.fail('a_x@1.1') == 'a_y@1.1'
     assert flow.succeed('a_y@1.1') == 'a_x@1.2'
     assert flow.borne() == set()
+
+
+def test_an_expected_failure_that_was_not_made_good_is_borne_at_the_end():      # 3.3, 3.4
+    flow = play(Node('a', [Node('x'), handler('y', 'a_x'), Node('z')], loop=2, tolerate=1))
+    assert flow.fail('a_x@1.1') == 'a_y@1.1 a_z@1.1'
+    assert flow.fail('a_y@1.1') == 'a_z@1.1'        # that failure was not expected
+    assert flow.borne() == {('a_y', '1.1')}
+    assert flow.succeed('a_z@1.1') == 'a_x@1.2 a_z@1.2'
+    assert flow.made_good() == {('a_x', '1.1'), ('a_y', '1.1')}     # of one iteration
 
 
 def test_one_iteration_too_many_stops_the_container():      # semantics 3.3, 3.4
@@ -983,11 +1205,10 @@ def test_what_was_dropped_in_a_borne_iteration_counts_in_no_later_stop():
     assert flow.status('a@1') == 'success'
 
 
-def test_a_recovery_passes_over_borne_failures_in_what_succeeded():      # semantics 7.2
-    earlier = {'a_x@1.1': 'failure', 'a_x@1.2': 'success'}
-    steps = [Node('a', [Node('x')], loop=2, tolerate=1), Node('b', require=on('a'))]
-    assert play(*steps, earlier=dict(earlier, **{'a@1': 'success'})).now_running() == 'b@1'
-    flow = play(*steps, earlier=dict(earlier, **{'a@1': 'active'}))
+@pytest.mark.parametrize('status', ['success', 'active', 'failure'])
+def test_a_recovery_runs_borne_failures_again(status):      # semantics 7.1, 7.2
+    flow = play(Node('a', [Node('x')], loop=2, tolerate=1), Node('b', require=on('a')),
+                earlier={'a_x@1.1': 'failure', 'a_x@1.2': 'success', 'a@1': status})
     assert flow.now_running() == 'a_x@1.1'
     assert flow.fail('a_x@1.1') == 'b@1'        # borne again
 
@@ -1087,6 +1308,81 @@ def test_recovering_what_succeeded_runs_nothing():      # semantics 7.1
     assert flow.ok()
 
 
+def test_a_recovery_runs_again_what_was_made_good():      # semantics 7.1
+    steps = [Node('a'), handler('h', 'a'), Node('c', require=on('h'))]
+    earlier = {'a@1': 'failure', 'h@1': 'success', 'c@1': 'success'}
+    flow = play(*steps, earlier=earlier)
+    assert flow.now_running() == 'a@1'
+    assert flow.succeed('a@1') == ''
+    assert flow.ok()
+    flow = play(*steps, earlier=earlier)
+    assert flow.fail('a@1') == 'h@1'        # 3.3: its old success makes nothing good
+    flow.succeed('h@1')
+    assert flow.skipped() == {('c', '1')}
+    assert flow.ok()
+    flow = play(*steps, earlier=earlier)
+    flow.fail('a@1', 'h@1')
+    assert not flow.ok()
+
+
+@pytest.mark.parametrize('earlier', ['success', 'failure', 'active'])
+def test_what_reacts_to_a_new_failure_runs_again(earlier):      # semantics 3.3, 7.3
+    flow = play(Node('a'), Node('m', require=on('a', 'complete'),
+                                recovery={'failure': 'skip', 'active': 'skip'}),
+                earlier={'a@1': 'failure', 'm@1': earlier})
+    assert flow.fail('a@1') == 'm@1'
+
+
+def test_all_that_is_inside_a_reaction_to_a_new_failure_runs_again():      # semantics 3.3, 7.3
+    earlier = {'a@1': 'failure', 'm@1': 'success', 'm_x@1.1': 'success', 'n@1': 'success',
+               'n@1.1': 'success'}
+    flow = play(Node('a'), Node('m', [Node('x')], require=on('a', 'failure')),
+                Node('n', loop=1, require=on('a', 'failure')), earlier=earlier)
+    assert flow.fail('a@1') == 'm_x@1.1 n@1.1'
+
+
+def test_what_does_not_need_the_new_failure_is_passed_over():      # semantics 7.3
+    flow = play(Node('b'), Node('a'), Node('h', require=either(on('b'), on('a', 'failure')),
+                                           handles=True),
+                earlier={'a@1': 'failure', 'b@1': 'success', 'h@1': 'success'})
+    assert flow.skipped() == {('b', '1'), ('h', '1')}
+    assert flow.fail('a@1') == ''
+    assert not flow.ok()        # 3.3: an old success handles no new failure
+
+
+def test_a_container_is_gone_through_again_for_a_failure_in_it_that_was_made_good():    # 7.2
+    earlier = {'a@1': 'success', 'a_x@1.1': 'failure', 'a_h@1.1': 'success', 'b@1': 'success'}
+    flow = play(Node('a', [Node('x'), handler('h', 'a_x')]), Node('b', [Node('y')]),
+                earlier=earlier)
+    assert flow.now_running() == 'a_x@1.1'
+    assert flow.fail('a_x@1.1') == 'a_h@1.1'
+    flow.succeed('a_h@1.1')
+    assert flow.ok()
+
+
+def test_a_container_is_gone_through_again_for_what_a_borne_iteration_dropped():    # 7.2
+    earlier = {'a@1': 'success', 'a_x@1.1': 'failure', 'a_y@1.1': ('ready', 9)}
+    flow = play(Node('a', [Node('x', recovery={'failure': 'skip'}), Node('y', delay=9)], loop=1,
+                     tolerate=1), now=7, earlier=earlier)
+    assert flow.next_due() == 9
+
+
+def test_what_never_started_runs_when_a_failure_in_a_container_counts_as_success():    # 7.1, 7.2
+    earlier = {'a@1': 'success', 'a_x@1.1': 'failure', 'a_h@1.1': 'success'}
+    flow = play(Node('a', [Node('x', recovery={'failure': 'skip'}), handler('h', 'a_x'),
+                           Node('y', require=on('a_x'))]), earlier=earlier)
+    assert flow.now_running() == 'a_y@1.1'
+
+
+def test_a_recovery_starts_what_a_stop_had_dropped():      # semantics 3.4, 7.1
+    flow = play(Node('a', [Node('x'), Node('y', delay=9), Node('z', require=on('a_y'))]),
+                Node('b'), handler('h', 'b'), now=10,
+                earlier={'a@1': 'active', 'a_x@1.1': 'success', 'a_y@1.1': ('ready', 9),
+                         'b@1': 'success'})
+    assert flow.now_running() == 'a_y@1.1'
+    assert flow.succeed('a_y@1.1') == 'a_z@1.1'
+
+
 # The generator ###################################################################
 
 
@@ -1112,31 +1408,31 @@ def test_the_generator_makes_valid_flows_of_every_kind():
         assert not circular(flow) and not oversized(flow)
         for node in flow.nodes.values():
             seen.update(key for key in ('loop', 'loop_fails', 'delay', 'acquires', 'releases',
-                                        'fails', 'stop', 'max_concurrent', 'recovery')
+                                        'fails', 'stop', 'max_concurrent', 'recovery',
+                                        'handles')
                         if getattr(node, key) or getattr(node, key) is False)
             seen.add('depth %d' % node.depth)
             seen.update(word for word in ('and', 'or') if word in str(node.require))
         seen.update(key for key in ('pools', 'max_concurrent') if getattr(flow, key))
+        seen.add('handled by %s' % flow.handled_by)
     assert seen == {'loop', 'loop_fails', 'delay', 'acquires', 'releases', 'fails', 'stop',
                     'max_concurrent', 'recovery', 'depth 1', 'depth 2', 'depth 3', 'depth 4',
-                    'and', 'or', 'pools'}
+                    'and', 'or', 'pools', 'handles', 'handled by handles',
+                    'handled by failure', 'handled by complete'}
 
 
 def test_a_seed_gives_the_same_flow_everywhere():
-    assert str(random_flow(57)) == FIFTY_SEVEN
+    assert str(random_flow(69)) == ONE_FLOW
 
 
-FIFTY_SEVEN = '''\
-flow max_concurrent=1 pools=p:3
-  s0 acquires=[('p', 1)]
-    s0_s1 require=(s0.ready & s0.active) fails=1.1
-    s0_s3
-    s0_s5
-    s0_s6 require=s0_s5.complete
-    s0_s7 loop=2 no-func acquires=[('p', 2)]
-  s2 require=s0
-  s4 acquires=[('p', 2)]
-  added: s0 s0_s1 s2 s0_s3 s4 s0_s5 s0_s6 s0_s7'''
+ONE_FLOW = '''\
+flow max_concurrent=1 stop=False pools=p:2,q:2
+  s0 require=s5 releases=[('q', 2)]
+  s1 acquires=[('p', 2)]
+  s2 require=s0 fails=1/1 stop=True retries=2
+  s3 require=s1.complete stumbles=1:2 handles max_concurrent=1 retries=2 retry_delay=5
+  s4 loop=3 loop_fails=1/99 fails=1.2,1.3/1
+  s5 require=s3 acquires=[('q', 2)] releases=[]'''
 
 
 @pytest.mark.parametrize('first', range(0, 200, 10))
