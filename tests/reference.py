@@ -285,6 +285,16 @@ class Reference:
         """Return the (path, sequence) of every step that started because something failed."""
         return {task.name for task in self.tasks.values() if task.reaction}
 
+    def spared(self):
+        """Return the (path, sequence) of every reaction that no stop kept from running."""
+        return {task.name for task in self.tasks.values()
+                if task.reaction and task.iteration.stopped}
+
+    def repeated(self):
+        """Return the (path, sequence) of what had succeeded and reacts to a new failure (7.3)."""
+        return {task.name for task in self.tasks.values()
+                if task.spared and self.earlier.get(task.name, (None,))[0] == 'success'}
+
     def not_run(self):
         """Return the (path, sequence) of every step that did not start where it could (3.5)."""
         return {(node.path, '.'.join(map(str, iteration.sequence)))

@@ -14,7 +14,8 @@ import os
 import pytest
 
 import sequent
-from flows import ALWAYS, Chance, Flow, Node, holds, random_flow, sequences
+from flows import (
+    ALWAYS, Chance, Flow, Node, atoms, handles_in_order_only, holds, random_flow, sequences)
 from reference import Reference
 
 SIMULATIONS = int(os.environ.get('SEQUENT_SIMULATIONS') or 5000)
@@ -71,13 +72,14 @@ def build_plan(flow):
             acquires=resources(node.acquires),
             releases=None if node.releases is None else resources(node.releases),
             recovery=node.recovery, stop_on_exception=effective_stop(flow, node),
-            max_concurrent=node.max_concurrent, retries=node.retries, tolerate=node.tolerate)
+            max_concurrent=node.max_concurrent, retries=node.retries, tolerate=node.tolerate,
+            handles=node.handles)
         parent.children = list(parent.children) + [step]
         steps[path] = step
     for path, node in flow.nodes.items():
         if node.require is not None:
             steps[path].require = expression(node.require)
-    return sequent.compile_plan(root, complete_handles=flow.complete_handles)
+    return sequent.compile_plan(root, handled_by=flow.handled_by)
 
 
 # The driver of a simulated run ###################################################
@@ -113,7 +115,8 @@ class Engine:
         self.before = dict(records)
         self.running = {}               # (path, sequence): engine's task
         self.started = set()            # (path, sequence, attempt) submitted in this run
-        self.handled = set()
+        self.now_failed = set()         # (path, sequence) recorded as failed in this run
+        self.succeeded = set()          # ... as succeeded
         self.borne = set()
         self.dropped = set()
         self.tried = set()              # (path, sequence, attempt) that failed and is tried again
@@ -222,7 +225,7 @@ class Engine:
         name = task.step.path, task.sequence
         assert self.records[name][:4] == ('active', 'leaf', recovery, attempt), \
             'attempt %s at %s at %s did not run' % ((attempt,) + name)
-        assert name not in self.handled
+        assert name not in self.now_failed
         self.tried.add(name + (attempt,))
 
     def record(self, task):
@@ -236,8 +239,9 @@ class Engine:
             assert (before, task.status) in sequent.STATUS_CHANGES, (name, before, task.status)
         if task.status == 'failure':
             self.failed.append(task)
-            if task.step.handled or task.borne:
-                self.handled.add(name)
+            self.now_failed.add(name)
+        elif task.status == 'success':
+            self.succeeded.add(name)
         self.stored[name] = task.attempt
         self.records[name] = (task.status, task.step.kind, task.recovery, task.attempt,
                               task.due)
@@ -249,11 +253,21 @@ class Engine:
         assert attempt <= self.flow.nodes[name[0]].retries + 1, (name, attempt)
         assert task.due is None or task.due <= self.now, '%s at %s runs before it is due' % name
         replay = replay_of(self.flow.nodes[task.step.path], 'success')
-        assert self.before.get(name, [''])[0] != 'success' or replay == 'rerun', \
-            '%s at %s had succeeded and runs again' % name
+        assert self.before.get(name, [''])[0] != 'success' or replay == 'rerun' \
+            or self.reacts(*name), '%s at %s had succeeded and runs again' % name
         assert self.records[name][0] == 'active', '%s at %s runs before that is recorded' % name
         self.started.add(name + (attempt,))
         self.running[name] = task
+
+
+    def reacts(self, path, sequence):
+        """Tell whether a task is, or is inside, a reaction to a failure of this run (7.3)."""
+        def is_raised(path, status):
+            at = '.'.join(sequence.split('.')[:self.flow.nodes[path].depth])
+            failed = (path, at) in self.now_failed or (path, at) in self.dropped
+            return not (failed and status in ('failure', 'complete'))
+        node = self.flow.nodes[path]
+        return any(not holds(one.require, is_raised) for one in [node] + node.above())
 
 
 def replay_of(node, status):
@@ -291,7 +305,7 @@ class Simulation:
                 self.seen.add('crash %d' % recovery)
             else:
                 self.seen.add('success' if ok else 'failure')
-                if ok or recovery >= crashes:
+                if recovery >= crashes and not (recovery < 4 and self.chance.likely(0.3)):
                     break
             recovery += 1
             self.now += self.chance.below(3)
@@ -316,7 +330,7 @@ class Simulation:
         finally:
             self.now = reference.now
             for word in ('stops', 'deadlocks', 'skipped', 'handled', 'dues', 'tried', 'borne',
-                         'dropped'):
+                         'dropped', 'spared', 'repeated'):
                 value = getattr(reference, word)
                 if value() if callable(value) else value:
                     self.seen.add(word)
@@ -326,7 +340,35 @@ class Simulation:
         ok, _ = reference.result()
         assert engine.result == ok, 'the engine says %s' % engine.result
         assert engine.engine.next_due() is None
+        self.check_verdict(engine)
         return ok
+
+    def check_verdict(self, engine):
+        """A run ends well only if each failure in it was made good: seen from records alone (3.3).
+
+        A failure of a task makes that of its container, unless a handler has succeeded, or the
+        failure of a handler was made good in its turn, or a loop bears it.
+        """
+        for name in engine.now_failed | engine.dropped if engine.result else ():
+            path, sequence = name
+            while not self.is_made_good(engine, self.flow.nodes[path], sequence):
+                outer = self.flow.nodes[path].parent
+                assert outer is not self.flow.root, '%s at %s was not made good' % name
+                path, sequence = outer.path, '.'.join(sequence.split('.')[:outer.depth])
+
+    def is_made_good(self, engine, node, sequence, asked=()):
+        if sequence.count('.') >= node.depth:       # an item of a leaf with a loop
+            if node.tolerate is not None:
+                return True
+            sequence = sequence.rsplit('.', 1)[0]
+        if node.parent.tolerate is not None:
+            return True
+        return any((one.path, sequence) in engine.succeeded
+                   or (one.path, sequence) in engine.now_failed | engine.dropped
+                   and self.is_made_good(engine, one, sequence, asked + (node,))
+                   for one in node.parent.children
+                   if one not in asked and (one.handles or self.flow.handled_by != 'handles')
+                   and {(node.path, 'failure'), (node.path, 'complete')} & set(atoms(one.require)))
 
     def check_that_crashes_changed_nothing(self, ok):
         """A run that is never crashed, in another order, has the same outcome.
@@ -334,7 +376,8 @@ class Simulation:
         What a stop keeps from starting, and who fails for want of resources, depends on the
         order; and what fails in some runs only is not the same in another.
         """
-        if self.flow.flaky() or self.seen & {'stops', 'deadlocks'}:
+        if self.flow.flaky() or self.seen & {'stops', 'deadlocks'} \
+                or not handles_in_order_only(self.flow):
             return
         other = self.undisturbed(0)
         if not (other.stops or other.deadlocks):
@@ -393,7 +436,7 @@ class Simulation:
         stored = {name: self.records[name][0] for name in engine.stored
                   if not (name in reference.skipped() and self.records[name][0] == 'success')}
         same('stands', set(stored.items()), set(expected.items()))
-        same('is handled', engine.handled, reference.handled())
+        same('failed', engine.now_failed | engine.dropped, reference.failures())
         same('is borne', engine.borne, reference.borne())
         same('was tried', engine.tried, reference.tried)
         same('was dropped', engine.dropped, reference.dropped())
