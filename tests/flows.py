@@ -331,7 +331,6 @@ def random_flow(seed, max_nodes=15, max_tasks=60):
     _add_failures(chance, flow)
     if chance.likely(0.7):
         _add_reactions(chance, flow)
-    _add_handlers(chance, flow)
     if chance.likely(0.4):
         _add_pools(chance, flow)
     if chance.likely(0.3):
@@ -342,6 +341,7 @@ def random_flow(seed, max_nodes=15, max_tasks=60):
         _add_tolerance(chance, flow, max_tasks)
     if chance.likely(0.4):
         _add_retries(chance, flow)
+    _add_handlers(chance, flow)
     return flow
 
 

@@ -11,8 +11,9 @@ Where the semantics leave room, this is what is meant:
 
 a.  (3.6) A step *waits* for an outer step when it has not started and its expression mentions a
     status of that step that was not raised yet; what the rest of the expression says does not
-    matter. In an iteration that is stopped only reactions can still start, so only `failure` and
-    `complete` are waited for there. The status *can still be raised* as long as the outer step is
+    matter. In an iteration that is stopped only reactions can still start, so a step waits there
+    only for `failure` and `complete`, or when it mentions those of a step that has failed; and
+    not when its requirement holds already without any. The status *can still be raised* as long as the outer step is
     not over, and the iteration in which it stands is alive: that is, something in it is running,
     ready or delayed and was not dropped, or something inside it waits for a status still further
     out that can itself still be raised.
@@ -84,8 +85,8 @@ p.  (3.4) Whether a step is a reaction is decided when its requirement comes to 
     `failure` and `complete` of all steps that failed are taken away at once, also of steps
     further out; the success of a reaction does not make a reaction of what follows from it.
 q.  (3.3, 7.3) In a recovery every failure is a new one, as what had failed is run again or counts
-    as success. So nothing is passed over of what is a reaction then, or inside a reaction,
-    whatever its mapping says. A step that was passed over already when the failure came does not
+    as success. So nothing that is recorded of a reaction, or inside a reaction, counts then: not
+    its success, whatever its mapping says, and not its due time. A step that was passed over already when the failure came does not
     start a second time (2.3), and has handled nothing.
 r.  (3.4) At the end of an iteration each failure in it that was expected, and not made good,
     counts as an unexpected failure: it fails the container, or is borne, and stops what the
@@ -99,7 +100,7 @@ t.  (3.4) A task in a stopped container that waits for its next attempt is dropp
 
 from fractions import Fraction
 
-from flows import STATUSES, atoms, holds
+from flows import atoms, holds
 
 DEFAULT_RECOVERY = {'ready': 'rerun', 'active': 'rerun', 'failure': 'rerun', 'success': 'skip'}
 
@@ -120,6 +121,8 @@ class Task:
         self.reaction = False           # it started because something failed (3.4)
         self.began = None               # when its latest attempt did, in the order of events
         self.failed_at = None           # when it failed, in the same order
+        self.reacts_to = ()             # ... and what had failed when it began
+        self.again = False              # something runs again in it that had succeeded
         self.borne = False              # it failed, and the loop around it bears that
         self.delayed = False            # now, by its step or by a retry
         self.waiting = False            # ... for its next attempt
@@ -187,15 +190,15 @@ class Reference:
 
     Args:
         flow: the flow.
-        earlier: what an earlier run left: ``{(path, sequence): status}`` or ``{(path,
-            sequence): (status, due)}``; empty for a first run.
+        earlier: what earlier runs left: ``{(path, sequence): status}`` or ``{(path, sequence):
+            (status, due, number of the run that recorded it)}``; empty for a first run.
         recovery: the number of this run, from 0: decides which loops raise.
         now: the time at which it begins.
     """
 
     def __init__(self, flow, earlier=None, recovery=0, now=0):
         self.flow = flow
-        self.earlier = {name: one if isinstance(one, tuple) else (one, None)
+        self.earlier = {name: one if isinstance(one, tuple) else (one, None, 0)
                         for name, one in (earlier or {}).items()}
         self.recovery = recovery
         self.now = now
@@ -204,10 +207,12 @@ class Reference:
         self.tasks = {}                 # (path, sequence as a tuple): Task, in order of arrival
         self.iterations = []            # the open ones, in the order in which they started
         self.stops = 0                  # how often a failure stopped something
+        self.given_up = 0               # how many iterations ended though they awaited something
         self.deadlocks = 0              # how often something failed for want of resources
         self.tried = set()              # (path, sequence, attempt) of what was tried again
         self.exceeded = set()           # by which kinds of tolerance containers failed
         self.events = 0                 # to tell what came first
+        self._kept = set()
         self.ended = []                 # iterations that are over
         self.root = Task(flow.root, None, (), 'container')
         self.root.status = 'active'
@@ -295,6 +300,16 @@ class Reference:
         return {task.name for task in self.tasks.values()
                 if task.spared and self.earlier.get(task.name, (None,))[0] == 'success'}
 
+    def in_vain(self):
+        """Return (reaction, failure) pairs of names: that reaction began, and handles nothing."""
+        return {(task.name, failed.name) for task in self.tasks.values()
+                for failed in task.reacts_to if not self._handles(task.node)
+                and failed.name not in self.made_good()}
+
+    def kept(self):
+        """Return what keeps its success though it required what runs again before (7.1)."""
+        return set(self._kept)
+
     def not_run(self):
         """Return the (path, sequence) of every step that did not start where it could (3.5)."""
         return {(node.path, '.'.join(map(str, iteration.sequence)))
@@ -360,6 +375,17 @@ class Reference:
         is_item = len(sequence) > node.depth
         return is_item or holds(node.require, is_raised)
 
+    def _required_by(self, task):
+        """Return the tasks of which a task's requirement mentions some status."""
+        found = [self._mentioned_task(path, task.sequence) for path, _ in atoms(task.node.require)]
+        return [one for one in found if one is not None]
+
+    def _failures_before(self, task):
+        """Return the failed tasks whose `failure` or `complete` a task's requirement mentions."""
+        found = [self._mentioned_task(path, task.sequence) for path, status
+                 in atoms(task.node.require) if status in ('failure', 'complete')]
+        return [one for one in found if one is not None and one.failed_at is not None]
+
     def _is_reaction(self, node, sequence):
         """3.4: would what holds not hold without `failure` and `complete` of what failed?"""
         def is_raised_anyway(path, status):
@@ -386,9 +412,13 @@ class Reference:
 
     def _begin(self, task):
         self.tasks[task.node.path, task.sequence] = task
-        status, due = self.earlier.get(task.name, (None, None))
+        status, due, _ = self.earlier.get(task.name, (None, None, None))
+        if task.spared:                 # 7.3: a reaction to a new failure runs
+            status = due = None
         is_item = task.iteration.task.kind == 'loop'
         if self._is_skipped(task, status):
+            if status == 'success' and any(one.again for one in self._required_by(task)):
+                self._kept.add(task.name)       # 7.1
             self._skip(task)
             return
         if due is None or status == 'success':
@@ -439,7 +469,7 @@ class Reference:
         return DEFAULT_RECOVERY[status]
 
     def _is_skipped(self, task, status):
-        if status is None or task.spared:       # 7.3: a reaction to a new failure runs
+        if status is None:
             return False
         if task.kind == 'leaf':
             return self._replay(task.node, status) == 'skip'
@@ -452,12 +482,15 @@ class Reference:
             for node in inside))
 
     def _left_in(self, task):
-        """Return the earlier tasks in a container, at any depth, that did not succeed (7.2)."""
-        within = task.node.path, task.node.path + '_'
-        at = task.name[1] + '.'
-        return [name for name, (status, _) in self.earlier.items() if status != 'success'
-                and (name[0] == within[0] or name[0].startswith(within[1]))
-                and name[1].startswith(at)]
+        """Return the tasks in a container, at any depth, that did not succeed (7.2).
+
+        What was not reached any more when the container was gone through last does not count.
+        """
+        path, at = task.node.path, task.name[1] + '.'
+        last = self.earlier[task.name][2]
+        return [name for name, (status, _, run) in self.earlier.items()
+                if status != 'success' and run >= last and name[1].startswith(at)
+                and (name[0] == path or name[0].startswith(path + '_'))]
 
     def _skip(self, task):
         task.status = 'success'
@@ -531,6 +564,10 @@ class Reference:
     def _start(self, task):
         task.status = 'active'
         task.began = self._next_event()
+        if task.reaction:
+            task.reacts_to = self._failures_before(task)
+        if self._has_function(task):
+            self._note_again(task)
         task.waiting = False
         task.raised.add('active')
         for pool, n in self._acquired_by(task):
@@ -539,6 +576,13 @@ class Reference:
             task.opening = True
         elif not task.node.func:
             self._end(task, True)       # 1.1
+
+    def _note_again(self, task):
+        """7.1: a function runs whose earlier success, or that of a container around, counted."""
+        while task is not self.root:
+            if self.earlier.get(task.name, (None,))[0] == 'success':
+                task.again = True
+            task = task.iteration.task
 
     def _fail_if_stuck(self):
         ready = self._ready()
@@ -589,29 +633,42 @@ class Reference:
         return all(task.over or (task.held_back and task.status == 'ready')
                    for task in self._tasks_in(iteration))
 
-    def _awaited(self, iteration, statuses=STATUSES):
+    def _awaited(self, iteration):
         """Return the outer iterations from which steps of this one wait for something.
 
-        What was raised, and what a step that is over did not raise, is not awaited.
+        What was raised, and what a step that is over did not raise, is not awaited; what a
+        container does not raise that a stop left incomplete is, for a recovery may raise it.
         """
+        return [outer for _, _, outer in self._awaited_atoms(iteration)]
+
+    def _awaited_still(self, iteration):
+        """Return the same where it can still start something: in what is stopped, reactions."""
+        return [outer for node, status, outer in self._awaited_atoms(iteration)
+                if not iteration.stopped or not self._holds(node, iteration.sequence) and (
+                    status in ('failure', 'complete')
+                    or self._mentions_a_failure(node, iteration.sequence))]
+
+    def _awaited_atoms(self, iteration):
+        """Return (step, status, outer iteration in which something may raise it) of what waits."""
         if iteration.task.kind == 'loop':
             return []
         found = []
         for node, _ in self._unstarted(iteration):
             for path, status in atoms(node.require):
-                if status not in statuses:
-                    continue
                 depth = self.flow.nodes[path].depth
                 task = self._mentioned_task(path, iteration.sequence)
-                if depth == node.depth or (task and (task.over or status in task.raised)):
+                raised = task.raised if task else set()
+                if depth == node.depth or raised & {status, 'complete'}:
                     continue
-                found.extend(outer for outer in iteration.around() if len(outer.sequence) == depth)
+                found.extend((node, status, outer) for outer in iteration.around()
+                             if len(outer.sequence) == depth)
         return found
 
-    def _awaited_still(self, iteration):
-        """Return the same where it can still start something: in what is stopped, reactions."""
-        return self._awaited(
-            iteration, ('failure', 'complete') if iteration.stopped else STATUSES)
+    def _mentions_a_failure(self, node, sequence):
+        """Tell whether a requirement mentions `failure` or `complete` of what has failed."""
+        tasks = [self._mentioned_task(path, sequence) for path, status in atoms(node.require)
+                 if status in ('failure', 'complete')]
+        return any(task is not None and 'failure' in task.raised for task in tasks)
 
     def _is_alive(self, iteration):
         if any(iteration in task.iteration.around() and
@@ -650,7 +707,9 @@ class Reference:
         return self._end_iterations(self._ending(must_stay)[:1])
 
     def _end_together(self, must_stay):
-        return self._end_iterations(self._ending(must_stay))
+        ended = self._ending(must_stay)
+        self.given_up += len(ended)
+        return self._end_iterations(ended)
 
     def _end_iterations(self, ended):
         self.iterations = [one for one in self.iterations if one not in ended]
@@ -751,9 +810,12 @@ class Reference:
         """3.3: the siblings of a task's step that make good its failures."""
         if task is self.root or task.iteration.task.kind == 'loop':
             return []
-        path, by = task.node.path, self.flow.handled_by
+        return self._handlers_of(task.node)
+
+    def _handlers_of(self, failing):
+        path, by = failing.path, self.flow.handled_by
         found = []
-        for node in task.node.parent.children:
+        for node in failing.parent.children:
             on_failure = (path, 'failure') in atoms(node.require)
             on_complete = (path, 'complete') in atoms(node.require)
             if (node.handles and (on_failure or on_complete)
@@ -761,6 +823,10 @@ class Reference:
                     or by == 'complete' and on_complete):
                 found.append(node)
         return found
+
+    def _handles(self, node):
+        """Tell whether a step is a handler of any other one (3.3)."""
+        return any(node in self._handlers_of(one) for one in node.parent.children)
 
     def _is_expected(self, task):
         """3.4"""

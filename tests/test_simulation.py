@@ -86,12 +86,12 @@ def build_plan(flow):
 
 
 class Records(dict):
-    """A store: the latest (status, kind, recovery, attempt, due) by (path, sequence)."""
+    """A store: the latest `sequent.Earlier` by (path, sequence)."""
 
-    def at(self, sequence):
-        """Return {path: Earlier} at a sequence, or None."""
-        found = {path: sequent.Earlier(*record)
-                 for (path, at), record in self.items() if at == sequence}
+    def at(self, sequence, floor=0):
+        """Return {path: Earlier} at a sequence, or None; what is older than `floor` is left out."""
+        found = {path: record for (path, at), record in self.items()
+                 if at == sequence and record.recovery >= floor}
         return found or None
 
 
@@ -118,6 +118,8 @@ class Engine:
         self.now_failed = set()         # (path, sequence) recorded as failed in this run
         self.succeeded = set()          # ... as succeeded
         self.borne = set()
+        self.made_good = set()
+        self.kept = set()
         self.dropped = set()
         self.tried = set()              # (path, sequence, attempt) that failed and is tried again
         self.stored = {}                # (path, sequence): attempt, as recorded in this run
@@ -160,6 +162,10 @@ class Engine:
                     tried.append(what)
                 elif kind == 'dropped':
                     dropped.append(what)
+                elif kind == 'handled':
+                    dirty[what[0]] = None
+                elif kind == 'kept':
+                    self.kept.add((what[0].path, what[1].sequence))
                 elif kind == 'open':
                     opens.append(what)
                 elif kind == 'finish':
@@ -172,13 +178,15 @@ class Engine:
         for task, *_ in tried:
             self.check_held(task)
         self.borne.update((task.step.path, task.sequence) for task in self.failed if task.borne)
+        self.made_good.update((task.step.path, task.sequence) for task in self.failed
+                              if task.handled or task.borne)
         for task in submitted:
             self.start(task)
 
     def check_attempt(self, actions):
         """An attempt failed: the next one is stored as ready, with its due time."""
-        task, recovery, attempt, error = actions[0][1]
-        assert (recovery, error) == (self.recovery, 'broken')
+        task, recovery, attempt, status, error = actions[0][1]
+        assert (recovery, status, error) == (self.recovery, 'failure', 'broken')
         assert task.attempt == attempt + 1
         assert ('record', task) in actions[1:]
 
@@ -190,7 +198,7 @@ class Engine:
     def drop(self, task):
         """It counts as failed, and stays stored as it is."""
         name = task.step.path, task.sequence
-        assert self.records[name] == ('ready', 'leaf', self.recovery, task.attempt, task.due)
+        assert self.records[name][:5] == ('ready', 'leaf', self.recovery, task.attempt, task.due)
         assert task.status == 'ready' and task.attempt > 1
         assert name not in self.dropped
         self.dropped.add(name)
@@ -206,8 +214,8 @@ class Engine:
             return sequent.Opened(task, True)
         earlier = None
         if self.recovery and task.scope.earlier is not None:
-            earlier = self.records.at('%s.%d' % (task.sequence, task.opened + 1))
-        return sequent.Opened(task, False, task.opened, None, earlier)
+            earlier = self.records.at('%s.%d' % (task.sequence, task.opened + 1), task.floor)
+        return sequent.Opened(task, False, task.opened, None, earlier, task.floor)
 
     def commit(self, tried, dirty):
         if self.lifetime is not None:
@@ -221,7 +229,7 @@ class Engine:
         if dies:
             raise Crash()
 
-    def record_attempt(self, task, recovery, attempt, error):
+    def record_attempt(self, task, recovery, attempt, status, error):
         name = task.step.path, task.sequence
         assert self.records[name][:4] == ('active', 'leaf', recovery, attempt), \
             'attempt %s at %s at %s did not run' % ((attempt,) + name)
@@ -230,7 +238,7 @@ class Engine:
 
     def record(self, task):
         name = task.step.path, task.sequence
-        before = self.records[name][0] if name in self.stored else None
+        before = self.records[name].status if name in self.stored else None
         if before is not None and self.stored[name] != task.attempt:
             assert name + (self.stored[name],) in self.tried, name
             assert task.attempt == self.stored[name] + 1, (name, task.attempt)
@@ -238,13 +246,16 @@ class Engine:
         if before != task.status:
             assert (before, task.status) in sequent.STATUS_CHANGES, (name, before, task.status)
         if task.status == 'failure':
-            self.failed.append(task)
-            self.now_failed.add(name)
+            if name not in self.now_failed:
+                self.failed.append(task)
+                self.now_failed.add(name)
         elif task.status == 'success':
             self.succeeded.add(name)
         self.stored[name] = task.attempt
-        self.records[name] = (task.status, task.step.kind, task.recovery, task.attempt,
-                              task.due)
+        left = task.status == 'success' and task.step.kind != 'leaf' and task.left
+        self.records[name] = sequent.Earlier(
+            task.status, task.step.kind, task.recovery, task.attempt, task.due,
+            handled=left or task.status == 'failure' and (task.handled or task.borne))
 
     def start(self, task):
         name, attempt = (task.step.path, task.sequence), task.attempt
@@ -253,21 +264,20 @@ class Engine:
         assert attempt <= self.flow.nodes[name[0]].retries + 1, (name, attempt)
         assert task.due is None or task.due <= self.now, '%s at %s runs before it is due' % name
         replay = replay_of(self.flow.nodes[task.step.path], 'success')
-        assert self.before.get(name, [''])[0] != 'success' or replay == 'rerun' \
-            or self.reacts(*name), '%s at %s had succeeded and runs again' % name
-        assert self.records[name][0] == 'active', '%s at %s runs before that is recorded' % name
+        assert name not in self.before or self.before[name].status != 'success' \
+            or replay == 'rerun' or self.reacts(*name), '%s at %s had succeeded and runs again' % name
+        assert self.records[name].status == 'active', '%s at %s runs before that is recorded' % name
         self.started.add(name + (attempt,))
         self.running[name] = task
 
 
     def reacts(self, path, sequence):
-        """Tell whether a task is, or is inside, a reaction to a failure of this run (7.3)."""
-        def is_raised(path, status):
-            at = '.'.join(sequence.split('.')[:self.flow.nodes[path].depth])
-            failed = (path, at) in self.now_failed or (path, at) in self.dropped
-            return not (failed and status in ('failure', 'complete'))
-        node = self.flow.nodes[path]
-        return any(not holds(one.require, is_raised) for one in [node] + node.above())
+        """Tell whether a requirement of a step or around it mentions a failure of this run (7.3)."""
+        failed, node = self.now_failed | self.dropped, self.flow.nodes[path]
+        return any(
+            (other, '.'.join(sequence.split('.')[:self.flow.nodes[other].depth])) in failed
+            for one in [node] + node.above() for other, status in atoms(one.require)
+            if status in ('failure', 'complete'))
 
 
 def replay_of(node, status):
@@ -315,10 +325,11 @@ class Simulation:
 
     def run_once(self, recovery, lifetime):
         self.story.append('run %d' % recovery)
-        earlier = {name: (one[0], one[4]) for name, one in self.records.items()}
+        earlier = {name: (one.status, one.due, one.recovery) for name, one in self.records.items()}
         reference = Reference(self.flow, earlier, recovery, self.now)
-        waited = {name for name, (status, _, _, attempt, due) in self.records.items()
-                  if status == 'ready' and attempt > 1 and due is not None and due > self.now}
+        waited = {name for name, one in self.records.items()
+                  if one.status == 'ready' and one.attempt > 1
+                  and one.due is not None and one.due > self.now}
         engine = None
         try:
             engine = Engine(self.flow, self.records, recovery, self.now, lifetime,
@@ -330,7 +341,7 @@ class Simulation:
         finally:
             self.now = reference.now
             for word in ('stops', 'deadlocks', 'skipped', 'handled', 'dues', 'tried', 'borne',
-                         'dropped', 'spared', 'repeated'):
+                         'dropped', 'spared', 'repeated', 'kept', 'in_vain', 'given_up'):
                 value = getattr(reference, word)
                 if value() if callable(value) else value:
                     self.seen.add(word)
@@ -340,6 +351,10 @@ class Simulation:
         ok, _ = reference.result()
         assert engine.result == ok, 'the engine says %s' % engine.result
         assert engine.engine.next_due() is None
+        same('was made good', engine.made_good, reference.made_good())
+        same('keeps an earlier success', engine.kept, reference.kept())
+        same('reacts in vain', {tuple((task.step.path, task.sequence) for task in pair)
+                                for pair in engine.engine.unhandled()}, reference.in_vain())
         self.check_verdict(engine)
         return ok
 
@@ -373,27 +388,28 @@ class Simulation:
     def check_that_crashes_changed_nothing(self, ok):
         """A run that is never crashed, in another order, has the same outcome.
 
-        What a stop keeps from starting, and who fails for want of resources, depends on the
-        order; and what fails in some runs only is not the same in another.
+        What a stop keeps from starting, who fails for want of resources, and which iterations
+        wait in vain together, depends on the order; and what fails in some runs only is not the
+        same in another.
         """
-        if self.flow.flaky() or self.seen & {'stops', 'deadlocks'} \
+        if self.flow.flaky() or self.seen & {'stops', 'deadlocks', 'given_up'} \
                 or not handles_in_order_only(self.flow):
             return
         other = self.undisturbed(0)
-        if not (other.stops or other.deadlocks):
+        if not (other.stops or other.deadlocks or other.given_up):
             self.seen.add('compared')
             assert other.result()[0] == ok, 'without a crash it ends with %s' % (not ok)
-            same('stands in the end', {(name, one[0]) for name, one in self.records.items()},
+            same('stands in the end', {(name, one.status) for name, one in self.records.items()},
                  set(other.statuses().items()))
 
     def check_that_nothing_is_left(self):
         """When no failure is left, all that a run without failures does has been done."""
-        if any(one[0] == 'failure' for one in self.records.values()) or 'deadlocks' in self.seen:
+        if any(one.status == 'failure' for one in self.records.values()) or 'deadlocks' in self.seen:
             return
         other = self.undisturbed(ALWAYS)
         if not other.deadlocks:
             self.seen.add('healed')
-            done = {name for name, one in self.records.items() if one[0] == 'success'}
+            done = {name for name, one in self.records.items() if one.status == 'success'}
             left = {name for name, status in other.statuses().items()} - done
             assert not left, 'it ends well but did not run %s' % sorted(left)
 
@@ -430,11 +446,11 @@ class Simulation:
         same('runs', {name + (task.attempt,) for name, task in engine.running.items()},
              {name + (reference.attempt(*name),) for name in reference.running()})
         for path, sequence in reference.running():
-            self.check_requirement(path, sequence)
+            self.check_requirement(engine, path, sequence)
         expected = {name: status for name, status in reference.statuses().items()
                     if name not in reference.skipped()}
-        stored = {name: self.records[name][0] for name in engine.stored
-                  if not (name in reference.skipped() and self.records[name][0] == 'success')}
+        stored = {name: self.records[name].status for name in engine.stored
+                  if not (name in reference.skipped() and self.records[name].status == 'success')}
         same('stands', set(stored.items()), set(expected.items()))
         same('failed', engine.now_failed | engine.dropped, reference.failures())
         same('is borne', engine.borne, reference.borne())
@@ -453,7 +469,7 @@ class Simulation:
         now, stored, expected = reference.now, set(), set()
         for name, status in reference.statuses().items():
             if name in engine.stored and status != 'success':
-                due, node = self.records[name][4], self.flow.nodes[name[0]]
+                due, node = self.records[name].due, self.flow.nodes[name[0]]
                 is_item = name[1].count('.') >= node.depth
                 if due is None and (is_item or not node.delay):
                     due = now
@@ -461,15 +477,19 @@ class Simulation:
                 expected.add((name, max(reference.dues().get(name, 0), now)))
         return stored, expected
 
-    def check_requirement(self, path, sequence):
+    def check_requirement(self, engine, path, sequence):
         """Nothing runs before its requirement held: seen from what is recorded alone."""
         node = self.flow.nodes[path]
 
         def is_raised(path, status):
             at = '.'.join(sequence.split('.')[:self.flow.nodes[path].depth])
-            now, _, _, attempt, _ = self.records.get((path, at), [None, None, None, 0, None])
-            if status == 'active' and attempt > 1:      # raised by the first attempt
-                return now is not None
+            if (path, at) not in self.records:
+                return False
+            now = self.records[path, at].status
+            if status == 'active' and self.records[path, at].attempt > 1:
+                return True     # raised by the first attempt
+            if status in ('failure', 'complete') and (path, at) in engine.dropped:
+                return True
             return now in POSSIBLE[status] or now in node_skips(self.flow.nodes[path])
         for one in [node] + node.above():
             assert holds(one.require, is_raised), '%s at %s runs too early' % (path, sequence)
@@ -547,7 +567,7 @@ def follow(flow, *story):
         reference.finish(path, sequence, not fails)
         engine.finish(path, sequence, not fails)
         simulation.compare(engine, reference)
-    return {'%s@%s' % name: record[0] for name, record in simulation.records.items()}
+    return {'%s@%s' % name: record.status for name, record in simulation.records.items()}
 
 
 def test_a_step_that_a_borne_iteration_lost_counts_in_no_later_stop():
@@ -582,7 +602,8 @@ def test_the_simulations_meet_with_everything():
     assert seen == {'success', 'failure', 'crash 0', 'crash 1', 'crash 2', 'stops', 'deadlocks',
                     'skipped', 'handled', 'dues', 'compared', 'healed', 'tried', 'dropped',
                     'tried again after a crash', 'borne', 'exceeded by number',
-                    'exceeded by share', 'exceeded by share at the end'}
+                    'exceeded by share', 'exceeded by share at the end', 'spared', 'repeated',
+                    'kept', 'in_vain', 'given_up'}
 
 
 @pytest.mark.parametrize('name, broken', [
