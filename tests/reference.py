@@ -98,11 +98,23 @@ t.  (3.4) A task in a stopped container that waits for its next attempt is dropp
     fails then is not tried again, unless it is a reaction or inside of one.
 """
 
+import typing
 from fractions import Fraction
 
 from flows import atoms, holds
 
 DEFAULT_RECOVERY = {'ready': 'rerun', 'active': 'rerun', 'failure': 'rerun', 'success': 'skip'}
+
+
+class Past(typing.NamedTuple):
+    """What earlier supervisors left of a task: see `Reference`."""
+
+    status: str
+    due: typing.Optional[int] = None
+    run: int = 0
+    attempt: int = 1
+    began: typing.Optional[int] = None
+    failed_at: typing.Optional[int] = None
 
 
 class Task:
@@ -117,7 +129,9 @@ class Task:
         self.attempt = 1                # the number of the present or next one
         self.raised = set()
         self.over = False
-        self.skipped = False            # it was not run, a recovery passed it over
+        self.run = None                 # the number of the run in which it did what it did
+        self.floor = 0                  # what is recorded of it counts from this run on
+        self.skipped = False            # it was not run, it was passed over
         self.reaction = False           # it started because something failed (3.4)
         self.began = None               # when its latest attempt did, in the order of events
         self.failed_at = None           # when it failed, in the same order
@@ -190,17 +204,20 @@ class Reference:
 
     Args:
         flow: the flow.
-        earlier: what earlier runs left: ``{(path, sequence): status}`` or ``{(path, sequence):
-            (status, due, number of the run that recorded it)}``; empty for a first run.
+        earlier: what earlier supervisors left: ``{(path, sequence): Past or status}``; empty for
+            a first run.
         recovery: the number of this run, from 0: decides which loops raise.
         now: the time at which it begins.
+        continued: this is not a recovery: the run with that number goes on (7.5).
+        events: how many events there were before, as `Past` numbers them.
     """
 
-    def __init__(self, flow, earlier=None, recovery=0, now=0):
+    def __init__(self, flow, earlier=None, recovery=0, now=0, continued=False, events=0):
         self.flow = flow
-        self.earlier = {name: one if isinstance(one, tuple) else (one, None, 0)
+        self.earlier = {name: one if isinstance(one, Past) else Past(one)
                         for name, one in (earlier or {}).items()}
         self.recovery = recovery
+        self.continued = continued
         self.now = now
         self.rounds = 0                 # how often tasks were put in order
         self.out = {pool: 0 for pool in flow.pools}
@@ -211,7 +228,7 @@ class Reference:
         self.deadlocks = 0              # how often something failed for want of resources
         self.tried = set()              # (path, sequence, attempt) of what was tried again
         self.exceeded = set()           # by which kinds of tolerance containers failed
-        self.events = 0                 # to tell what came first
+        self.events = events            # to tell what came first
         self._kept = set()
         self.ended = []                 # iterations that are over
         self.root = Task(flow.root, None, (), 'container')
@@ -273,13 +290,18 @@ class Reference:
         return {task.name: task.due for task in self.tasks.values() if task.due is not None}
 
     def failures(self):
-        """Return the (path, sequence) of every task that failed or counts as failed."""
-        return {task.name for task in self.tasks.values() if task.failed_at is not None}
+        """Return the (path, sequence) of every task that failed, or counts as failed, now."""
+        return {task.name for task in self.tasks.values()
+                if task.failed_at is not None and not task.skipped}
+
+    def order(self):
+        """Return {(path, sequence): (when it began, when it failed)} in the order of events."""
+        return {task.name: (task.began, task.failed_at) for task in self.tasks.values()}
 
     def made_good(self):
         """Return the (path, sequence) of every failure that is made good so far (3.3)."""
         return {task.name for task in self.tasks.values()
-                if task.failed_at is not None and (task.borne or self._is_handled(task))}
+                if task.failed_at is not None and not task.skipped and self._is_made_good(task)}
 
     def handled(self):
         """Return the (path, sequence) of every failure that a handler has made good so far."""
@@ -298,13 +320,14 @@ class Reference:
     def repeated(self):
         """Return the (path, sequence) of what had succeeded and reacts to a new failure (7.3)."""
         return {task.name for task in self.tasks.values()
-                if task.spared and self.earlier.get(task.name, (None,))[0] == 'success'}
+                if task.spared and not task.skipped and task.name in self.earlier
+                and self.earlier[task.name].status == 'success'}
 
     def in_vain(self):
         """Return (reaction, failure) pairs of names: that reaction began, and handles nothing."""
         return {(task.name, failed.name) for task in self.tasks.values()
                 for failed in task.reacts_to if not self._handles(task.node)
-                and failed.name not in self.made_good()}
+                and not self._is_made_good(failed)}
 
     def kept(self):
         """Return what keeps its success though it required what runs again before (7.1)."""
@@ -318,7 +341,7 @@ class Reference:
 
     def borne(self):
         """Return the (path, sequence) of every task whose failure was borne (3.3)."""
-        return {task.name for task in self.tasks.values() if task.borne}
+        return {task.name for task in self.tasks.values() if task.borne and not task.skipped}
 
     def dropped(self):
         """Return what counts as failed because a stop came while it waited for a retry (3.4)."""
@@ -404,24 +427,37 @@ class Reference:
                 if self._holds(node, iteration.sequence):
                     task = Task(node, iteration, iteration.sequence, kind)
                     task.reaction = self._is_reaction(node, iteration.sequence)
+                    task.floor = iteration.task.floor
+                    if task.reaction:   # 7.3: what it did about earlier failures does not count
+                        task.floor = max([task.floor] + [
+                            failed.run for failed in self._failures_before(task)])
                     if not task.held_back:
                         begun.append(task)
         for task in begun:
-            self._begin(task)
+            if not task.held_back:      # still: what is passed over may have failed
+                self._begin(task)
         return bool(begun)
 
     def _begin(self, task):
         self.tasks[task.node.path, task.sequence] = task
-        status, due, _ = self.earlier.get(task.name, (None, None, None))
-        if task.spared:                 # 7.3: a reaction to a new failure runs
-            status = due = None
+        past = self.earlier.get(task.name)
+        if past is None or past.run < task.floor:
+            past = Past(None)
         is_item = task.iteration.task.kind == 'loop'
-        if self._is_skipped(task, status):
-            if status == 'success' and any(one.again for one in self._required_by(task)):
-                self._kept.add(task.name)       # 7.1
-            self._skip(task)
+        task.run = self.recovery
+        if self.continued and past.status == 'failure':
+            self._pass_over(task, past, 'failure')
             return
-        if due is None or status == 'success':
+        if self._is_skipped(task, past.status):
+            if past.status == 'success' and any(one.again for one in self._required_by(task)):
+                self._kept.add(task.name)       # 7.1
+            self._pass_over(task, past, 'success')
+            return
+        if self.continued and task.kind == 'leaf' and past.status:
+            task.attempt = past.attempt + (past.status == 'active')         # 7.5
+            task.waiting = task.stored = past.status == 'ready' and past.attempt > 1
+        due = past.due
+        if due is None or past.status == 'success':
             due = self.now + task.node.delay if task.node.delay and not is_item else None
         task.due = due                                                        # 4.4
         self._await_due(task)
@@ -472,14 +508,17 @@ class Reference:
         if status is None:
             return False
         if task.kind == 'leaf':
-            return self._replay(task.node, status) == 'skip'
+            return status == 'success' if self.continued else (
+                self._replay(task.node, status) == 'skip')
+        if status != 'success' or self._left_in(task) and not self.continued:
+            return False
         inside = [task.node] + task.node.below()
-        return status == 'success' and not (self._left_in(task) or any(
+        return not any(
             self._replay(node, status) == 'rerun'
             or node.releases is not None
             or node is not task.node and any(self.flow.nodes[path] not in inside
                                              for path, _ in atoms(node.require))
-            for node in inside))
+            for node in inside)
 
     def _left_in(self, task):
         """Return the tasks in a container, at any depth, that did not succeed (7.2).
@@ -487,19 +526,25 @@ class Reference:
         What was not reached any more when the container was gone through last does not count.
         """
         path, at = task.node.path, task.name[1] + '.'
-        last = self.earlier[task.name][2]
-        return [name for name, (status, _, run) in self.earlier.items()
-                if status != 'success' and run >= last and name[1].startswith(at)
+        last = self.earlier[task.name].run
+        return [name for name, past in self.earlier.items()
+                if past.status != 'success' and past.run >= last and name[1].startswith(at)
                 and (name[0] == path or name[0].startswith(path + '_'))]
 
-    def _skip(self, task):
-        task.status = 'success'
+    def _pass_over(self, task, past, status):
+        """7.2, 7.5: what it did stands; of what failed, that a continued run goes on with it."""
+        task.status = status
         task.over = task.skipped = True
-        task.raised.update(['ready', 'active', 'success', 'complete'])
+        task.began, task.run = past.began, past.run
+        task.raised.update(['ready', 'active', status, 'complete'])
         for pool, n in self._acquired_by(task):
             self.out[pool] += n
         for pool, n in self._released_by(task):
             self.out[pool] = max(0, self.out[pool] - n)
+        if status == 'failure':
+            task.failed_at = past.failed_at
+            if not self._is_expected(task):
+                self._fail_iteration(task)
 
     # Starting (4)
 
@@ -580,7 +625,7 @@ class Reference:
     def _note_again(self, task):
         """7.1: a function runs whose earlier success, or that of a container around, counted."""
         while task is not self.root:
-            if self.earlier.get(task.name, (None,))[0] == 'success':
+            if task.name in self.earlier and self.earlier[task.name].status == 'success':
                 task.again = True
             task = task.iteration.task
 
@@ -609,8 +654,8 @@ class Reference:
         opening = [task for task in [self.root] + list(self.tasks.values()) if task.opening]
         for task in opening:
             if self._has_next_item(task):
-                task.exhausted = task.node.loop is None
                 if not self._is_stopped(task):
+                    task.exhausted = task.node.loop is None
                     task.opened += 1
                     self.iterations.append(Iteration(task, task.sequence + (task.opened,)))
             else:
@@ -832,14 +877,17 @@ class Reference:
         """3.4"""
         return bool(self._handlers(task))
 
+    def _is_made_good(self, failed):
+        return failed.borne or self._is_handled(failed)
+
     def _is_handled(self, failed):
         """3.3: by a handler that began after the failure, and succeeded or was made good."""
         for node in self._handlers(failed):
             task = self.tasks.get((node.path, failed.sequence))
             if task is None or task.began is None or task.began < failed.failed_at:
                 continue
-            if task.status == 'success' or task.failed_at is not None and (
-                    task.borne or self._is_handled(task)):
+            if task.status == 'success' or (
+                    task.failed_at is not None and self._is_made_good(task)):
                 return True
         return False
 

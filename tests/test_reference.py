@@ -3,7 +3,7 @@
 import pytest
 
 from flows import ALWAYS, Flow, Node, circular, oversized, random_flow
-from reference import Reference
+from reference import Past, Reference
 
 
 def on(path, status='success'):
@@ -50,7 +50,9 @@ class Play(Reference):
 def play(*children, **given):
     """Start a flow with these steps; ``earlier`` is {'path@sequence': outcome}."""
     earlier = {tuple(name.split('@')): one for name, one in given.pop('earlier', {}).items()}
-    more = {key: given.pop(key) for key in ('recovery', 'now') if key in given}
+    more = {key: given.pop(key) for key in ('recovery', 'now', 'continued') if key in given}
+    if earlier and 'continued' not in more:
+        more.setdefault('recovery', 1)
     return Play(Flow(children, **given), earlier, **more)
 
 
@@ -975,14 +977,14 @@ def test_each_item_of_a_leaf_with_a_loop_has_retries():      # semantics 1.3
 @pytest.mark.parametrize('delay', [0, 5])
 def test_a_recovery_waits_for_the_due_time_of_a_retry(delay):      # semantics 4.4
     flow = play(Node('a', delay=delay, retries=1, retry_delay=9), now=7,
-                earlier={'a@1': ('ready', 9, 0)})
+                earlier={'a@1': Past('ready', 9)})
     assert flow.next_due() == 9
     flow.advance()
     assert flow.now_running() == 'a@1'
 
 
 def test_the_due_time_of_a_retry_does_not_count_after_a_success():      # semantics 4.4
-    flow = play(Node('a', recovery={'success': 'rerun'}), now=7, earlier={'a@1': ('success', 9, 0)})
+    flow = play(Node('a', recovery={'success': 'rerun'}), now=7, earlier={'a@1': Past('success', 9)})
     assert flow.now_running() == 'a@1'
 
 
@@ -1018,7 +1020,7 @@ def test_a_stop_makes_a_failure_of_a_retry_that_waits_for_a_slot():      # seman
 
 
 def test_what_waits_for_the_due_time_of_an_earlier_run_is_dropped_without_a_failure():
-    flow = play(Node('a', [Node('x', retries=1)]), Node('b'), earlier={'a_x@1.1': ('ready', 9, 0)})
+    flow = play(Node('a', [Node('x', retries=1)]), Node('b'), earlier={'a_x@1.1': Past('ready', 9)})
     flow.fail('b@1')
     assert flow.dropped() == set()
     assert flow.status('a@1') == 'active'
@@ -1320,14 +1322,14 @@ def test_a_failure_can_be_skipped():      # semantics 7.2
 
 
 def test_a_delay_starts_again_only_for_what_had_succeeded():      # semantics 4.4
-    earlier = {'a@1': ('success', 5, 0)}
+    earlier = {'a@1': Past('success', 5)}
     flow = play(Node('a', delay=5, recovery={'success': 'rerun'}), now=7, earlier=earlier)
     assert flow.next_due() == 12
 
 
 def test_a_delay_does_not_start_again():      # semantics 4.4
     flow = play(Node('a', delay=5), Node('b', delay=5), now=7,
-                earlier={'a@1': ('ready', 9, 0), 'b@1': ('ready', 6, 0)})
+                earlier={'a@1': Past('ready', 9), 'b@1': Past('ready', 6)})
     assert flow.now_running() == 'b@1'
     assert flow.next_due() == 9
 
@@ -1401,7 +1403,7 @@ def test_a_container_is_gone_through_again_for_a_failure_in_it_that_was_made_goo
 
 
 def test_a_container_is_gone_through_again_for_what_a_borne_iteration_dropped():    # 7.2
-    earlier = {'a@1': 'success', 'a_x@1.1': 'failure', 'a_y@1.1': ('ready', 9, 0)}
+    earlier = {'a@1': 'success', 'a_x@1.1': 'failure', 'a_y@1.1': Past('ready', 9)}
     flow = play(Node('a', [Node('x', recovery={'failure': 'skip'}), Node('y', delay=9)], loop=1,
                      tolerate=1), now=7, earlier=earlier)
     assert flow.next_due() == 9
@@ -1417,7 +1419,7 @@ def test_what_never_started_runs_when_a_failure_in_a_container_counts_as_success
 def test_a_recovery_starts_what_a_stop_had_dropped():      # semantics 3.4, 7.1
     flow = play(Node('a', [Node('x'), Node('y', delay=9), Node('z', require=on('a_y'))]),
                 Node('b'), handler('h', 'b'), now=10,
-                earlier={'a@1': 'active', 'a_x@1.1': 'success', 'a_y@1.1': ('ready', 9, 0),
+                earlier={'a@1': 'active', 'a_x@1.1': 'success', 'a_y@1.1': Past('ready', 9),
                          'b@1': 'success'})
     assert flow.now_running() == 'a_y@1.1'
     assert flow.succeed('a_y@1.1') == 'a_z@1.1'

@@ -16,7 +16,7 @@ import pytest
 import sequent
 from flows import (
     ALWAYS, Chance, Flow, Node, atoms, handles_in_order_only, holds, random_flow, sequences)
-from reference import Reference
+from reference import Past, Reference
 
 SIMULATIONS = int(os.environ.get('SEQUENT_SIMULATIONS') or 5000)
 FIRST = int(os.environ.get('SEQUENT_SIMULATION_SEED') or 0)
@@ -86,7 +86,9 @@ def build_plan(flow):
 
 
 class Records(dict):
-    """A store: the latest `sequent.Earlier` by (path, sequence)."""
+    """A store: the latest `sequent.Earlier` by (path, sequence); times are counted in turns."""
+
+    turns = 0
 
     def at(self, sequence, floor=0):
         """Return {path: Earlier} at a sequence, or None; what is older than `floor` is left out."""
@@ -102,21 +104,23 @@ class Engine:
         flow: the described flow.
         records: what earlier runs left, a `Records`; what this one commits goes there too.
         recovery: the number of this run.
+        mode: ``'restart'``, ``'recover'`` or ``'continue'``.
         lifetime: the number of records after which the supervisor dies: the turn in which that is
             reached is not committed any more, or it is, and then nothing else happens.
     """
 
-    def __init__(self, flow, records, recovery, now, lifetime=None, commits_first=False):
+    def __init__(self, flow, records, recovery, now, mode='restart', lifetime=None,
+                 commits_first=False):
         self.flow = flow
         self.records = records
         self.recovery = recovery
+        self.mode = mode
         self.lifetime = lifetime
         self.commits_first = commits_first
         self.before = dict(records)
         self.running = {}               # (path, sequence): engine's task
         self.started = set()            # (path, sequence, attempt) submitted in this run
         self.now_failed = set()         # (path, sequence) recorded as failed in this run
-        self.succeeded = set()          # ... as succeeded
         self.borne = set()
         self.made_good = set()
         self.kept = set()
@@ -125,10 +129,9 @@ class Engine:
         self.stored = {}                # (path, sequence): attempt, as recorded in this run
         self.failed = []                # tasks that failed or count as failed
         self.result = None
-        self.engine = sequent.Engine(build_plan(flow), flow.max_concurrent, recovery,
-                                     'recover' if recovery else 'restart')
+        self.engine = sequent.Engine(build_plan(flow), flow.max_concurrent, recovery, mode)
         self.now = now
-        self.feed(sequent.Begin(records.at('1') if recovery else None))
+        self.feed(sequent.Begin(None if mode == 'restart' else records.at('1')))
 
     def finish(self, path, sequence, ok):
         task = self.running.pop((path, sequence))
@@ -148,6 +151,7 @@ class Engine:
 
     def feed(self, event):
         """Hand in one input, answer what the engine asks, commit, start."""
+        self.records.turns += 1
         assert self.result is None, 'something happens after the end'
         dirty, tried, dropped, submitted, opens, events = {}, [], [], [], [], [event]
         while events:
@@ -199,7 +203,7 @@ class Engine:
         """It counts as failed, and stays stored as it is."""
         name = task.step.path, task.sequence
         assert self.records[name][:5] == ('ready', 'leaf', self.recovery, task.attempt, task.due)
-        assert task.status == 'ready' and task.attempt > 1
+        assert task.status in ('ready', None) and task.attempt > 1
         assert name not in self.dropped
         self.dropped.add(name)
         self.failed.append(task)
@@ -213,7 +217,7 @@ class Engine:
         if task.step.loops and task.opened >= node.loop:
             return sequent.Opened(task, True)
         earlier = None
-        if self.recovery and task.scope.earlier is not None:
+        if self.mode != 'restart' and task.scope.earlier is not None:
             earlier = self.records.at('%s.%d' % (task.sequence, task.opened + 1), task.floor)
         return sequent.Opened(task, False, task.opened, None, earlier, task.floor)
 
@@ -238,6 +242,9 @@ class Engine:
 
     def record(self, task):
         name = task.step.path, task.sequence
+        if task.status is None:         # it failed in a run that is continued
+            self.records[name] = self.records[name]._replace(handled=True)
+            return
         before = self.records[name].status if name in self.stored else None
         if before is not None and self.stored[name] != task.attempt:
             assert name + (self.stored[name],) in self.tried, name
@@ -249,19 +256,27 @@ class Engine:
             if name not in self.now_failed:
                 self.failed.append(task)
                 self.now_failed.add(name)
-        elif task.status == 'success':
-            self.succeeded.add(name)
         self.stored[name] = task.attempt
+        if task.status == 'active':
+            task.started = self.records.turns
+        elif task.status in ('success', 'failure'):
+            task.started = task.started or self.records.turns
+            task.ended = task.ended or self.records.turns
         left = task.status == 'success' and task.step.kind != 'leaf' and task.left
         self.records[name] = sequent.Earlier(
             task.status, task.step.kind, task.recovery, task.attempt, task.due,
-            handled=left or task.status == 'failure' and (task.handled or task.borne))
+            handled=left or task.status == 'failure' and (task.handled or task.borne),
+            began=task.started or 0, ended=task.ended or 0)
 
     def start(self, task):
         name, attempt = (task.step.path, task.sequence), task.attempt
         assert name + (attempt,) not in self.started, '%s runs twice at %s' % name
-        assert attempt == 1 or name + (attempt - 1,) in self.tried, (name, attempt)
-        assert attempt <= self.flow.nodes[name[0]].retries + 1, (name, attempt)
+        earlier = self.before[name] if self.mode == 'continue' and name in self.before else None
+        assert (attempt == 1 or name + (attempt - 1,) in self.tried
+                or earlier is not None and earlier.attempt in (attempt - 1, attempt)), (
+                    name, attempt)
+        if earlier is None:
+            assert attempt <= self.flow.nodes[name[0]].retries + 1, (name, attempt)
         assert task.due is None or task.due <= self.now, '%s at %s runs before it is due' % name
         replay = replay_of(self.flow.nodes[task.step.path], 'success')
         assert name not in self.before or self.before[name].status != 'success' \
@@ -301,45 +316,58 @@ class Simulation:
         self.seen = set()               # what happened, in words
         self.records = Records()
         self.now = 0
+        self.order = {}                 # when things began and failed, as the reference says
+        self.events = 0
 
     def run(self):
         """Run, with crashes and recoveries; then check what must hold of the whole."""
         crashes = self.chance.weighted((4, 0), (3, 1), (2, 2), (2, 3))
-        recovery = 0
+        recovery, mode, lives = 0, 'restart', 0
         while True:
-            lifetime = 1 + self.chance.below(12) if recovery < crashes else None
+            lifetime = 1 + self.chance.below(12) if lives < crashes else None
+            lives += 1
             try:
-                ok = self.run_once(recovery, lifetime)
+                ok = self.run_once(recovery, mode, lifetime)
             except Crash:
                 self.story.append('crash')
                 self.seen.add('crash %d' % recovery)
+                # What is done again after a crash in what was stopped depends on the order.
+                may_go_on = recovery == 0 and 'stops' not in self.seen
+                mode = 'continue' if may_go_on and self.chance.likely(0.6) else 'recover'
             else:
                 self.seen.add('success' if ok else 'failure')
-                if recovery >= crashes and not (recovery < 4 and self.chance.likely(0.3)):
+                if lives > crashes and not (recovery < 4 and self.chance.likely(0.3)):
                     break
-            recovery += 1
+                mode = 'recover'
+            recovery += mode == 'recover'
             self.now += self.chance.below(3)
         if not any(node.recovery for node in self.flow.nodes.values()):
             self.check_that_crashes_changed_nothing(ok)
             self.check_that_nothing_is_left()
 
-    def run_once(self, recovery, lifetime):
-        self.story.append('run %d' % recovery)
-        earlier = {name: (one.status, one.due, one.recovery) for name, one in self.records.items()}
-        reference = Reference(self.flow, earlier, recovery, self.now)
+    def run_once(self, recovery, mode, lifetime):
+        self.story.append('%s %d' % (mode, recovery))
+        if mode == 'continue':
+            self.seen.add(mode)
+        earlier = {name: Past(one.status, one.due, one.recovery, one.attempt,
+                              *self.order.get(name, (None, None)))
+                   for name, one in self.records.items()}
+        reference = Reference(self.flow, earlier, recovery, self.now, mode == 'continue',
+                              self.events)
         waited = {name for name, one in self.records.items()
                   if one.status == 'ready' and one.attempt > 1
                   and one.due is not None and one.due > self.now}
         engine = None
         try:
-            engine = Engine(self.flow, self.records, recovery, self.now, lifetime,
+            engine = Engine(self.flow, self.records, recovery, self.now, mode, lifetime,
                             self.chance.likely(0.5))
             self.compare(engine, reference)
             while not reference.over():
                 self.step(engine, reference)
                 self.compare(engine, reference)
         finally:
-            self.now = reference.now
+            self.now, self.events = reference.now, reference.events
+            self.order.update(reference.order())
             for word in ('stops', 'deadlocks', 'skipped', 'handled', 'dues', 'tried', 'borne',
                          'dropped', 'spared', 'repeated', 'kept', 'in_vain', 'given_up'):
                 value = getattr(reference, word)
@@ -364,23 +392,26 @@ class Simulation:
         A failure of a task makes that of its container, unless a handler has succeeded, or the
         failure of a handler was made good in its turn, or a loop bears it.
         """
-        for name in engine.now_failed | engine.dropped if engine.result else ():
+        of_this = {name: one.status for name, one in self.records.items()
+                   if one.recovery == engine.recovery}
+        failed = engine.dropped | {name for name in of_this if of_this[name] == 'failure'}
+        succeeded = {name for name in of_this if of_this[name] == 'success'}
+        for name in failed if engine.result else ():
             path, sequence = name
-            while not self.is_made_good(engine, self.flow.nodes[path], sequence):
+            while not self.is_made_good(failed, succeeded, self.flow.nodes[path], sequence):
                 outer = self.flow.nodes[path].parent
                 assert outer is not self.flow.root, '%s at %s was not made good' % name
                 path, sequence = outer.path, '.'.join(sequence.split('.')[:outer.depth])
 
-    def is_made_good(self, engine, node, sequence, asked=()):
+    def is_made_good(self, failed, succeeded, node, sequence, asked=()):
         if sequence.count('.') >= node.depth:       # an item of a leaf with a loop
             if node.tolerate is not None:
                 return True
             sequence = sequence.rsplit('.', 1)[0]
         if node.parent.tolerate is not None:
             return True
-        return any((one.path, sequence) in engine.succeeded
-                   or (one.path, sequence) in engine.now_failed | engine.dropped
-                   and self.is_made_good(engine, one, sequence, asked + (node,))
+        return any((one.path, sequence) in succeeded or (one.path, sequence) in failed
+                   and self.is_made_good(failed, succeeded, one, sequence, asked + (node,))
                    for one in node.parent.children
                    if one not in asked and (one.handles or self.flow.handled_by != 'handles')
                    and {(node.path, 'failure'), (node.path, 'complete')} & set(atoms(one.require)))
@@ -393,7 +424,8 @@ class Simulation:
         same in another.
         """
         if self.flow.flaky() or self.seen & {'stops', 'deadlocks', 'given_up'} \
-                or not handles_in_order_only(self.flow):
+                or not handles_in_order_only(self.flow) or 'continue' in self.seen and any(
+                    node.retries for node in self.flow.nodes.values()):
             return
         other = self.undisturbed(0)
         if not (other.stops or other.deadlocks or other.given_up):
@@ -404,7 +436,8 @@ class Simulation:
 
     def check_that_nothing_is_left(self):
         """When no failure is left, all that a run without failures does has been done."""
-        if any(one.status == 'failure' for one in self.records.values()) or 'deadlocks' in self.seen:
+        if any(one.status == 'failure' for one in self.records.values()) \
+                or self.seen & {'deadlocks', 'given_up'}:
             return
         other = self.undisturbed(ALWAYS)
         if not other.deadlocks:
@@ -603,7 +636,7 @@ def test_the_simulations_meet_with_everything():
                     'skipped', 'handled', 'dues', 'compared', 'healed', 'tried', 'dropped',
                     'tried again after a crash', 'borne', 'exceeded by number',
                     'exceeded by share', 'exceeded by share at the end', 'spared', 'repeated',
-                    'kept', 'in_vain', 'given_up'}
+                    'kept', 'in_vain', 'given_up', 'continue'}
 
 
 @pytest.mark.parametrize('name, broken', [
@@ -611,6 +644,11 @@ def test_the_simulations_meet_with_everything():
     ('_bears', lambda self, scope: False),
     ('_bears', lambda self, scope: scope.step.bears is not None),
     ('_judge', lambda self, task: None),
+    ('_make_good', lambda self, handler: None),
+    ('_count_failures', lambda self, scope: None),
+    ('_reasons', lambda self, scope, step: ()),
+    ('_floor', lambda self, scope, failed: 0),
+    ('_awaited', lambda self, scope, all_steps=False: ()),
     ('retries', lambda self, task, again: False),
     ('retries', lambda self, task, again: again is not None and task.step.retries > 0),
     ('_next_attempt', lambda self, task: setattr(task, 'attempt', task.attempt + 1)),
