@@ -492,10 +492,10 @@ def handles_in_order_only(flow):
     """
     for node in flow.nodes.values():
         for failing in node.parent.children:
-            events = ('failure', 'complete')
-            if any((failing.path, status) in atoms(node.require) for status in events) and holds(
-                    node.require, lambda path, status, failing=failing: not (
-                        path == failing.path and status in events)):
+            failures = {(failing.path, 'failure'), (failing.path, 'complete')}
+            if failures & set(atoms(node.require)) and holds(
+                    node.require, lambda path, status, failures=failures: (
+                        (path, status) not in failures)):
                 return False
     return True
 

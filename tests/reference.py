@@ -13,10 +13,10 @@ a.  (3.6) A step *waits* for an outer step when it has not started and its expre
     status of that step that was not raised yet; what the rest of the expression says does not
     matter. In an iteration that is stopped only reactions can still start, so a step waits there
     only for `failure` and `complete`, or when it mentions those of a step that has failed; and
-    not when its requirement holds already without any. The status *can still be raised* as long as the outer step is
-    not over, and the iteration in which it stands is alive: that is, something in it is running,
-    ready or delayed and was not dropped, or something inside it waits for a status still further
-    out that can itself still be raised.
+    not when its requirement holds already without any. The status *can still be raised* as long
+    as the outer step is not over, and the iteration in which it stands is alive: that is,
+    something in it is running, ready or delayed and was not dropped, or something inside it waits
+    for a status still further out that can itself still be raised.
 b.  (3.6) First all iterations end that wait for nothing unfinished. When there is none left, and
     something is awaited only from iterations that are not alive any more, the innermost of the
     iterations that wait for it end together; then the statuses of the containers that are
@@ -71,8 +71,8 @@ l.  (3.4) What waits for its next attempt, be it for its time, for a slot or for
     dropped without a failure.
 m.  (3.3) How many failed iterations a container bears: a number, or a share of the length of its
     loop, rounded down. An iteration counts as failed once, when something directly in it fails
-    unexpectedly, or at its end (r). It is borne when it is not one too many; further failures in it are borne until
-    another is one too many. The stop that follows from a borne failure is one of this iteration
+    unexpectedly, or at its end (r). It is borne when it is not one too many; further failures in
+    it are borne until another is one too many. The stop that follows from a borne failure is one of this iteration
     alone; so is a stop that comes from further in, if the container could bear the failure of
     this iteration now, whatever may be on its way in others. Nothing is borne by a container that
     has failed already, be it because its loop raised (i).
@@ -86,8 +86,9 @@ p.  (3.4) Whether a step is a reaction is decided when its requirement comes to 
     further out; the success of a reaction does not make a reaction of what follows from it.
 q.  (3.3, 7.3) In a recovery every failure is a new one, as what had failed is run again or counts
     as success. So nothing that is recorded of a reaction, or inside a reaction, counts then: not
-    its success, whatever its mapping says, and not its due time. A step that was passed over already when the failure came does not
-    start a second time (2.3), and has handled nothing.
+    its success, whatever its mapping says, and not its due time. In a run that is continued (7.5)
+    counts what is not older than the failures. A step that was passed over already when the
+    failure came does not start a second time (2.3), and has handled nothing.
 r.  (3.4) At the end of an iteration each failure in it that was expected, and not made good,
     counts as an unexpected failure: it fails the container, or is borne, and stops what the
     step's own `stop_on_exception` says, iterations in flight included.
@@ -98,6 +99,7 @@ t.  (3.4) A task in a stopped container that waits for its next attempt is dropp
     fails then is not tried again, unless it is a reaction or inside of one.
 """
 
+import collections
 import typing
 from fractions import Fraction
 
@@ -230,7 +232,7 @@ class Reference:
         self.exceeded = set()           # by which kinds of tolerance containers failed
         self.events = events            # to tell what came first
         self._kept = set()
-        self.ended = []                 # iterations that are over
+        self._not_run = collections.Counter()
         self.root = Task(flow.root, None, (), 'container')
         self.root.status = 'active'
         self.root.opening = True
@@ -334,10 +336,11 @@ class Reference:
         return set(self._kept)
 
     def not_run(self):
-        """Return the (path, sequence) of every step that did not start where it could (3.5)."""
-        return {(node.path, '.'.join(map(str, iteration.sequence)))
-                for iteration in self.ended + self.iterations
-                for node, _ in self._unstarted(iteration)}
+        """Return {path: how often} of the steps whose requirement never came to hold (3.5).
+
+        Those are left out that wait for a failure that did not happen.
+        """
+        return dict(self._not_run)
 
     def borne(self):
         """Return the (path, sequence) of every task whose failure was borne (3.3)."""
@@ -709,6 +712,22 @@ class Reference:
                              if len(outer.sequence) == depth)
         return found
 
+    def _waits_for_a_failure(self, node, iteration, asked=()):
+        """3.5: could its requirement not hold, because of a failure that did not happen?
+
+        What waits for a step beside it that waits for such a failure waits for it, too.
+        """
+        unstarted = [one for one, _ in self._unstarted(iteration) if one not in asked]
+
+        def may_hold(path, status):
+            task = self._mentioned_task(path, iteration.sequence)
+            if task is not None and status in task.raised:
+                return True
+            other = self.flow.nodes[path]
+            return status != 'failure' and not (other in unstarted and self._waits_for_a_failure(
+                other, iteration, asked + (node,)))
+        return not holds(node.require, may_hold)
+
     def _mentions_a_failure(self, node, sequence):
         """Tell whether a requirement mentions `failure` or `complete` of what has failed."""
         tasks = [self._mentioned_task(path, sequence) for path, status in atoms(node.require)
@@ -758,10 +777,13 @@ class Reference:
 
     def _end_iterations(self, ended):
         self.iterations = [one for one in self.iterations if one not in ended]
-        self.ended.extend(ended)
         for iteration in ended:
             if self._was_cut(iteration):
                 iteration.task.cut = True
+            self._not_run.update(
+                node.path for node, _ in self._unstarted(iteration)
+                if not self._holds(node, iteration.sequence)
+                and not self._waits_for_a_failure(node, iteration))
         for iteration in ended:
             self._ask_what_was_made_good(iteration)
         for iteration in ended:

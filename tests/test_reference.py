@@ -19,7 +19,7 @@ def either(*operands):
 
 
 def handler(name, *requirement, **given):
-    """Return a step that makes good a failure: ``handler('h', 'a')``, ``handler('h', 'a', 'complete')``."""
+    """Return a step that makes good a failure: ``handler('h', 'a'[, 'complete'])``."""
     path, status = (requirement + ('failure',))[:2]
     return Node(name, require=on(path, status), handles=True, **given)
 
@@ -984,7 +984,8 @@ def test_a_recovery_waits_for_the_due_time_of_a_retry(delay):      # semantics 4
 
 
 def test_the_due_time_of_a_retry_does_not_count_after_a_success():      # semantics 4.4
-    flow = play(Node('a', recovery={'success': 'rerun'}), now=7, earlier={'a@1': Past('success', 9)})
+    flow = play(Node('a', recovery={'success': 'rerun'}), now=7,
+                earlier={'a@1': Past('success', 9)})
     assert flow.now_running() == 'a@1'
 
 
@@ -1020,7 +1021,8 @@ def test_a_stop_makes_a_failure_of_a_retry_that_waits_for_a_slot():      # seman
 
 
 def test_what_waits_for_the_due_time_of_an_earlier_run_is_dropped_without_a_failure():
-    flow = play(Node('a', [Node('x', retries=1)]), Node('b'), earlier={'a_x@1.1': Past('ready', 9)})
+    flow = play(Node('a', [Node('x', retries=1)]), Node('b'),
+                earlier={'a_x@1.1': Past('ready', 9)})
     flow.fail('b@1')
     assert flow.dropped() == set()
     assert flow.status('a@1') == 'active'

@@ -2,8 +2,10 @@
 
 Each seed makes one flow (`flows.random_flow`), one order in which its tasks end, and up to three
 crashes, each at a random record, each followed by a recovery that knows what was recorded up to
-there. After every step both must agree on what runs, on every stored status and on the next due
-time. At the end it must not matter where the crashes were.
+there, or by going on with the same run. Runs that have ended are recovered, too. After every step
+both must agree on what runs, on every stored status and on the next due time; at the end of a run
+also on its verdict, on what was made good, on what was not run, and on what keeps an earlier
+success. In the end it must not matter where the crashes were.
 
 ``SEQUENT_SIMULATIONS`` is the number of flows (default 5000), ``SEQUENT_SIMULATION_SEED`` the
 first seed. A failure prints the seed, the flow and what was done to it.
@@ -91,7 +93,7 @@ class Records(dict):
     turns = 0
 
     def at(self, sequence, floor=0):
-        """Return {path: Earlier} at a sequence, or None; what is older than `floor` is left out."""
+        """Return {path: Earlier} at a sequence, or None, without what is older than ``floor``."""
         found = {path: record for (path, at), record in self.items()
                  if at == sequence and record.recovery >= floor}
         return found or None
@@ -279,15 +281,17 @@ class Engine:
             assert attempt <= self.flow.nodes[name[0]].retries + 1, (name, attempt)
         assert task.due is None or task.due <= self.now, '%s at %s runs before it is due' % name
         replay = replay_of(self.flow.nodes[task.step.path], 'success')
-        assert name not in self.before or self.before[name].status != 'success' \
-            or replay == 'rerun' or self.reacts(*name), '%s at %s had succeeded and runs again' % name
-        assert self.records[name].status == 'active', '%s at %s runs before that is recorded' % name
+        had_succeeded = name in self.before and self.before[name].status == 'success'
+        assert not had_succeeded or replay == 'rerun' or self.reacts(*name), \
+            '%s at %s had succeeded and runs again' % name
+        assert self.records[name].status == 'active', \
+            '%s at %s runs before that is recorded' % name
         self.started.add(name + (attempt,))
         self.running[name] = task
 
 
     def reacts(self, path, sequence):
-        """Tell whether a requirement of a step or around it mentions a failure of this run (7.3)."""
+        """Tell whether a requirement of it, or around it, mentions a failure of this run (7.3)."""
         failed, node = self.now_failed | self.dropped, self.flow.nodes[path]
         return any(
             (other, '.'.join(sequence.split('.')[:self.flow.nodes[other].depth])) in failed
@@ -369,7 +373,8 @@ class Simulation:
             self.now, self.events = reference.now, reference.events
             self.order.update(reference.order())
             for word in ('stops', 'deadlocks', 'skipped', 'handled', 'dues', 'tried', 'borne',
-                         'dropped', 'spared', 'repeated', 'kept', 'in_vain', 'given_up'):
+                         'dropped', 'spared', 'repeated', 'kept', 'in_vain', 'given_up',
+                         'not_run'):
                 value = getattr(reference, word)
                 if value() if callable(value) else value:
                     self.seen.add(word)
@@ -380,6 +385,8 @@ class Simulation:
         assert engine.result == ok, 'the engine says %s' % engine.result
         assert engine.engine.next_due() is None
         same('was made good', engine.made_good, reference.made_good())
+        same('was not run', {(step.path, n) for step, n in engine.engine.unmet.items()},
+             set(reference.not_run().items()))
         same('keeps an earlier success', engine.kept, reference.kept())
         same('reacts in vain', {tuple((task.step.path, task.sequence) for task in pair)
                                 for pair in engine.engine.unhandled()}, reference.in_vain())
@@ -636,7 +643,7 @@ def test_the_simulations_meet_with_everything():
                     'skipped', 'handled', 'dues', 'compared', 'healed', 'tried', 'dropped',
                     'tried again after a crash', 'borne', 'exceeded by number',
                     'exceeded by share', 'exceeded by share at the end', 'spared', 'repeated',
-                    'kept', 'in_vain', 'given_up', 'continue'}
+                    'kept', 'in_vain', 'given_up', 'continue', 'not_run'}
 
 
 @pytest.mark.parametrize('name, broken', [
