@@ -552,7 +552,7 @@ def test_a_config_tag_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize('lines, said', [
     ("a = flow.add_step('a', func=5)", 'callable'),
-    ("a = flow.add_step('a'); a.add_step('b', require=a)", ' -> '),
+    ("a = flow.add_step('a'); a.add_step('b', None, require=a)", ' -> '),
     ("flow.add_step('a', func=print, config={'task_construct': 'thraed'})", "'thread'")],
     ids=['function', 'circle', 'construct'])
 def test_the_command_line_says_what_is_wrong_and_exits_with_3(tmp_path, lines, said):

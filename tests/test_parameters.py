@@ -329,7 +329,8 @@ def loop_with(password):
 
 
 @pytest.mark.parametrize('given', [
-    {'func': fail_with, 'args': ('hunter2',)}, {'loop': loop_with('hunter2')}],
+    {'func': fail_with, 'args': ('hunter2',)},
+    {'func': None, 'loop': loop_with('hunter2')}],
     ids=['function', 'loop'])
 @pytest.mark.parametrize('construct', ['inline', 'thread', 'process'])
 def test_a_secret_is_masked_in_errors_and_log(store, construct, given, caplog):
