@@ -201,7 +201,7 @@ def test_without_its_server_a_run_goes_on(flow, caplog):
         ended = flow.add_step(name, func=int, require=ended)
     flow.add_step('b', func=os.getppid, require=ended)
     died = flow.add_step('c', func=os._exit, args=(3,), require=ended)
-    flow.add_step('d', func=int, require=(died, 'failure'))
+    flow.add_step('d', func=int, require=(died, 'failure'), handles=True)
     fill_up(flow, require=ended)
 
     assert flow() is True
@@ -385,7 +385,7 @@ def test_a_child_that_cannot_see_the_tasks_of_its_run_says_so(flow):
 
     assert flow() is False
 
-    assert 'ask there, in an inline or thread step' in [
+    assert 'in the memory of its supervisor: call tasks() in an inline or thread step' in [
         one.error for one in flow.tasks() if one.path == 'a'][0]
 
 
