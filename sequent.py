@@ -1950,7 +1950,8 @@ class Engine:
         'over', 'root', 'roots', '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet',
         '_over', '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
-        '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped')
+        '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped',
+        'interrupted')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -2000,6 +2001,7 @@ class Engine:
         # has dropped.
         self.unmet = collections.OrderedDict()  # type: typing.Dict[PlanStep, int]
         self.dropped = 0
+        self.interrupted = False
         self._handlers = {
             Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
             Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
@@ -2035,8 +2037,9 @@ class Engine:
 
     @property
     def ok(self):
-        """Whether every failure so far has been made good (semantics 3.3)."""
-        return not self.root.failed and not any(
+        """Whether every failure so far has been made good (semantics 3.3), and a stop keeps back
+        nothing that was running when an earlier supervisor died."""
+        return not (self.root.failed or self.interrupted) and not any(
             not task.handled and not task.borne
             for top in self.root.live for scope in self._within(top)
             for task in scope.failures.values())
@@ -2248,12 +2251,14 @@ class Engine:
         """
         if scope.raised[step.slot] & _STARTED:
             return
+        earlier = scope.earlier.get(step.path) if scope.earlier else None
         if scope.stopped and not reacts_to:
+            if earlier is not None and earlier.status == ACTIVE:
+                self.interrupted = True
             scope.task.left = True
             self._cut(scope)
             return
         scope.raised[step.slot] |= _STARTED
-        earlier = scope.earlier.get(step.path) if scope.earlier else None
         stale = False
         if earlier is not None:
             # What it did about an earlier failure does not count (semantics 3.3).
@@ -2804,7 +2809,8 @@ class Engine:
             self._take_out(scope)
             if scope.failures:
                 self._count_failures(scope)
-            self._go_on_after(scope)
+            self._close(scope)
+            self._advance(scope.task)
             return
         innermost = []  # type: typing.List[Scope]
         self._collect_innermost(scope, innermost)
@@ -2836,7 +2842,9 @@ class Engine:
         for scope in ends:    # which stops none of those that end with it
             self._count_failures(scope)
         for scope in ends:
-            self._go_on_after(scope)
+            self._close(scope)
+        for task in collections.OrderedDict((scope.task, None) for scope in ends):
+            self._advance(task)
 
     def _take_out(self, scope):
         """An iteration ends: it is none of the live ones any more."""
@@ -2845,12 +2853,12 @@ class Engine:
             self._cut(scope)    # what it waits for may still be raised
         del scope.task.live[scope]
 
-    def _go_on_after(self, scope):
+    def _close(self, scope):
+        """Report what was not run in an iteration that has ended, and the results in it."""
         if 0 in scope.raised:
             self._note_unmet(scope)
         if scope.step.gathers:
             self._actions.append(('gather', scope))
-        self._advance(scope.task)
 
     def _collect_innermost(self, scope, found):
         live = [one for task in scope.inner.values() for one in task.live]
@@ -11152,6 +11160,8 @@ class Driver:
                         ', ...' if len(unmet) > 10 else '')
         if dropped:
             logger.info('dropped by the stop, to be started by a recovery: %d', dropped)
+        if self.engine.interrupted:
+            logger.warning('a stop keeps back tasks that were interrupted; a recovery runs them')
         for task, failed in [] if self.engine.ok else self.engine.unhandled()[:1]:
             logger.warning(
                 'step %s ran because step %s failed, but the failure still counts; if step %s '

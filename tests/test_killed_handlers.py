@@ -122,3 +122,37 @@ def test_what_failed_after_a_handler_had_begun_is_not_made_good_in_a_continued_r
     assert continued.wait() == 1
 
     assert journal.count('sent') == 1
+
+
+def test_a_continued_run_is_not_green_over_what_was_interrupted_and_is_kept_back(
+        programs, journal):                                               # noqa: F811
+    programs.write('''
+        def bad():
+            raise ValueError('no good')
+
+        def slow():
+            journal.sign('slow')
+            journal.pass_gate('slow')
+            journal.note('slow ended')
+
+        flow = make(config={'max_concurrent': 2})
+        c = flow.add_step('c')
+        c.add_step('slow', func=slow)
+        c.add_step('bad', func=bad)
+        flow.add_step('handler', func=None, require=((c, 'failure'),), handles=True)
+        leave(flow)
+    ''')
+    supervisor = programs.start()
+    slow = journal.pid('slow')
+    supervisor.wait_for('step c_bad at 1.1 failed')
+    supervisor.kill()
+    supervisor.wait()
+    os.kill(slow, signal.SIGKILL)
+    wait_gone(slow)
+    journal.open('slow')
+
+    continued = programs.start('continue')
+    assert continued.wait() == 1
+    assert 'a stop keeps back tasks that were interrupted' in continued.errors()
+    assert programs.run('recover') == 0
+    assert journal.count('slow ended') == 1
