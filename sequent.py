@@ -4879,10 +4879,9 @@ class _Parameters:
         for one in self.declared.values():
             for text in (one.text, one.value) if one.secret else ():
                 if isinstance(text, str) and len(text) > 2:    # shorter ones are everywhere
-                    found.update((text, _encodable(text), repr(text)[1:-1]))
+                    found.update((text, _encodable(text), repr(text)[1:-1],
+                                  text.replace("'", """'"'"'""")))    # as `shlex` quotes it
         self.secrets = sorted(found, key=len, reverse=True)
-        if found:
-            logger.addFilter(_mask_record)
 
     def missing(self):
         return [one for one in self.declared.values() if one.source is None]
@@ -4929,14 +4928,38 @@ def masked(text):
     return text
 
 
-def _mask_record(record):
-    """Mask what a log record of the library says; a filter, added with the first secret."""
-    if _parameters.secrets:
-        record.msg, record.args = masked(record.getMessage()), ()
-        if record.exc_info:
-            trace = logging.Formatter().formatException(record.exc_info)
-            record.exc_text, record.exc_info = masked(trace), None
+# All but the newline; also what turns the direction of writing.
+_CONTROLS = re.compile('[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]')
+
+
+def printable(text):
+    """Return a text as the library prints it: secrets masked, control characters escaped.
+
+    A name, an error, a loop item or the last line of a log must not command the terminal of the
+    operator. Newlines stay. What tasks print is relayed unchanged (semantics 5.3), and their log
+    files keep what was written; but sentences of the library that quote it are escaped.
+    """
+    return _CONTROLS.sub(lambda one: ascii(one.group())[1:-1], masked(text))
+
+
+def _clean_record(record):
+    """Make what a log record of the library says `printable`: a filter of its logger."""
+    try:
+        said = record.getMessage()
+    except Exception:
+        return True    # The handlers say what is wrong with the record.
+    text = printable(said).replace('\n', '\n    ')    # so that none looks like another record
+    if text != said:
+        record.msg, record.args = text, ()
+    if record.exc_info:
+        trace = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = printable('    ' + trace.replace('\n', '\n    '))
+        if record.exc_text != trace:
+            record.exc_info = None
     return True
+
+
+logger.addFilter(_clean_record)
 
 
 # Standard streams ---------------------------------------------------------------
@@ -12756,7 +12779,7 @@ def _parse_arguments(argv, stdout):
         if options.module:
             return options
         with _output(stdout) as say:
-            say(options.text)
+            _say_lines(say, options.text)
         return None
     objection = _objection_to(options, words, parser)
     if objection:
@@ -12816,7 +12839,8 @@ def _output(stdout):
     stdout = getattr(stdout, 'plain', stdout)    # which raises what goes wrong
     encoding = stdout.encoding or 'utf-8'
 
-    def say(text):
+    def say(text, is_json=False):
+        text = text if is_json else _in_one_line(text)
         stdout.write(text.encode(encoding, 'backslashreplace').decode(encoding) + '\n')
 
     try:
@@ -12831,10 +12855,21 @@ def _output(stdout):
                                % (error.strerror or error)) from error
 
 
+def _in_one_line(text):
+    """Return a text as it is printed within a line."""
+    return printable(text).replace('\n', '\\n')
+
+
+def _say_lines(say, text):
+    """Print a text of several lines that are ours."""
+    for line in text.split('\n'):
+        say(line)
+
+
 def _complain(text, trace=''):
     """Say on stderr why there is nothing to be had; the exit code says it, too."""
     with contextlib.suppress(OSError, ValueError, AttributeError):    # a module has replaced it
-        sys.stderr.write(masked('%s%s: error: %s\n' % (trace, _program(), text)))
+        sys.stderr.write(printable('%s%s: error: %s\n' % (trace, _program(), text)))
 
 
 def _relevant_trace(error):
@@ -12888,7 +12923,8 @@ def _say_table(say, header, rows):
     widths = [0] * len(header)
     rows = itertools.chain([header], rows)
     for first in rows:
-        chunk = [first] + list(itertools.islice(rows, 999))
+        chunk = [[_in_one_line(cell) for cell in row]
+                 for row in itertools.chain([first], itertools.islice(rows, 999))]
         widths = [max([width] + [len(row[n]) for row in chunk]) for n, width in enumerate(widths)]
         room = max(20, columns - sum(widths[:-1]) - 2 * len(widths[:-1]))
         for row in chunk:
@@ -12929,7 +12965,7 @@ def _self_check(options):
                 before[number] = signal.signal(number, check.on_signal)
     try:
         with _output(options.stdout) as say:
-            check.run(options.store, lambda text: (say(text), options.stdout.flush()))
+            check.run(options.store, lambda text: (_say_lines(say, text), options.stdout.flush()))
         return _EXIT_FAILURE if check.failed else _EXIT_SUCCESS
     except SystemExit as end:    # a signal came
         return end.code
@@ -13639,14 +13675,15 @@ class _Session:
             _common.session = None
             self.values.leave()
         with _output(self.options.stdout) as say:
-            say(self.options.text)
+            _say_lines(say, self.options.text)
             _say_help(say, self.options.module, trouble)
         return _EXIT_SUCCESS
 
 
 def _say_help(say, module, trouble):
     """Print the parameters that a module has declared, with their defaults."""
-    say('\nparameters of %s:' % module)
+    say('')
+    say('parameters of %s:' % module)
     for one in _parameters.declared.values():
         default = ('required' if one.default is ... else 'optional' if one.default is None else
                    'default ***' if one.secret else 'default ' + _readable(one.default_text()))
@@ -13655,7 +13692,7 @@ def _say_help(say, module, trouble):
     if not _parameters.declared and trouble is None:
         say('  none')
     if trouble is not None:
-        say('  loading %s ended here: %s' % (module, masked(trouble)))
+        say('  loading %s ended here: %s' % (module, trouble))
 
 
 def _exit_code(error):
@@ -13832,7 +13869,7 @@ def _run(flow, options):
         raise RecoveryError('%s%s' % (error, _near_run(flow, options.run_id))) from None
     if options.json:
         with _output(options.stdout) as say:
-            say(_json(_closing_result(flow, ok)))
+            _say_json(say, _closing_result(flow, ok))
     return _EXIT_SUCCESS if ok else _EXIT_FAILURE
 
 
@@ -13853,9 +13890,22 @@ def _opened_store(flow):
         flow.close_store()
 
 
-def _json(value):
+def _say_json(say, value):
+    say(_json(value, indent=2), True)
+
+
+def _json(value, **form):
+    """Return a value as JSON, with the secrets in its texts masked; JSON itself escapes."""
     import json
-    return json.dumps(value, indent=2)
+
+    def shown(value):
+        if isinstance(value, str):
+            return masked(value)
+        if isinstance(value, dict):
+            return {name: shown(one) for name, one in value.items()}
+        return [shown(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    return json.dumps(shown(value), **form)
 
 
 def _closing_result(flow, ok):
@@ -13926,8 +13976,10 @@ def _status(flow, options):
     with _opened_store(flow) as store, _output(options.stdout) as say:
         run = _find_run(store, flow, options)
         if run is None:
-            say(_json({'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
-                if options.json else 'no run of flow %s in %s' % (flow.name, _store_name(store)))
+            if options.json:
+                _say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
+            else:
+                say('no run of flow %s in %s' % (flow.name, _store_name(store)))
             return _EXIT_SUCCESS
         if options.json:
             _say_status_json(say, run, store, options)
@@ -13948,7 +14000,6 @@ def _status(flow, options):
 
 def _say_status_json(say, run, store, options):
     """Print a run and its tasks, a line each."""
-    import json
     counts = []
     if options.all:
         records = store.tasks(run, upto=options.recovery_run)
@@ -13958,13 +14009,13 @@ def _say_status_json(say, run, store, options):
                   for one in steps for status, n in one.counts.items()]
         records = (record for one in steps for record in one.records)
     head = dict(_run_fields(run), counts=counts)
-    say(json.dumps(head)[:-1] + ', "tasks": [')
+    say(_json(head)[:-1] + ', "tasks": [', True)
     before = None
     for record in records:
         if before is not None:
-            say(before + ',')
-        before = json.dumps(_task_fields(record))
-    say((before or '') + ']}')
+            say(before + ',', True)
+        before = _json(_task_fields(record))
+    say((before or '') + ']}', True)
 
 
 class _TaskRows:
@@ -14014,7 +14065,7 @@ def _history(flow, options):
         runs = [run for run in store.runs(flow.name if options.flow or options.run_id else None)
                 if options.run_id in (None, run.run_id)]
         if options.json:
-            say(_json([_run_fields(run) for run in runs]))
+            _say_json(say, [_run_fields(run) for run in runs])
         elif not runs:
             say('no runs in %s' % _store_name(store))
         else:
@@ -14038,7 +14089,7 @@ def _dry_run(flow, options):
             head['run_id'] = options.run_id    # that of a new run is another one each time
         foreseen = dry.foresee()
         if options.json:
-            say(_json(_dry_json(head, foreseen, options.all)))
+            _say_json(say, _dry_json(head, foreseen, options.all))
             return _EXIT_SUCCESS
         say('flow %s, %s: a dry run, nothing is changed' % (run.flow, (
             'new run' if run.mode == 'restart' else
@@ -14054,7 +14105,7 @@ def _say_over(say, flow, options):
     with _opened_store(flow) as store:
         run = store.latest(flow.name, flow.run_id)
     if options.json:
-        say(_json(dict(_dry_fields(run, []), counts=[], tasks=[])))
+        _say_json(say, dict(_dry_fields(run, []), counts=[], tasks=[]))
     else:
         say('run %s of flow %s is over (%s): nothing to do' % (run.run_id, run.flow, run.status))
     return _EXIT_SUCCESS if run.status == SUCCESS else _EXIT_FAILURE
@@ -14131,7 +14182,7 @@ def _list(flow, options):
     flow.compile()
     with _output(options.stdout) as say:
         if options.json:
-            say(_json(_plan_fields(flow)))
+            _say_json(say, _plan_fields(flow))
             return _EXIT_SUCCESS
         say(flow.name)
         for one in _parameter_fields():
@@ -14204,9 +14255,9 @@ def _named_events(flow):
 
 def _function_name(function):
     if isinstance(function, Command):
-        return 'runs ' + _cut(' '.join(str(function).split()), 300)
+        return 'runs ' + _cut(' '.join(masked(str(function)).split()), 300)
     name = getattr(function, '__qualname__', None)
-    return name + '()' if isinstance(name, str) else _shown(repr, function)
+    return name + '()' if isinstance(name, str) else masked(_shown(repr, function))
 
 
 def _loop_text(loop):
@@ -14215,13 +14266,13 @@ def _loop_text(loop):
         return 'over ' + _function_name(loop)
     if isinstance(loop, Placeholder):
         return 'over the ' + repr(loop)[1:-1]
-    return masked(_items_text(loop))
+    return _items_text(loop)
 
 
 def _items_text(loop):
     if isinstance(loop, range) or not isinstance(loop, collections.abc.Sequence):
-        return 'over ' + _shown(repr, loop)
-    text = _shown(repr, loop if len(loop) <= 10 else loop[:10])
+        return 'over ' + masked(_shown(repr, loop))
+    text = masked(_shown(repr, loop if len(loop) <= 10 else loop[:10]))
     return 'over %s%s' % (_cut(text, 60), ' (%d)' % len(loop) if len(loop) > 10 else '')
 
 
