@@ -9017,8 +9017,9 @@ class _Loops:
             return None, True
         found = None if type(item) in _PLAIN_TYPES else reference_in(item)
         if found is not None:
-            raise FlowTypeError('an item of it holds the %r, which is not filled in there; let a '
-                                'step return the items, and give its result as the loop' % found)
+            raise FlowTypeError('an item of it holds %r; the result of a step can only be the '
+                                'whole loop, as in loop=a.result, and what a step waits for is '
+                                'given as require=' % found)
         return item, False
 
     def _begin(self, task):
@@ -11134,7 +11135,16 @@ def _checked_config(config, who, warnings, on_step=False):
     """
     checked = {}
     for key, value in config.items():
-        if key in ('LOGGING', 'DATABASES') and not on_step:
+        if key == 'LOGGING' and not on_step:
+            unused = sorted(set(value) - {'logdir', 'logging_level'}, key=str) if isinstance(
+                value, dict) else [value]
+            if unused:
+                warnings.append('%s: in config LOGGING only logdir and logging_level are used, '
+                                'not %s' % (who, ', '.join(map(repr, unused))))
+            continue
+        if key == 'DATABASES' and not on_step:
+            warnings.append("%s: config key 'DATABASES' is ignored; give the path of a file, or a "
+                            'Store, as store=' % who)
             continue
         if key not in CONFIG_KEYS:
             warnings.append('%s: unknown config key %r is ignored%s'
@@ -11235,11 +11245,11 @@ class FlowStep(Step):
 
     __slots__ = ()
 
-    def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
+    def add_step(self, name, func=None, args=(), kwargs={}, *more, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
         """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
-        return self.flow._add_step(self, name, func, args, kwargs, loop, require, delay, acquires,
-                                   releases, recovery, config, command, aliases)
+        return self.flow._add_step(self, name, func, args, kwargs, more, loop, require, delay,
+                                   acquires, releases, recovery, config, command, aliases)
 
     def add_event(self, require=None):
         """Name an expression: see `Sequent.add_event`."""
@@ -12258,7 +12268,7 @@ class Sequent(_Flow):
         _Flow.__init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
                        config_tag)
 
-    def add_step(self, name, func=None, args=(), kwargs={}, loop=None, require=(), delay=0,
+    def add_step(self, name, func=None, args=(), kwargs={}, *more, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, **aliases):
         """Add a step to the flow; steps have the same method.
 
@@ -12273,6 +12283,8 @@ class Sequent(_Flow):
                 ``result`` of another step, whose success is then required (`Step.result`), the
                 ``item`` of a loop around it, and ``sequent.item``, its own. In other objects, and
                 in what ``func`` itself holds unless it is a partial, they are an error.
+            more: is refused: what follows ``kwargs`` is given by keyword, because the predecessors
+                took the fifth argument for the requirement.
             loop: an iterable, or a callable that returns one, or the ``result`` of an earlier step
                 (or the ``item`` of a loop around it): the step runs once per item (semantics
                 1.4). ``repeat`` and ``repeats`` mean the same. Items of an iterable are compared
@@ -12293,13 +12305,17 @@ class Sequent(_Flow):
         Raises:
             FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
         """
-        return self._add_step(self._root, name, func, args, kwargs, loop, require, delay, acquires,
-                              releases, recovery, config, command, aliases)
+        return self._add_step(self._root, name, func, args, kwargs, more, loop, require, delay,
+                              acquires, releases, recovery, config, command, aliases)
 
-    def _add_step(self, parent, name, func, args, kwargs, loop, require, delay, acquires,
+    def _add_step(self, parent, name, func, args, kwargs, more, loop, require, delay, acquires,
                   releases, recovery, config, command, aliases):
         func = self._check_new(parent, name, func, command)
         who = 'step %r' % name
+        if more:
+            raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
+                                'for what it waits for, loop= for what it goes over'
+                                % (who, more[0]))
         given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config)
         if aliases:
             loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
@@ -12351,11 +12367,17 @@ class Sequent(_Flow):
         if loop is item:
             raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
                                 'of the loop around it, as in loop=outer.item' % who)
-        found = reference_in(loop) if isinstance(loop, (list, tuple)) else None
+        found = None
+        if isinstance(loop, (list, tuple, Step, Event, or_)):
+            found = reference_in(loop)
         if isinstance(found, Placeholder):
             raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
                                 'give the placeholder itself, as in loop=outer.item, or take it '
                                 'from a step that returns such a list' % who)
+        if found is not None:
+            raise FlowTypeError('%s: its loop holds %r, which is nothing to go over; to start '
+                                'after it, give it as require=, as in require=((a, '
+                                'seq.STEP_SUCCESS),)' % (who, found))
         made = made_by_call(loop) if callable(loop) else None
         if made is not None and made != 'a generator':
             raise FlowTypeError('%s: a call of its loop %r makes %s, which cannot be gone over; '

@@ -255,7 +255,7 @@ def test_an_item_that_holds_a_placeholder_fails_the_loop_when_it_comes(make, con
     assert flow() is False
 
     error = the_task(flow, 'load').error
-    assert error.startswith('its loop failed: FlowTypeError: an item of it holds the <result of '
+    assert error.startswith('its loop failed: FlowTypeError: an item of it holds <result of '
                             'extract>')
 
 

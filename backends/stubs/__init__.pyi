@@ -474,10 +474,10 @@ def parameter(name: str, default: Any, type: Callable[[str], _T], help: str = ''
 class FlowStep(Step):
     def add_step(
         self, name: str, func: Optional[_Function] = None, args: _Arguments = (),
-        kwargs: Dict[str, Any] = {}, loop: Optional[_Loop] = None,
+        kwargs: Dict[str, Any] = {}, *more: NoReturn, loop: Optional[_Loop] = None,
         require: Optional[_Expression] = (), delay: float = 0, acquires: _Amounts = (),
         releases: Optional[_Amounts] = None, recovery: _Recovery = {}, config: _Config = {},
-        command: Union[_CommandLine, Command, None] = None, *, repeat: Optional[_Loop] = ...,
+        command: Union[_CommandLine, Command, None] = None, repeat: Optional[_Loop] = ...,
         repeats: Optional[_Loop] = ..., requires: Optional[_Expression] = ...) -> FlowStep: ...
     def add_event(self, require: Optional[_Expression] = None) -> Event: ...
 
@@ -541,10 +541,10 @@ class Sequent(_Flow):
         config_tag: str = '') -> None: ...
     def add_step(
         self, name: str, func: Optional[_Function] = None, args: _Arguments = (),
-        kwargs: Dict[str, Any] = {}, loop: Optional[_Loop] = None,
+        kwargs: Dict[str, Any] = {}, *more: NoReturn, loop: Optional[_Loop] = None,
         require: Optional[_Expression] = (), delay: float = 0, acquires: _Amounts = (),
         releases: Optional[_Amounts] = None, recovery: _Recovery = {}, config: _Config = {},
-        command: Union[_CommandLine, Command, None] = None, *, repeat: Optional[_Loop] = ...,
+        command: Union[_CommandLine, Command, None] = None, repeat: Optional[_Loop] = ...,
         repeats: Optional[_Loop] = ..., requires: Optional[_Expression] = ...) -> FlowStep: ...
     def add_event(self, require: Optional[_Expression] = None) -> Event: ...
 
