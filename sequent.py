@@ -9585,8 +9585,8 @@ class Driver:
         '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
         '_overdue', '_deadline', 'arrived', 'triggers', 'begun', '_tells', '_between_cycles',
         'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
-        '_urged', '_calling', '_current', '_dirty', '_rows', '_starting', '_short', '_inline',
-        '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
+        '_urged', '_handlers', '_leaving', '_calling', '_current', '_dirty', '_rows',
+        '_starting', '_short', '_inline', '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
         '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
         '_settling', '_queueing', '_failed', '_pace', '_moved_at', '_window', '_called',
         '_group', '_broken', '_failures', '_trace', '_configs', '_delays', '_names',
@@ -9625,6 +9625,8 @@ class Driver:
         self._signals = []  # type: typing.List[int]
         self._first_signal = 0.0               # when the first of them came
         self._urged = False                    # whether one of them asks for haste
+        self._handlers = {}                    # signal -> its handler before the run
+        self._leaving = False                  # all is stopped; what is left is to clear away
         self._calling = False                  # an inline function is being called:
         self._current = None                   # that of this job
         self._dirty = {}                       # tasks whose record is to be stored, in order
@@ -9688,7 +9690,7 @@ class Driver:
     def _run(self, max_loops):
         self._open()
         try:
-            handlers = self._install_handlers()
+            wakeup, self._leaving = self._install_handlers(), False
             try:
                 if self.settings['run_timeout'] is not None:
                     self._deadline = self.clock() + self.settings['run_timeout']
@@ -9703,7 +9705,11 @@ class Driver:
                 self._finish_records()
                 raise
             finally:
-                self._restore_handlers(handlers)
+                self._leaving = True
+                if wakeup is not None:
+                    signal.set_wakeup_fd(wakeup)
+                if not self._signals:
+                    self.restore_handlers()
         finally:
             self._close()
         if self._signals:
@@ -10569,22 +10575,23 @@ class Driver:
     # Signals and stops (semantics 8.3).
 
     def _install_handlers(self):
+        """Return the descriptor that was woken before by signals; None: other threads get none."""
         if threading.current_thread() is not threading.main_thread():
             return None
         numbers = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                    if hasattr(signal, name)]
-        handlers = {}
         for number in numbers:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                handlers[number] = signal.signal(number, self._on_signal)
-        wakeup = signal.set_wakeup_fd(self._waker[1].fileno())
-        return handlers, wakeup
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return signal.set_wakeup_fd(self._waker[1].fileno())
 
-    def _restore_handlers(self, installed):
-        if installed is None:
-            return
-        handlers, wakeup = installed
-        signal.set_wakeup_fd(wakeup)
+    def restore_handlers(self):
+        """Put back the handlers of signals that stood there before the run.
+
+        The facade does so after a stop by a signal, when the end of the run is stored: a second
+        signal of the same stop would keep it from being stored.
+        """
+        handlers, self._handlers = self._handlers, {}
         for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
@@ -10605,6 +10612,8 @@ class Driver:
         self.port.stopping = True
         if self._calling and (first or urges):    # No other one may interrupt a clean-up.
             raise KeyboardInterrupt
+        if self._leaving and urges:
+            self._raise_signal()
 
     def _stop_all(self, why):
         """End what runs, and record it; ``why`` names what asked for it, None: an error."""
@@ -11875,6 +11884,7 @@ class _Flow(abc.ABC):
             if not isinstance(error, StoreError):
                 self._finish('stopped')
         finally:
+            self._driver.restore_handlers()
             self._release()
             self._driver = None
             self.run_mode, self.recovery_run = RunMode.continue_, None

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import sequent
 from runtools import (  # noqa: F401
     DEADLINE, Programs, Terminal, a_private_temporary_folder, is_running, journal, wait_gone,
     wait_until)
@@ -288,6 +289,38 @@ def test_a_terminal_that_is_closed_leaves_the_steps_their_time(programs, journal
     wait_gone(pid)
     assert journal.count('cleaned') == 1
     wait_until(lambda: programs.last('a') == 'active', 'the record of the step')
+
+
+@pytest.mark.parametrize('construct', ['process', 'inline'])
+@pytest.mark.parametrize('again', [False, True], ids=['second', 'third'])
+def test_a_second_signal_while_the_end_of_the_run_is_stored_does_not_prevent_that(
+        again, construct, programs):
+    # semantics 8.3: all is recorded
+    programs.write('''
+        seq.Driver.ONE_STOP = 1e-9
+        plain = seq.SqliteStore.finish
+        def finish(store, run):
+            os.kill(os.getpid(), signal.SIGHUP)
+            if os.environ.get('AGAIN'):
+                os.kill(os.getpid(), signal.SIGHUP)
+            return plain(store, run)
+        seq.SqliteStore.finish = finish
+        flow = make(os.environ['CONSTRUCT'])
+        flow.add_step('a', func=print, delay=1000)
+        before = signal.getsignal(signal.SIGHUP)
+        try:
+            flow()
+        finally:
+            assert signal.getsignal(signal.SIGHUP) == before
+        ''')
+    supervisor = programs.start(environment={'CONSTRUCT': construct, 'AGAIN': '1' if again else ''})
+    wait_until(lambda: 'a' in programs.tasks(), 'a to be delayed')
+    supervisor.kill(signal.SIGTERM)
+    assert supervisor.wait() == 143
+    store = sequent.SqliteStore(programs.store_path)
+    store.open(create=False)
+    assert store.latest('etl').status == ('active' if again else 'stopped')
+    store.close()
 
 
 def test_the_clean_up_of_an_inline_step_is_not_interrupted_by_a_second_signal(programs, journal):
