@@ -10468,7 +10468,7 @@ class Driver:
             for pid in construct.pids(job):
                 if _proc_stat(pid)[0] != 'T':
                     continue
-                since = self._stopped[pid] = known.get(pid, now)
+                since = self._stopped.setdefault(pid, known.get(pid, now))
                 if now - since >= self.STOPPED:
                     self._stopped[pid] = math.inf    # once
                     logger.warning(
