@@ -4544,6 +4544,73 @@ class TaskConstruct(abc.ABC):
         """End the work for a run: nothing that was prepared, released or settled may be left."""
 
 
+# Pickles for the store ------------------------------------------------------------
+#
+# Loop items and results may be of classes of the module that was started. That module is called
+# __main__ where Python runs its file, __mp_main__ in a child that was spawned there, and flow or
+# jobs.flow where the command line loads it. In the store it is always __main__, so that a recovery
+# can be started in another way than the run.
+
+_in_common('program', '__main__')    # the name in sys.modules of the module that was started
+_MAIN_NAMES = frozenset(('__main__', '__mp_main__'))    # what Python calls it
+
+
+def pickled(value):
+    """Return a pickle of a value in which the module that was started is called ``__main__``."""
+    content = pickle.dumps(value, protocol=4)
+    found = _named_in(value, content, (_MAIN_NAMES | {_common.program}) - {'__main__'})
+    if not found:
+        return content
+    # These classes and functions come first, under their names in the store. The pickler then
+    # takes each of them for one that it has written already.
+    head = [pickle.PROTO, b'\x04']
+    for one in found:
+        head += [_pickled_text('__main__'), _pickled_text(one.__qualname__), pickle.STACK_GLOBAL,
+                 pickle.MEMOIZE, pickle.POP]
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 4)
+    pickler.memo = {id(one): (number, one) for number, one in enumerate(found)}
+    pickler.dump(value)
+    return b''.join(head) + file.getvalue()[len(b''.join(head[:2])):]
+
+
+def _pickled_text(text):
+    text = text.encode('utf-8', 'surrogatepass')
+    return pickle.BINUNICODE + len(text).to_bytes(4, 'little') + text
+
+
+def _named_in(value, content, modules):
+    """Return the classes and functions of some modules that the pickle of a value names.
+
+    Args:
+        content: the pickle.
+        modules: names of modules.
+    """
+    if not any(module.encode('utf-8') in content for module in modules):
+        return []
+    found = {}  # type: typing.Dict[int, typing.Any]
+    _NameFinder(modules, found).dump(value)
+    return list(found.values())
+
+
+class _NameFinder(pickle.Pickler):
+    """Notes which classes and functions of some modules a pickle names, {id: one}."""
+
+    def __init__(self, modules, found):
+        super().__init__(io.BytesIO(), 4)
+        self._modules = modules
+        self._found = found
+
+    def persistent_id(self, thing):
+        if _is_named_in(thing, self._modules):
+            self._found[id(thing)] = thing
+
+
+def _is_named_in(thing, modules):
+    # Not isinstance(): a proxy may have to make what it stands for to tell its class.
+    return issubclass(type(thing), (type, type(_is_named_in))) and thing.__module__ in modules
+
+
 # What runs: the job, and its context --------------------------------------------
 
 
@@ -4680,7 +4747,7 @@ def _end_fork(error):
 
 def _keep_result(result):
     try:
-        return Outcome(SUCCESS, result=pickle.dumps(result, protocol=4))
+        return Outcome(SUCCESS, result=pickled(result))
     except _ANY_FAILURE as error:
         shown = _shown(repr, result)
         return Outcome(SUCCESS, result=pickle.dumps(shown, protocol=4), warning=(
@@ -4896,17 +4963,18 @@ _parameters = _Parameters()
 
 
 def pack_parameters():
-    """Return the values of all parameters, secret ones too, for `take_parameters` elsewhere."""
+    """Return the values of all parameters, secret ones too, and how the module that was started
+    is called: for `take_parameters` elsewhere."""
     texts = {one.name: one.text for one in _parameters.declared.values()
              if one.source is not None}
-    return texts, _parameters.secrets
+    return texts, _parameters.secrets, _common.program
 
 
 def take_parameters(packed):
     """Have parameters that this process is to declare take the values of its supervisor."""
     if packed == pack_parameters():
         return    # it is the supervisor, or a fork of it
-    texts, _parameters.sent_secrets = packed
+    texts, _parameters.sent_secrets, _common.program = packed
     _parameters.given = {name: (text, 'supervisor') for name, text in texts.items()}
     _parameters.note_secrets()
 
@@ -6675,7 +6743,7 @@ class ProcessConstruct(_ChildConstruct):
             return
         for what, value in (('function', func), ('arguments', (args, kwargs))):
             try:
-                if _needs_main(pickle.dumps(value, protocol=4)) and _main_origin() is None:
+                if _needs_main(pickled(value)) and _main_origin() is None:
                     raise ValueError('it is of the main program, which is in no file')
             except Exception as error:
                 raise ConstructError(
@@ -6931,14 +6999,14 @@ _PLAIN = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'env', 'l
 def _pack(job, method):
     """Return what a child that does not inherit our memory needs to make the job again."""
     try:
-        call = pickle.dumps((job.func, job.args, job.kwargs, job.items), protocol=4)
+        call = pickled((job.func, job.args, job.kwargs, job.items))
     except Exception as error:
         raise ConstructError('it cannot be sent to a process started by %r (%s)'
                              % (method, describe_error(error))) from error
     plain = _plain(job)
     if job.config.get('cwd'):  # multiprocessing changes the folder
         plain['config']['cwd'] = os.path.abspath(job.config['cwd'])
-    main = _main_origin() if b'__main__' in call or b'__mp_main__' in call else None
+    main = _main_origin() if b'__main__' in call else None
     return plain, call, main, logging.getLogger().level, pack_parameters()
 
 
@@ -6962,8 +7030,9 @@ def _needs_main(pickled):
 
 
 def _main_origin():
-    """Return (name, path) of the main module, by one of which a child can load it, or None."""
-    main = sys.modules['__main__']
+    """Return (name, path) of the module that was started, by one of which a child can load it,
+    or None."""
+    main = sys.modules.get(_common.program)
     name = getattr(getattr(main, '__spec__', None), 'name', None)
     path = getattr(main, '__file__', None)
     if name in (None, '__main__'):
@@ -6982,12 +7051,25 @@ class LoadEnds(BaseException):
 
 
 _load_ends = _in_common('LoadEnds', LoadEnds)
-_in_common('loading', False)
+_loading = _in_common('loading', threading.local())    # Other threads may run flows meanwhile.
 
 
 def in_child():
-    """Return whether this is a child that is loading the module of the function it is to run."""
-    return _common.loading
+    """Return whether a module is being loaded here only for what is defined in it: in a child
+    that is to run a function of the module, or for something that was unpickled."""
+    return getattr(_loading, 'only', False)
+
+
+@contextlib.contextmanager
+def _loading_only():
+    """Let flows that are run by modules loaded meanwhile end their loading, by `LoadEnds`."""
+    before, _loading.only = in_child(), True
+    sys.meta_path.insert(0, _patient_finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_patient_finder)
+        _loading.only = before
 
 
 def _forked(job, line):
@@ -7762,16 +7844,12 @@ def _items_at(step, sequence):
 
 def _unpack(job, call, main, level):
     """Load what a spawned child is to run: its modules, then function and arguments."""
-    _common.loading = True
-    finder = _PatientFinder()
-    sys.meta_path.insert(0, finder)
-    try:
-        if main is not None:
+    with _loading_only():
+        if main is not None and _common.program == '__main__':
             _load_main(*main)
-        job.func, job.args, job.kwargs, job.items = pickle.loads(call)
-    finally:
-        sys.meta_path.remove(finder)
-        _common.loading = False
+        elif main is not None and _common.program not in sys.modules:
+            _load_program(*main)
+        job.func, job.args, job.kwargs, job.items = unpickled(call)
     install_logging(level)
 
 
@@ -7792,6 +7870,9 @@ class _PatientFinder:
                     setattr(spec, 'loader', _PatientLoader(loader))  # noqa: B010 (mypy)
                 return spec
         return None
+
+
+_patient_finder = _in_common('patient_finder', _PatientFinder())    # It may be there twice.
 
 
 class _PatientLoader:
@@ -7815,6 +7896,62 @@ def _until_load_ends(execute, *args):
         execute(*args)
     except _load_ends:
         pass
+
+
+def _load_program(name, path):
+    """Load the module that the command line has loaded in the supervisor, under its name there."""
+    import importlib.util
+    if '.' in name or not os.path.isfile(path):    # in a package, in a zip
+        importlib.import_module(name)
+        return
+    spec = importlib.util.spec_from_file_location(name, path)  # type: typing.Any
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        _until_load_ends(spec.loader.exec_module, module)
+    except BaseException:
+        del sys.modules[name]    # A worker of a pool tries again for its next job.
+        raise
+
+
+def unpickled(content, home='__main__'):
+    """Return what `pickled` or an earlier version has pickled.
+
+    Args:
+        content: bytes, or a file open for reading.
+        home: the name of the module that made the flow.
+    """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    return _Unpickler(file, home).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds classes of the module that was started, whatever it was called when they were
+    pickled, and starts no flow when it has to load a module."""
+
+    def __init__(self, file, home):
+        super().__init__(file)
+        self._home = home
+
+    def find_class(self, module, name):
+        places = [one for one in (_common.program, self._home) if one in sys.modules]
+        if module not in _MAIN_NAMES:
+            places = [] if module in sys.modules else [
+                one for one in places if _is_file_of(sys.modules[one], module)]
+        if module not in _MAIN_NAMES or not places:
+            places.append(module)
+        for place in places[:-1]:
+            with contextlib.suppress(AttributeError):
+                return super().find_class(place, name)
+        if places[-1] in sys.modules:
+            return super().find_class(places[-1], name)
+        with _loading_only():
+            return super().find_class(places[-1], name)
+
+
+def _is_file_of(module, name):
+    """Return whether the file of a module is one that could be imported by a name, too."""
+    path = os.path.splitext(os.path.abspath(getattr(module, '__file__', None) or ''))[0]
+    return (os.sep + path).endswith(os.sep + name.replace('.', os.sep))
 
 
 def _load_main(name, path):
@@ -8814,11 +8951,12 @@ class _Lost(typing.NamedTuple):
     error: str
 
 
-def load_result(store, stored, as_repr=True):
+def load_result(store, stored, as_repr=True, home='__main__'):
     """Return what a step returned, from the ``result`` of its record.
 
     Args:
         as_repr: of what could not be pickled return its repr.
+        home: the name of the module that made the flow, see `unpickled`.
 
     Raises:
         StoreError: the file that it was written to cannot be read, or there is but a repr.
@@ -8829,18 +8967,18 @@ def load_result(store, stored, as_repr=True):
     if isinstance(stored, _Lost):
         raise StoreError(stored.error)
     if isinstance(stored, list):
-        return [load_result(store, one, as_repr) for one in stored]
+        return [load_result(store, one, as_repr, home) for one in stored]
     if stored.startswith(_AS_REPR):
         if not as_repr:
             raise StoreError('it could not be pickled when nobody asked for it; run the step '
                              'again')
         stored = stored[len(_AS_REPR):]
     if not stored.startswith(_IN_FILE):
-        return pickle.loads(stored)
+        return unpickled(stored, home)
     path = os.path.join(store.results or '', os.fsdecode(stored[len(_IN_FILE):]))
     try:
         with _open_own(path, 'result') as file:
-            return pickle.load(file)
+            return unpickled(file, home)
     except StoreError:
         raise
     except OSError as error:
@@ -8857,11 +8995,13 @@ class _Results:
     Args:
         store: an open store.
         run: the `RunRecord`.
+        home: the name of the module that made the flow.
     """
 
-    def __init__(self, store, run):
+    def __init__(self, store, run, home):
         self.store = store
         self.run = run
+        self.home = home
 
     def stored(self, task, outcome):
         """Return the result of an `Outcome` as it is to be stored."""
@@ -8900,7 +9040,7 @@ class _Results:
             self.keep(task.scope, step, stored)
         if step.gathers and stored is not None:
             try:
-                lists = load_result(self.store, stored)
+                lists = load_result(self.store, stored, home=self.home)
             except Exception as error:    # it matters only to who asks for them
                 lists = {leaf.path: _Lost(str(error)) for leaf in step.gathers}
             for leaf in step.gathers:
@@ -8915,7 +9055,7 @@ class _Results:
         for _ in range(levels):
             scope = scope.parent
         try:
-            return load_result(self.store, (scope.results or {}).get(leaf), as_repr=False)
+            return load_result(self.store, (scope.results or {}).get(leaf), False, self.home)
         except Exception as error:
             raise StoreError('the result of %s: %s' % (
                 leaf.path, error if isinstance(error, StoreError) else describe_error(error)
@@ -9044,7 +9184,7 @@ class _Loops:
     def blob(self, path, item):
         """Return the item as it is stored, or None for what cannot be pickled (said once)."""
         try:
-            return pickle.dumps(item, 4)
+            return pickled(item)
         except _ANY_FAILURE as error:
             if path not in self.warned:
                 self.warned.add(path)
@@ -9056,12 +9196,13 @@ class _Loops:
         """Whether an item is the one recorded (semantics 7.4)."""
         if blob == recorded or blob is None or recorded is None:
             return True
+        home = self.results.home
         try:
-            if _is_equal(pickle.loads(recorded), item):
+            if _is_equal(unpickled(recorded, home), item):
                 return True
             # Objects may change a little when they are pickled or compared (an index of pandas
             # keeps what it has worked out), so both are compared as they come out of a pickle.
-            return _content_of(pickle.loads(recorded)) == _content_of(pickle.loads(blob))
+            return _content_of(unpickled(recorded, home)) == _content_of(unpickled(blob, home))
         except _ANY_FAILURE as error:
             logger.debug('a recorded loop item cannot be compared: %s', describe_error(error))
             return False
@@ -9080,37 +9221,44 @@ def _is_equal(one, other):
         return False
 
 
-def _content_of(value, known=None):
+def _content_of(value, modules=(), known=None):
     """Return a digest of a value's pickle that does not depend on the order of its sets and
-    dictionaries, which may change with the hash seed."""
+    dictionaries, which may change with the hash seed, nor on what these modules are called."""
     import hashlib
     file = io.BytesIO()
-    _ContentPickler(file, {} if known is None else known).dump(value)
+    _ContentPickler(file, modules, {} if known is None else known).dump(value)
     return hashlib.sha1(file.getvalue()).digest()
 
 
 class _ContentPickler(pickle.Pickler):
-    """Pickles the digest of what a set or a dictionary holds in place of it.
+    """Pickles the digest of what a set or a dictionary holds in place of it, and the name alone
+    of what is of some modules.
 
     Args:
         known: {id: (set or dictionary, its digest)}.
     """
 
-    def __init__(self, file, known):
+    def __init__(self, file, modules, known):
         super().__init__(file, 4)
+        self._modules = modules
         self._known = known
 
     def persistent_id(self, thing):
+        if _is_named_in(thing, self._modules):
+            return thing.__qualname__
         if type(thing) not in (set, frozenset, dict):
             return None
         known = self._known
         if id(thing) not in known:
             known[id(thing)] = thing, b'%d' % len(known)    # where something in it refers to it
-            parts = [_content_of(one, known) for one in thing]
+            parts = list(map(self._content, thing))
             if type(thing) is dict:
-                parts = [part + _content_of(thing[one], known) for part, one in zip(parts, thing)]
-            known[id(thing)] = thing, type(thing).__name__.encode() + _content_of(sorted(parts))
+                parts = [part + self._content(thing[one]) for part, one in zip(parts, thing)]
+            known[id(thing)] = thing, type(thing).__name__.encode() + self._content(sorted(parts))
         return known[id(thing)][1]
+
+    def _content(self, value):
+        return _content_of(value, self._modules, self._known)
 
 
 def found_by_running(loop):
@@ -9365,7 +9513,8 @@ class _History:
                        for path in edited]
             steps = [path if key == 'loop' else
                      '%s (%s; it was %s)' % (path, now or 'nothing', old or 'nothing')
-                     for path, old, now in changes if None not in (old, now) and old != now]
+                     for path, old, now in changes if None not in (old, now) and old != now
+                     and old.startswith(_CONTENT) == now.startswith(_CONTENT)]
             if steps:
                 found.append('steps that %s since the run that is gone on with: %s'
                              % (text, ', '.join(steps)))
@@ -9399,7 +9548,7 @@ def step_signatures(plan):
         if step.parent is None:
             continue
         content = ['%s=%s' % (child.path, signatures[child.path]) for child in step.children]
-        content.append(_loop_signature(step.step.loop))
+        content.append(_loop_signature(step.step))
         content += ['result of %s' % path for path in sorted(one.path for one in step.gathers)]
         signatures[step.path] = hashlib.sha1('\n'.join(content).encode('utf-8')).hexdigest()[:16]
     return signatures
@@ -9421,7 +9570,7 @@ def step_details(plan):
             calls[func] = _called_text(one.step.func)
         require = one.step.require
         key = ('' if require is _UNCONDITIONAL else _bounded(_requirement_text(require)),
-               calls[func], _loop_mark(one.step.loop))
+               calls[func], _loop_mark(one.step))
         if key not in known:    # many may have the same
             known[key] = {name: text for name, text in zip(('requires', 'calls', 'loop'), key)
                           if text != ''}
@@ -9465,13 +9614,19 @@ def _digest(text):
     return hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]
 
 
-def _loop_signature(loop):
+def _loop_signature(step):
     """Return a text that changes with a loop; what cannot be compared is never the same."""
-    mark = _loop_mark(loop)
+    mark = _loop_mark(step)
     return 'never the same %s' % os.urandom(8).hex() if mark is None else mark
 
 
-def _loop_mark(loop):
+#: Begins the mark of a loop whose pickle changes from run to run. Earlier versions did not know
+#: such loops, so their marks are not compared with these.
+_CONTENT = 'content '
+
+
+def _loop_mark(step):
+    loop = step.loop
     if loop is None:
         return ''
     import hashlib
@@ -9481,8 +9636,10 @@ def _loop_mark(loop):
         return None
     try:
         content = pickle.dumps(loop, 4)
-        if pickle.EMPTY_SET in content or pickle.FROZENSET in content:
-            return _content_of(loop).hex()
+        modules = _MAIN_NAMES | {_common.program, step.flow.module}
+        if (pickle.EMPTY_SET in content or pickle.FROZENSET in content
+                or _named_in(loop, content, modules)):
+            return _CONTENT + _content_of(loop, modules).hex()
         return hashlib.sha1(content).hexdigest()
     except _ANY_FAILURE as error:
         logger.debug('a loop cannot be pickled: %s', error)
@@ -9605,7 +9762,7 @@ class Driver:
         self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.port = _DriverPort(self, settings)
         self.relay = LogRelay()
-        self.results = _Results(store, run)
+        self.results = _Results(store, run, flow.module)
         self.loops = _Loops(self.results)
         self.alarms = _Alarms(self.clock)
         self._overdue = {}                     # job that is being ended -> why
@@ -9921,7 +10078,7 @@ class Driver:
             if past.over:
                 return None, None, True
             if past.item is not None:
-                return pickle.loads(past.item), past.item, False
+                return unpickled(past.item, self.results.home), past.item, False
         self._current = None
         item, over = self._call(self.loops.next_item, task)
         if over or self.store.volatile:
@@ -11303,14 +11460,15 @@ class FlowReference:
         return current().sequence
 
 
-def _calling_file():
-    """Return the file of the nearest caller outside of this one, or None."""
+def _caller():
+    """Return (file or None, name of the module) of the nearest caller outside of this one."""
     frame = sys._getframe(1)  # type: typing.Any
     here = frame.f_code.co_filename
     while frame is not None and frame.f_code.co_filename == here:
         frame = frame.f_back
-    path = frame.f_globals.get('__file__') if frame is not None else None
-    return os.path.abspath(path) if path else None
+    names = frame.f_globals if frame is not None else {}
+    path = names.get('__file__')
+    return os.path.abspath(path) if path else None, names.get('__name__', '__main__')
 
 
 def _new_run_id():
@@ -11324,7 +11482,7 @@ class _Flow(abc.ABC):
 
     def __init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
                  config_tag):
-        path = _calling_file()
+        path, self.module = _caller()
         if not isinstance(name, str):
             raise FlowTypeError('the name of a flow must be a str, not %r' % (name,))
         self.name = name or self._default_name(path)
@@ -12164,7 +12322,7 @@ class _Flow(abc.ABC):
             self._driver.catch_up()
         try:
             run = RunRecord(self.name, self.run_id)
-            return [task_info(record, store) for record in store.tasks(run)
+            return [task_info(record, store, self.module) for record in store.tasks(run)
                     if record.kind in ('leaf', 'container', 'loop')]
         finally:
             if not opened:
@@ -12187,13 +12345,13 @@ class _Flow(abc.ABC):
         return outstanding + (0 if self._driver.begun else self._count_initial()), left
 
 
-def task_info(record, store):
+def task_info(record, store, home='__main__'):
     """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be had is None."""
     result = None
     try:
-        result = load_result(store, record.result)
+        result = load_result(store, record.result, home=home)
         if record.kind != 'leaf' and result is not None:
-            result = {path: load_result(store, one) for path, one in result.items()}
+            result = {path: load_result(store, one, home=home) for path, one in result.items()}
             result = result[record.path] if record.kind == 'loop' else result
     except Exception as error:
         logger.warning('step %s at %s: its result cannot be had (%s)', record.path,
@@ -13552,12 +13710,15 @@ class _Session:
 
     def run(self):
         """Load the module, apply the verb to its flow; return the exit code."""
-        if self.options.verb == 'help':
-            return self._help()
-        if not self.options.json:
-            return self._run()
-        with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
-            return self._run()
+        try:
+            if self.options.verb == 'help':
+                return self._help()
+            if not self.options.json:
+                return self._run()
+            with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
+                return self._run()
+        finally:
+            _common.program = '__main__'
 
     def _run(self):
         try:
@@ -13759,6 +13920,7 @@ def _load(target):
         if top != target and spec is not None and spec.submodule_search_locations is None:
             # Importing a.b would run a: here the flow a.py, whose name was mistyped.
             raise ModuleNotFoundError(name=target)
+        _common.program = target
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
         if error.name and (target + '.').startswith(error.name + '.'):
@@ -13774,13 +13936,15 @@ def _load_file(path):
     if not os.path.isfile(path) or not file.endswith('.py'):
         raise _LoadError('there is no Python file %r%s' % (
             path, _nearest(file, _modules_in(folder, '.py'))))
-    name = file[:-3]
+    # A dot would make it a module of a package, which others would try to import.
+    name = file[:-3].replace('.', '-')
     if name in sys.modules:
         raise _LoadError('the file %r has the name of the module %r, which is in use already; '
                          'rename it' % (path, name))
     sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(name, os.path.join(folder, file))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _common.program = name
     spec.loader.exec_module(module)
     return module
 
