@@ -122,7 +122,12 @@ def test_a_signal_ends_a_run_that_waits_for_a_delay(numbers, programs):
     wait_until(lambda: 'a' in programs.tasks(), 'a to be delayed')
     for number in numbers:
         supervisor.kill(getattr(signal, number))
-    assert supervisor.wait() in [CODES[number] for number in numbers]
+    # One that comes when the end of the run is stored ends the program as it ends any.
+    assert supervisor.wait() in [CODES[number] for number in numbers] + [-signal.SIGHUP]
+    store = sequent.SqliteStore(programs.store_path)
+    store.open(create=False)
+    assert store.latest('etl').status == 'stopped'
+    store.close()
     assert programs.tasks() == {'a': [('1', 0, 1, 'ready')]}
 
 
