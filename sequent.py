@@ -4952,6 +4952,73 @@ class TaskConstruct(abc.ABC):
         """End the work for a run: nothing that was prepared, released or settled may be left."""
 
 
+# Pickles for the store ------------------------------------------------------------
+#
+# Loop items and results may be of classes of the module that was started. That module is called
+# __main__ where Python runs its file, __mp_main__ in a child that was spawned there, and flow or
+# jobs.flow where the command line loads it. In the store it is always __main__, so that a recovery
+# can be started in another way than the run.
+
+_in_common('program', '__main__')    # the name in sys.modules of the module that was started
+_MAIN_NAMES = frozenset(('__main__', '__mp_main__'))    # what Python calls it
+
+
+def pickled(value):
+    """Return a pickle of a value in which the module that was started is called ``__main__``."""
+    content = pickle.dumps(value, protocol=4)
+    found = _named_in(value, content, (_MAIN_NAMES | {_common.program}) - {'__main__'})
+    if not found:
+        return content
+    # These classes and functions come first, under their names in the store. The pickler then
+    # takes each of them for one that it has written already.
+    head = [pickle.PROTO, b'\x04']
+    for one in found:
+        head += [_pickled_text('__main__'), _pickled_text(one.__qualname__), pickle.STACK_GLOBAL,
+                 pickle.MEMOIZE, pickle.POP]
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 4)
+    pickler.memo = {id(one): (number, one) for number, one in enumerate(found)}
+    pickler.dump(value)
+    return b''.join(head) + file.getvalue()[len(b''.join(head[:2])):]
+
+
+def _pickled_text(text):
+    text = text.encode('utf-8', 'surrogatepass')
+    return pickle.BINUNICODE + len(text).to_bytes(4, 'little') + text
+
+
+def _named_in(value, content, modules):
+    """Return the classes and functions of some modules that the pickle of a value names.
+
+    Args:
+        content: the pickle.
+        modules: names of modules.
+    """
+    if not any(module.encode('utf-8') in content for module in modules):
+        return []
+    found = {}  # type: typing.Dict[int, typing.Any]
+    _NameFinder(modules, found).dump(value)
+    return list(found.values())
+
+
+class _NameFinder(pickle.Pickler):
+    """Notes which classes and functions of some modules a pickle names, {id: one}."""
+
+    def __init__(self, modules, found):
+        super().__init__(io.BytesIO(), 4)
+        self._modules = modules
+        self._found = found
+
+    def persistent_id(self, thing):
+        if _is_named_in(thing, self._modules):
+            self._found[id(thing)] = thing
+
+
+def _is_named_in(thing, modules):
+    # Not isinstance(): a proxy may have to make what it stands for to tell its class.
+    return issubclass(type(thing), (type, type(_is_named_in))) and thing.__module__ in modules
+
+
 # What runs: the job, and its context --------------------------------------------
 
 
@@ -5095,7 +5162,7 @@ def _end_fork(error):
 
 def _keep_result(result):
     try:
-        return Outcome(SUCCESS, result=pickle.dumps(result, protocol=4))
+        return Outcome(SUCCESS, result=pickled(result))
     except _ANY_FAILURE as error:
         shown = _shown(repr, result)
         return Outcome(SUCCESS, result=pickle.dumps(shown, protocol=4), warning=(
@@ -5294,10 +5361,9 @@ class _Parameters:
         for one in self.declared.values():
             for text in (one.text, one.value) if one.secret else ():
                 if isinstance(text, str) and len(text) > 2:    # shorter ones are everywhere
-                    found.update((text, _encodable(text), repr(text)[1:-1]))
+                    found.update((text, _encodable(text), repr(text)[1:-1],
+                                  text.replace("'", """'"'"'""")))    # as `shlex` quotes it
         self.secrets = sorted(found, key=len, reverse=True)
-        if found:
-            logger.addFilter(_mask_record)
 
     def missing(self):
         return [one for one in self.declared.values() if one.source is None]
@@ -5312,17 +5378,18 @@ _parameters = _Parameters()
 
 
 def pack_parameters():
-    """Return the values of all parameters, secret ones too, for `take_parameters` elsewhere."""
+    """Return the values of all parameters, secret ones too, and how the module that was started
+    is called: for `take_parameters` elsewhere."""
     texts = {one.name: one.text for one in _parameters.declared.values()
              if one.source is not None}
-    return texts, _parameters.secrets
+    return texts, _parameters.secrets, _common.program
 
 
 def take_parameters(packed):
     """Have parameters that this process is to declare take the values of its supervisor."""
     if packed == pack_parameters():
         return    # it is the supervisor, or a fork of it
-    texts, _parameters.sent_secrets = packed
+    texts, _parameters.sent_secrets, _common.program = packed
     _parameters.given = {name: (text, 'supervisor') for name, text in texts.items()}
     _parameters.note_secrets()
 
@@ -5344,14 +5411,38 @@ def masked(text):
     return text
 
 
-def _mask_record(record):
-    """Mask what a log record of the library says; a filter, added with the first secret."""
-    if _parameters.secrets:
-        record.msg, record.args = masked(record.getMessage()), ()
-        if record.exc_info:
-            trace = logging.Formatter().formatException(record.exc_info)
-            record.exc_text, record.exc_info = masked(trace), None
+# All but the newline; also what turns the direction of writing.
+_CONTROLS = re.compile('[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]')
+
+
+def printable(text):
+    """Return a text as the library prints it: secrets masked, control characters escaped.
+
+    A name, an error, a loop item or the last line of a log must not command the terminal of the
+    operator. Newlines stay. What tasks print is relayed unchanged (semantics 5.3), and their log
+    files keep what was written; but sentences of the library that quote it are escaped.
+    """
+    return _CONTROLS.sub(lambda one: ascii(one.group())[1:-1], masked(text))
+
+
+def _clean_record(record):
+    """Make what a log record of the library says `printable`: a filter of its logger."""
+    try:
+        said = record.getMessage()
+    except Exception:
+        return True    # The handlers say what is wrong with the record.
+    text = printable(said).replace('\n', '\n    ')    # so that none looks like another record
+    if text != said:
+        record.msg, record.args = text, ()
+    if record.exc_info:
+        trace = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = printable('    ' + trace.replace('\n', '\n    '))
+        if record.exc_text != trace:
+            record.exc_info = None
     return True
+
+
+logger.addFilter(_clean_record)
 
 
 # Standard streams ---------------------------------------------------------------
@@ -7067,7 +7158,7 @@ class ProcessConstruct(_ChildConstruct):
             return
         for what, value in (('function', func), ('arguments', (args, kwargs))):
             try:
-                if _needs_main(pickle.dumps(value, protocol=4)) and _main_origin() is None:
+                if _needs_main(pickled(value)) and _main_origin() is None:
                     raise ValueError('it is of the main program, which is in no file')
             except Exception as error:
                 raise ConstructError(
@@ -7323,14 +7414,14 @@ _PLAIN = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'env', 'l
 def _pack(job, method):
     """Return what a child that does not inherit our memory needs to make the job again."""
     try:
-        call = pickle.dumps((job.func, job.args, job.kwargs, job.items), protocol=4)
+        call = pickled((job.func, job.args, job.kwargs, job.items))
     except Exception as error:
         raise ConstructError('it cannot be sent to a process started by %r (%s)'
                              % (method, describe_error(error))) from error
     plain = _plain(job)
     if job.config.get('cwd'):  # multiprocessing changes the folder
         plain['config']['cwd'] = os.path.abspath(job.config['cwd'])
-    main = _main_origin() if b'__main__' in call or b'__mp_main__' in call else None
+    main = _main_origin() if b'__main__' in call else None
     return plain, call, main, logging.getLogger().level, pack_parameters()
 
 
@@ -7354,8 +7445,9 @@ def _needs_main(pickled):
 
 
 def _main_origin():
-    """Return (name, path) of the main module, by one of which a child can load it, or None."""
-    main = sys.modules['__main__']
+    """Return (name, path) of the module that was started, by one of which a child can load it,
+    or None."""
+    main = sys.modules.get(_common.program)
     name = getattr(getattr(main, '__spec__', None), 'name', None)
     path = getattr(main, '__file__', None)
     if name in (None, '__main__'):
@@ -7374,12 +7466,25 @@ class LoadEnds(BaseException):
 
 
 _load_ends = _in_common('LoadEnds', LoadEnds)
-_in_common('loading', False)
+_loading = _in_common('loading', threading.local())    # Other threads may run flows meanwhile.
 
 
 def in_child():
-    """Return whether this is a child that is loading the module of the function it is to run."""
-    return _common.loading
+    """Return whether a module is being loaded here only for what is defined in it: in a child
+    that is to run a function of the module, or for something that was unpickled."""
+    return getattr(_loading, 'only', False)
+
+
+@contextlib.contextmanager
+def _loading_only():
+    """Let flows that are run by modules loaded meanwhile end their loading, by `LoadEnds`."""
+    before, _loading.only = in_child(), True
+    sys.meta_path.insert(0, _patient_finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_patient_finder)
+        _loading.only = before
 
 
 def _forked(job, line):
@@ -8154,16 +8259,12 @@ def _items_at(step, sequence):
 
 def _unpack(job, call, main, level):
     """Load what a spawned child is to run: its modules, then function and arguments."""
-    _common.loading = True
-    finder = _PatientFinder()
-    sys.meta_path.insert(0, finder)
-    try:
-        if main is not None:
+    with _loading_only():
+        if main is not None and _common.program == '__main__':
             _load_main(*main)
-        job.func, job.args, job.kwargs, job.items = pickle.loads(call)
-    finally:
-        sys.meta_path.remove(finder)
-        _common.loading = False
+        elif main is not None and _common.program not in sys.modules:
+            _load_program(*main)
+        job.func, job.args, job.kwargs, job.items = unpickled(call)
     install_logging(level)
 
 
@@ -8184,6 +8285,9 @@ class _PatientFinder:
                     setattr(spec, 'loader', _PatientLoader(loader))  # noqa: B010 (mypy)
                 return spec
         return None
+
+
+_patient_finder = _in_common('patient_finder', _PatientFinder())    # It may be there twice.
 
 
 class _PatientLoader:
@@ -8207,6 +8311,62 @@ def _until_load_ends(execute, *args):
         execute(*args)
     except _load_ends:
         pass
+
+
+def _load_program(name, path):
+    """Load the module that the command line has loaded in the supervisor, under its name there."""
+    import importlib.util
+    if '.' in name or not os.path.isfile(path):    # in a package, in a zip
+        importlib.import_module(name)
+        return
+    spec = importlib.util.spec_from_file_location(name, path)  # type: typing.Any
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        _until_load_ends(spec.loader.exec_module, module)
+    except BaseException:
+        del sys.modules[name]    # A worker of a pool tries again for its next job.
+        raise
+
+
+def unpickled(content, home='__main__'):
+    """Return what `pickled` or an earlier version has pickled.
+
+    Args:
+        content: bytes, or a file open for reading.
+        home: the name of the module that made the flow.
+    """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    return _Unpickler(file, home).load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds classes of the module that was started, whatever it was called when they were
+    pickled, and starts no flow when it has to load a module."""
+
+    def __init__(self, file, home):
+        super().__init__(file)
+        self._home = home
+
+    def find_class(self, module, name):
+        places = [one for one in (_common.program, self._home) if one in sys.modules]
+        if module not in _MAIN_NAMES:
+            places = [] if module in sys.modules else [
+                one for one in places if _is_file_of(sys.modules[one], module)]
+        if module not in _MAIN_NAMES or not places:
+            places.append(module)
+        for place in places[:-1]:
+            with contextlib.suppress(AttributeError):
+                return super().find_class(place, name)
+        if places[-1] in sys.modules:
+            return super().find_class(places[-1], name)
+        with _loading_only():
+            return super().find_class(places[-1], name)
+
+
+def _is_file_of(module, name):
+    """Return whether the file of a module is one that could be imported by a name, too."""
+    path = os.path.splitext(os.path.abspath(getattr(module, '__file__', None) or ''))[0]
+    return (os.sep + path).endswith(os.sep + name.replace('.', os.sep))
 
 
 def _load_main(name, path):
@@ -9206,11 +9366,12 @@ class _Lost(typing.NamedTuple):
     error: str
 
 
-def load_result(store, stored, as_repr=True):
+def load_result(store, stored, as_repr=True, home='__main__'):
     """Return what a step returned, from the ``result`` of its record.
 
     Args:
         as_repr: of what could not be pickled return its repr.
+        home: the name of the module that made the flow, see `unpickled`.
 
     Raises:
         StoreError: the file that it was written to cannot be read, or there is but a repr.
@@ -9221,18 +9382,18 @@ def load_result(store, stored, as_repr=True):
     if isinstance(stored, _Lost):
         raise StoreError(stored.error)
     if isinstance(stored, list):
-        return [load_result(store, one, as_repr) for one in stored]
+        return [load_result(store, one, as_repr, home) for one in stored]
     if stored.startswith(_AS_REPR):
         if not as_repr:
             raise StoreError('it could not be pickled when nobody asked for it; run the step '
                              'again')
         stored = stored[len(_AS_REPR):]
     if not stored.startswith(_IN_FILE):
-        return pickle.loads(stored)
+        return unpickled(stored, home)
     path = os.path.join(store.results or '', os.fsdecode(stored[len(_IN_FILE):]))
     try:
         with _open_own(path, 'result') as file:
-            return pickle.load(file)
+            return unpickled(file, home)
     except StoreError:
         raise
     except OSError as error:
@@ -9249,11 +9410,13 @@ class _Results:
     Args:
         store: an open store.
         run: the `RunRecord`.
+        home: the name of the module that made the flow.
     """
 
-    def __init__(self, store, run):
+    def __init__(self, store, run, home):
         self.store = store
         self.run = run
+        self.home = home
 
     def stored(self, task, outcome):
         """Return the result of an `Outcome` as it is to be stored."""
@@ -9292,7 +9455,7 @@ class _Results:
             self.keep(task.scope, step, stored)
         if step.gathers and stored is not None:
             try:
-                lists = load_result(self.store, stored)
+                lists = load_result(self.store, stored, home=self.home)
             except Exception as error:    # it matters only to who asks for them
                 lists = {leaf.path: _Lost(str(error)) for leaf in step.gathers}
             for leaf in step.gathers:
@@ -9307,7 +9470,7 @@ class _Results:
         for _ in range(levels):
             scope = scope.parent
         try:
-            return load_result(self.store, (scope.results or {}).get(leaf), as_repr=False)
+            return load_result(self.store, (scope.results or {}).get(leaf), False, self.home)
         except Exception as error:
             raise StoreError('the result of %s: %s' % (
                 leaf.path, error if isinstance(error, StoreError) else describe_error(error)
@@ -9409,8 +9572,9 @@ class _Loops:
             return None, True
         found = None if type(item) in _PLAIN_TYPES else reference_in(item)
         if found is not None:
-            raise FlowTypeError('an item of it holds the %r, which is not filled in there; let a '
-                                'step return the items, and give its result as the loop' % found)
+            raise FlowTypeError('an item of it holds %r; the result of a step can only be the '
+                                'whole loop, as in loop=a.result, and what a step waits for is '
+                                'given as require=' % found)
         return item, False
 
     def _begin(self, task):
@@ -9435,7 +9599,7 @@ class _Loops:
     def blob(self, path, item):
         """Return the item as it is stored, or None for what cannot be pickled (said once)."""
         try:
-            return pickle.dumps(item, 4)
+            return pickled(item)
         except _ANY_FAILURE as error:
             if path not in self.warned:
                 self.warned.add(path)
@@ -9447,12 +9611,13 @@ class _Loops:
         """Whether an item is the one recorded (semantics 7.4)."""
         if blob == recorded or blob is None or recorded is None:
             return True
+        home = self.results.home
         try:
-            if _is_equal(pickle.loads(recorded), item):
+            if _is_equal(unpickled(recorded, home), item):
                 return True
             # Objects may change a little when they are pickled or compared (an index of pandas
             # keeps what it has worked out), so both are compared as they come out of a pickle.
-            return _content_of(pickle.loads(recorded)) == _content_of(pickle.loads(blob))
+            return _content_of(unpickled(recorded, home)) == _content_of(unpickled(blob, home))
         except _ANY_FAILURE as error:
             logger.debug('a recorded loop item cannot be compared: %s', describe_error(error))
             return False
@@ -9471,37 +9636,44 @@ def _is_equal(one, other):
         return False
 
 
-def _content_of(value, known=None):
+def _content_of(value, modules=(), known=None):
     """Return a digest of a value's pickle that does not depend on the order of its sets and
-    dictionaries, which may change with the hash seed."""
+    dictionaries, which may change with the hash seed, nor on what these modules are called."""
     import hashlib
     file = io.BytesIO()
-    _ContentPickler(file, {} if known is None else known).dump(value)
+    _ContentPickler(file, modules, {} if known is None else known).dump(value)
     return hashlib.sha1(file.getvalue()).digest()
 
 
 class _ContentPickler(pickle.Pickler):
-    """Pickles the digest of what a set or a dictionary holds in place of it.
+    """Pickles the digest of what a set or a dictionary holds in place of it, and the name alone
+    of what is of some modules.
 
     Args:
         known: {id: (set or dictionary, its digest)}.
     """
 
-    def __init__(self, file, known):
+    def __init__(self, file, modules, known):
         super().__init__(file, 4)
+        self._modules = modules
         self._known = known
 
     def persistent_id(self, thing):
+        if _is_named_in(thing, self._modules):
+            return thing.__qualname__
         if type(thing) not in (set, frozenset, dict):
             return None
         known = self._known
         if id(thing) not in known:
             known[id(thing)] = thing, b'%d' % len(known)    # where something in it refers to it
-            parts = [_content_of(one, known) for one in thing]
+            parts = list(map(self._content, thing))
             if type(thing) is dict:
-                parts = [part + _content_of(thing[one], known) for part, one in zip(parts, thing)]
-            known[id(thing)] = thing, type(thing).__name__.encode() + _content_of(sorted(parts))
+                parts = [part + self._content(thing[one]) for part, one in zip(parts, thing)]
+            known[id(thing)] = thing, type(thing).__name__.encode() + self._content(sorted(parts))
         return known[id(thing)][1]
+
+    def _content(self, value):
+        return _content_of(value, self._modules, self._known)
 
 
 def found_by_running(loop):
@@ -9756,7 +9928,8 @@ class _History:
                        for path in edited]
             steps = [path if key == 'loop' else
                      '%s (%s; it was %s)' % (path, now or 'nothing', old or 'nothing')
-                     for path, old, now in changes if None not in (old, now) and old != now]
+                     for path, old, now in changes if None not in (old, now) and old != now
+                     and old.startswith(_CONTENT) == now.startswith(_CONTENT)]
             if steps:
                 found.append('steps that %s since the run that is gone on with: %s'
                              % (text, ', '.join(steps)))
@@ -9790,7 +9963,7 @@ def step_signatures(plan):
         if step.parent is None:
             continue
         content = ['%s=%s' % (child.path, signatures[child.path]) for child in step.children]
-        content.append(_loop_signature(step.step.loop))
+        content.append(_loop_signature(step.step))
         content += ['result of %s' % path for path in sorted(one.path for one in step.gathers)]
         signatures[step.path] = hashlib.sha1('\n'.join(content).encode('utf-8')).hexdigest()[:16]
     return signatures
@@ -9812,7 +9985,7 @@ def step_details(plan):
             calls[func] = _called_text(one.step.func)
         require = one.step.require
         key = ('' if require is _UNCONDITIONAL else _bounded(_requirement_text(require)),
-               calls[func], _loop_mark(one.step.loop))
+               calls[func], _loop_mark(one.step))
         if key not in known:    # many may have the same
             known[key] = {name: text for name, text in zip(('requires', 'calls', 'loop'), key)
                           if text != ''}
@@ -9856,13 +10029,19 @@ def _digest(text):
     return hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]
 
 
-def _loop_signature(loop):
+def _loop_signature(step):
     """Return a text that changes with a loop; what cannot be compared is never the same."""
-    mark = _loop_mark(loop)
+    mark = _loop_mark(step)
     return 'never the same %s' % os.urandom(8).hex() if mark is None else mark
 
 
-def _loop_mark(loop):
+#: Begins the mark of a loop whose pickle changes from run to run. Earlier versions did not know
+#: such loops, so their marks are not compared with these.
+_CONTENT = 'content '
+
+
+def _loop_mark(step):
+    loop = step.loop
     if loop is None:
         return ''
     import hashlib
@@ -9872,8 +10051,10 @@ def _loop_mark(loop):
         return None
     try:
         content = pickle.dumps(loop, 4)
-        if pickle.EMPTY_SET in content or pickle.FROZENSET in content:
-            return _content_of(loop).hex()
+        modules = _MAIN_NAMES | {_common.program, step.flow.module}
+        if (pickle.EMPTY_SET in content or pickle.FROZENSET in content
+                or _named_in(loop, content, modules)):
+            return _CONTENT + _content_of(loop, modules).hex()
         return hashlib.sha1(content).hexdigest()
     except _ANY_FAILURE as error:
         logger.debug('a loop cannot be pickled: %s', error)
@@ -9976,8 +10157,8 @@ class Driver:
         '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
         '_overdue', '_deadline', 'arrived', 'triggers', '_asked', 'begun', '_tells',
         '_between_cycles', 'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
-        '_urged', '_calling', '_current', '_dirty', '_rows', '_starting', '_short', '_inline',
-        '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
+        '_urged', '_handlers', '_leaving', '_calling', '_current', '_dirty', '_rows',
+        '_starting', '_short', '_inline', '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
         '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
         '_settling', '_queueing', '_failed', '_pace', '_moved_at', '_window', '_called',
         '_group', '_broken', '_failures', '_kept', '_trace', '_configs', '_delays', '_names',
@@ -9996,7 +10177,7 @@ class Driver:
         self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.port = _DriverPort(self, settings)
         self.relay = LogRelay()
-        self.results = _Results(store, run)
+        self.results = _Results(store, run, flow.module)
         self.loops = _Loops(self.results)
         self.alarms = _Alarms(self.clock)
         self._overdue = {}                     # job that is being ended -> why
@@ -10018,6 +10199,8 @@ class Driver:
         self._signals = []  # type: typing.List[int]
         self._first_signal = 0.0               # when the first of them came
         self._urged = False                    # whether one of them asks for haste
+        self._handlers = {}                    # signal -> its handler before the run
+        self._leaving = False                  # all is stopped; what is left is to clear away
         self._calling = False                  # an inline function is being called:
         self._current = None                   # that of this job
         self._dirty = {}                       # tasks whose record is to be stored, in order
@@ -10082,7 +10265,7 @@ class Driver:
     def _run(self, max_loops):
         self._open()
         try:
-            handlers = self._install_handlers()
+            wakeup, self._leaving = self._install_handlers(), False
             try:
                 if self.settings['run_timeout'] is not None:
                     self._deadline = self.clock() + self.settings['run_timeout']
@@ -10097,7 +10280,11 @@ class Driver:
                 self._finish_records()
                 raise
             finally:
-                self._restore_handlers(handlers)
+                self._leaving = True
+                if wakeup is not None:
+                    signal.set_wakeup_fd(wakeup)
+                if not self._signals:
+                    self.restore_handlers()
         finally:
             self._close()
         if self._signals:
@@ -10367,7 +10554,7 @@ class Driver:
             if past.over:
                 return None, None, True
             if past.item is not None:
-                return pickle.loads(past.item), past.item, False
+                return unpickled(past.item, self.results.home), past.item, False
         self._current = None
         item, over = self._call(self.loops.next_item, task)
         if over or self.store.volatile:
@@ -10931,7 +11118,7 @@ class Driver:
             for pid in construct.pids(job):
                 if _proc_stat(pid)[0] != 'T':
                     continue
-                since = self._stopped[pid] = known.get(pid, now)
+                since = self._stopped.setdefault(pid, known.get(pid, now))
                 if now - since >= self.STOPPED:
                     self._stopped[pid] = math.inf    # once
                     logger.warning(
@@ -11040,22 +11227,23 @@ class Driver:
     # Signals and stops (semantics 8.3).
 
     def _install_handlers(self):
+        """Return the descriptor that was woken before by signals; None: other threads get none."""
         if threading.current_thread() is not threading.main_thread():
             return None
         numbers = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                    if hasattr(signal, name)]
-        handlers = {}
         for number in numbers:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                handlers[number] = signal.signal(number, self._on_signal)
-        wakeup = signal.set_wakeup_fd(self._waker[1].fileno())
-        return handlers, wakeup
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return signal.set_wakeup_fd(self._waker[1].fileno())
 
-    def _restore_handlers(self, installed):
-        if installed is None:
-            return
-        handlers, wakeup = installed
-        signal.set_wakeup_fd(wakeup)
+    def restore_handlers(self):
+        """Put back the handlers of signals that stood there before the run.
+
+        The facade does so after a stop by a signal, when the end of the run is stored: a second
+        signal of the same stop would keep it from being stored.
+        """
+        handlers, self._handlers = self._handlers, {}
         for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
@@ -11076,6 +11264,8 @@ class Driver:
         self.port.stopping = True
         if self._calling and (first or urges):    # No other one may interrupt a clean-up.
             raise KeyboardInterrupt
+        if self._leaving and urges:
+            self._raise_signal()
 
     def _stop_all(self, why):
         """End what runs, and record it; ``why`` names what asked for it, None: an error."""
@@ -11625,7 +11815,16 @@ def _checked_config(config, who, warnings, on_step=False):
     """
     checked = {}
     for key, value in config.items():
-        if key in ('LOGGING', 'DATABASES') and not on_step:
+        if key == 'LOGGING' and not on_step:
+            unused = sorted(set(value) - {'logdir', 'logging_level'}, key=str) if isinstance(
+                value, dict) else [value]
+            if unused:
+                warnings.append('%s: in config LOGGING only logdir and logging_level are used, '
+                                'not %s' % (who, ', '.join(map(repr, unused))))
+            continue
+        if key == 'DATABASES' and not on_step:
+            warnings.append("%s: config key 'DATABASES' is ignored; give the path of a file, or a "
+                            'Store, as store=' % who)
             continue
         if key not in CONFIG_KEYS:
             warnings.append('%s: unknown config key %r is ignored%s'
@@ -11726,12 +11925,12 @@ class FlowStep(Step):
 
     __slots__ = ()
 
-    def add_step(self, name, func=..., args=(), kwargs={}, loop=None, require=(), delay=0,
+    def add_step(self, name, func=..., args=(), kwargs={}, *more, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
                  **aliases):
         """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
-        return self.flow._add_step(self, name, func, args, kwargs, loop, require, delay, acquires,
-                                   releases, recovery, config, command, handles, aliases)
+        return self.flow._add_step(self, name, func, args, kwargs, more, loop, require, delay,
+                                   acquires, releases, recovery, config, command, handles, aliases)
 
     def add_event(self, require=None):
         """Name an expression: see `Sequent.add_event`."""
@@ -11769,17 +11968,19 @@ class FlowReference:
         name: of the flow.
         path: of the file in which its tasks are stored, or None.
         run_id: of the run.
+        module: the name of the module that made it.
     """
 
-    def __init__(self, name, path, run_id):
+    def __init__(self, name, path, run_id, module):
         self.name = name
         self.path = path
         self.run_id = run_id
+        self.module = module
 
     def tasks(self):
         """Return what ran so far: see ``tasks()`` of the flow."""
         store = SqliteStore(self.path) if self.path else None
-        return tasks_elsewhere(store, self.name, self.run_id)
+        return tasks_elsewhere(store, self.name, self.run_id, self.module)
 
     def get_step_name(self):
         """Return the path of the running step."""
@@ -11790,7 +11991,7 @@ class FlowReference:
         return current().sequence
 
 
-def tasks_elsewhere(store, flow, run_id):
+def tasks_elsewhere(store, flow, run_id, home):
     """Return the tasks of a run, in another process than its supervisor, which only looks.
 
     Raises:
@@ -11800,23 +12001,24 @@ def tasks_elsewhere(store, flow, run_id):
         raise StoreError('the tasks of flow %r are in the memory of its supervisor: call tasks() '
                          'in an inline or thread step, or give the flow a store in a file' % flow)
     store.open(False)
-    return told_tasks(store, flow, run_id)
+    return told_tasks(store, flow, run_id, home)
 
 
-def told_tasks(store, flow, run_id):
+def told_tasks(store, flow, run_id, home):
     """Return what ran in a run as a list of `TaskInfo`; the store is open."""
-    return [task_info(record, store) for record in store.tasks(RunRecord(flow, run_id))
+    return [task_info(record, store, home) for record in store.tasks(RunRecord(flow, run_id))
             if record.kind in ('leaf', 'container', 'loop')]
 
 
-def _calling_file():
-    """Return the file of the nearest caller outside of this one, or None."""
+def _caller():
+    """Return (file or None, name of the module) of the nearest caller outside of this one."""
     frame = sys._getframe(1)  # type: typing.Any
     here = frame.f_code.co_filename
     while frame is not None and frame.f_code.co_filename == here:
         frame = frame.f_back
-    path = frame.f_globals.get('__file__') if frame is not None else None
-    return os.path.abspath(path) if path else None
+    names = frame.f_globals if frame is not None else {}
+    path = names.get('__file__')
+    return os.path.abspath(path) if path else None, names.get('__name__', '__main__')
 
 
 def _new_run_id():
@@ -11834,7 +12036,7 @@ class _Flow(abc.ABC):
 
     def __init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
                  config_tag):
-        path = _calling_file()
+        path, self.module = _caller()
         if not isinstance(name, str):
             raise FlowTypeError('the name of a flow must be a str, not %r' % (name,))
         self.name = name or self._default_name(path)
@@ -11884,7 +12086,7 @@ class _Flow(abc.ABC):
 
     def __reduce__(self):
         path = self.store.path if isinstance(self.store, SqliteStore) else None
-        return FlowReference, (self.name, path, self.run_id)
+        return FlowReference, (self.name, path, self.run_id, self.module)
 
     @staticmethod
     def _default_name(path):
@@ -12440,6 +12642,7 @@ class _Flow(abc.ABC):
             if not isinstance(error, StoreError):
                 self._finish('stopped')
         finally:
+            self._driver.restore_handlers()
             self._release()
             self._driver = None
             self.run_mode, self.recovery_run = RunMode.continue_, None
@@ -12713,7 +12916,7 @@ class _Flow(abc.ABC):
         driver = self._driver
         if self._elsewhere or driver is not None and driver.pid not in (None, os.getpid()):
             self.store = self.store or self._make_store()
-            return tasks_elsewhere(self.store, self.name, self.run_id)
+            return tasks_elsewhere(self.store, self.name, self.run_id, self.module)
         if self._running and driver is not None and not driver.is_here():
             return driver.ask(self._told_tasks)
         return self._told_tasks()
@@ -12726,7 +12929,7 @@ class _Flow(abc.ABC):
         if opened and store.volatile:
             self._driver.catch_up()
         try:
-            return told_tasks(store, self.name, self.run_id)
+            return told_tasks(store, self.name, self.run_id, self.module)
         finally:
             if not opened:
                 self.close_store()
@@ -12753,13 +12956,13 @@ def is_handled(record):
     return record.handled and record.status == FAILURE
 
 
-def task_info(record, store):
+def task_info(record, store, home='__main__'):
     """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be had is None."""
     result = None
     try:
-        result = load_result(store, record.result)
+        result = load_result(store, record.result, home=home)
         if record.kind != 'leaf' and result is not None:
-            result = {path: load_result(store, one) for path, one in result.items()}
+            result = {path: load_result(store, one, home=home) for path, one in result.items()}
             result = result[record.path] if record.kind == 'loop' else result
     except Exception as error:
         logger.warning('step %s at %s: its result cannot be had (%s)', record.path,
@@ -12848,7 +13051,7 @@ class Sequent(_Flow):
         _Flow.__init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
                        config_tag)
 
-    def add_step(self, name, func=..., args=(), kwargs={}, loop=None, require=(), delay=0,
+    def add_step(self, name, func=..., args=(), kwargs={}, *more, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
                  **aliases):
         """Add a step to the flow; steps have the same method.
@@ -12864,6 +13067,8 @@ class Sequent(_Flow):
                 ``result`` of another step, whose success is then required (`Step.result`), the
                 ``item`` of a loop around it, and ``sequent.item``, its own. In other objects, and
                 in what ``func`` itself holds unless it is a partial, they are an error.
+            more: is refused: what follows ``kwargs`` is given by keyword, because the predecessors
+                took the fifth argument for the requirement.
             loop: an iterable, or a callable that returns one, or the ``result`` of an earlier step
                 (or the ``item`` of a loop around it): the step runs once per item (semantics
                 1.4). ``repeat`` and ``repeats`` mean the same. Items of an iterable are compared
@@ -12887,14 +13092,18 @@ class Sequent(_Flow):
         Raises:
             FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
         """
-        return self._add_step(self._root, name, func, args, kwargs, loop, require, delay, acquires,
-                              releases, recovery, config, command, handles, aliases)
+        return self._add_step(self._root, name, func, args, kwargs, more, loop, require, delay,
+                              acquires, releases, recovery, config, command, handles, aliases)
 
-    def _add_step(self, parent, name, func, args, kwargs, loop, require, delay, acquires,
+    def _add_step(self, parent, name, func, args, kwargs, more, loop, require, delay, acquires,
                   releases, recovery, config, command, handles, aliases):
         forgotten = func is ... and command is None
         func = self._check_new(parent, name, func, command)
         who = 'step %r' % name
+        if more:
+            raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
+                                'for what it waits for, loop= for what it goes over'
+                                % (who, more[0]))
         given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
                                      handles)
         if aliases:
@@ -12949,11 +13158,17 @@ class Sequent(_Flow):
         if loop is item:
             raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
                                 'of the loop around it, as in loop=outer.item' % who)
-        found = reference_in(loop) if isinstance(loop, (list, tuple)) else None
+        found = None
+        if isinstance(loop, (list, tuple, Step, Event, or_)):
+            found = reference_in(loop)
         if isinstance(found, Placeholder):
             raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
                                 'give the placeholder itself, as in loop=outer.item, or take it '
                                 'from a step that returns such a list' % who)
+        if found is not None:
+            raise FlowTypeError('%s: its loop holds %r, which is nothing to go over; to start '
+                                'after it, give it as require=, as in require=((a, '
+                                'seq.STEP_SUCCESS),)' % (who, found))
         made = made_by_call(loop) if callable(loop) else None
         if made is not None and made != 'a generator':
             raise FlowTypeError('%s: a call of its loop %r makes %s, which cannot be gone over; '
@@ -13381,7 +13596,7 @@ def _parse_arguments(argv, stdout):
         if options.module:
             return options
         with _output(stdout) as say:
-            say(options.text)
+            _say_lines(say, options.text)
         return None
     objection = _objection_to(options, words, parser)
     if objection:
@@ -13441,7 +13656,8 @@ def _output(stdout):
     stdout = getattr(stdout, 'plain', stdout)    # which raises what goes wrong
     encoding = stdout.encoding or 'utf-8'
 
-    def say(text):
+    def say(text, is_json=False):
+        text = text if is_json else _in_one_line(text)
         stdout.write(text.encode(encoding, 'backslashreplace').decode(encoding) + '\n')
 
     try:
@@ -13456,10 +13672,21 @@ def _output(stdout):
                                % (error.strerror or error)) from error
 
 
+def _in_one_line(text):
+    """Return a text as it is printed within a line."""
+    return printable(text).replace('\n', '\\n')
+
+
+def _say_lines(say, text):
+    """Print a text of several lines that are ours."""
+    for line in text.split('\n'):
+        say(line)
+
+
 def _complain(text, trace=''):
     """Say on stderr why there is nothing to be had; the exit code says it, too."""
     with contextlib.suppress(OSError, ValueError, AttributeError):    # a module has replaced it
-        sys.stderr.write(masked('%s%s: error: %s\n' % (trace, _program(), text)))
+        sys.stderr.write(printable('%s%s: error: %s\n' % (trace, _program(), text)))
 
 
 def _relevant_trace(error):
@@ -13513,7 +13740,8 @@ def _say_table(say, header, rows):
     widths = [0] * len(header)
     rows = itertools.chain([header], rows)
     for first in rows:
-        chunk = [first] + list(itertools.islice(rows, 999))
+        chunk = [[_in_one_line(cell) for cell in row]
+                 for row in itertools.chain([first], itertools.islice(rows, 999))]
         widths = [max([width] + [len(row[n]) for row in chunk]) for n, width in enumerate(widths)]
         room = max(20, columns - sum(widths[:-1]) - 2 * len(widths[:-1]))
         for row in chunk:
@@ -13554,7 +13782,7 @@ def _self_check(options):
                 before[number] = signal.signal(number, check.on_signal)
     try:
         with _output(options.stdout) as say:
-            check.run(options.store, lambda text: (say(text), options.stdout.flush()))
+            check.run(options.store, lambda text: (_say_lines(say, text), options.stdout.flush()))
         return _EXIT_FAILURE if check.failed else _EXIT_SUCCESS
     except SystemExit as end:    # a signal came
         return end.code
@@ -14109,12 +14337,15 @@ class _Session:
 
     def run(self):
         """Load the module, apply the verb to its flow; return the exit code."""
-        if self.options.verb == 'help':
-            return self._help()
-        if not self.options.json:
-            return self._run()
-        with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
-            return self._run()
+        try:
+            if self.options.verb == 'help':
+                return self._help()
+            if not self.options.json:
+                return self._run()
+            with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
+                return self._run()
+        finally:
+            _common.program = '__main__'
 
     def _run(self):
         try:
@@ -14264,14 +14495,15 @@ class _Session:
             _common.session = None
             self.values.leave()
         with _output(self.options.stdout) as say:
-            say(self.options.text)
+            _say_lines(say, self.options.text)
             _say_help(say, self.options.module, trouble)
         return _EXIT_SUCCESS
 
 
 def _say_help(say, module, trouble):
     """Print the parameters that a module has declared, with their defaults."""
-    say('\nparameters of %s:' % module)
+    say('')
+    say('parameters of %s:' % module)
     for one in _parameters.declared.values():
         default = ('required' if one.default is ... else 'optional' if one.default is None else
                    'default ***' if one.secret else 'default ' + _readable(one.default_text()))
@@ -14280,7 +14512,7 @@ def _say_help(say, module, trouble):
     if not _parameters.declared and trouble is None:
         say('  none')
     if trouble is not None:
-        say('  loading %s ended here: %s' % (module, masked(trouble)))
+        say('  loading %s ended here: %s' % (module, trouble))
 
 
 def _exit_code(error):
@@ -14315,6 +14547,7 @@ def _load(target):
         if top != target and spec is not None and spec.submodule_search_locations is None:
             # Importing a.b would run a: here the flow a.py, whose name was mistyped.
             raise ModuleNotFoundError(name=target)
+        _common.program = target
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
         if error.name and (target + '.').startswith(error.name + '.'):
@@ -14330,13 +14563,15 @@ def _load_file(path):
     if not os.path.isfile(path) or not file.endswith('.py'):
         raise _LoadError('there is no Python file %r%s' % (
             path, _nearest(file, _modules_in(folder, '.py'))))
-    name = file[:-3]
+    # A dot would make it a module of a package, which others would try to import.
+    name = file[:-3].replace('.', '-')
     if name in sys.modules:
         raise _LoadError('the file %r has the name of the module %r, which is in use already; '
                          'rename it' % (path, name))
     sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(name, os.path.join(folder, file))
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _common.program = name
     spec.loader.exec_module(module)
     return module
 
@@ -14457,7 +14692,7 @@ def _run(flow, options):
         raise RecoveryError('%s%s' % (error, _near_run(flow, options.run_id))) from None
     if options.json:
         with _output(options.stdout) as say:
-            say(_json(_closing_result(flow, ok)))
+            _say_json(say, _closing_result(flow, ok))
     return _EXIT_SUCCESS if ok else _EXIT_FAILURE
 
 
@@ -14478,9 +14713,22 @@ def _opened_store(flow):
         flow.close_store()
 
 
-def _json(value):
+def _say_json(say, value):
+    say(_json(value, indent=2), True)
+
+
+def _json(value, **form):
+    """Return a value as JSON, with the secrets in its texts masked; JSON itself escapes."""
     import json
-    return json.dumps(value, indent=2)
+
+    def shown(value):
+        if isinstance(value, str):
+            return masked(value)
+        if isinstance(value, dict):
+            return {name: shown(one) for name, one in value.items()}
+        return [shown(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    return json.dumps(shown(value), **form)
 
 
 def _closing_result(flow, ok):
@@ -14562,8 +14810,10 @@ def _status(flow, options):
     with _opened_store(flow) as store, _output(options.stdout) as say:
         run = _find_run(store, flow, options)
         if run is None:
-            say(_json({'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
-                if options.json else 'no run of flow %s in %s' % (flow.name, _store_name(store)))
+            if options.json:
+                _say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
+            else:
+                say('no run of flow %s in %s' % (flow.name, _store_name(store)))
             return _EXIT_SUCCESS
         if options.json:
             _say_status_json(say, flow, run, store, options)
@@ -14587,7 +14837,6 @@ def _status(flow, options):
 
 def _say_status_json(say, flow, run, store, options):
     """Print a run and its tasks, a line each."""
-    import json
     counts = []
     steps = store.summary(run, options.recovery_run)
     if options.all:
@@ -14598,13 +14847,13 @@ def _say_status_json(say, flow, run, store, options):
         records = (record for one in steps for record in one.records)
     head = dict(_run_fields(run), counts=counts, not_run=[
         {'path': path, 'reason': reason} for path, reason in _not_run(flow, run, steps)])
-    say(json.dumps(head)[:-1] + ', "tasks": [')
+    say(_json(head)[:-1] + ', "tasks": [', True)
     before = None
     for record in records:
         if before is not None:
-            say(before + ',')
-        before = json.dumps(_task_fields(record))
-    say((before or '') + ']}')
+            say(before + ',', True)
+        before = _json(_task_fields(record))
+    say((before or '') + ']}', True)
 
 
 def _not_run(flow, run, summaries):
@@ -14702,7 +14951,7 @@ def _history(flow, options):
         runs = [run for run in store.runs(flow.name if options.flow or options.run_id else None)
                 if options.run_id in (None, run.run_id)]
         if options.json:
-            say(_json([_run_fields(run) for run in runs]))
+            _say_json(say, [_run_fields(run) for run in runs])
         elif not runs:
             say('no runs in %s' % _store_name(store))
         else:
@@ -14726,7 +14975,7 @@ def _dry_run(flow, options):
             head['run_id'] = options.run_id    # that of a new run is another one each time
         foreseen = dry.foresee()
         if options.json:
-            say(_json(_dry_json(head, foreseen, options.all)))
+            _say_json(say, _dry_json(head, foreseen, options.all))
             return _EXIT_SUCCESS
         say('flow %s, %s: a dry run, nothing is changed' % (run.flow, (
             'new run' if run.mode == 'restart' else
@@ -14742,7 +14991,7 @@ def _say_over(say, flow, options):
     with _opened_store(flow) as store:
         run = store.latest(flow.name, flow.run_id)
     if options.json:
-        say(_json(dict(_dry_fields(run, []), counts=[], tasks=[])))
+        _say_json(say, dict(_dry_fields(run, []), counts=[], tasks=[]))
     else:
         say('run %s of flow %s is over (%s): nothing to do' % (run.run_id, run.flow, run.status))
     return _EXIT_SUCCESS if run.status == SUCCESS else _EXIT_FAILURE
@@ -14819,7 +15068,7 @@ def _list(flow, options):
     flow.compile()
     with _output(options.stdout) as say:
         if options.json:
-            say(_json(_plan_fields(flow)))
+            _say_json(say, _plan_fields(flow))
             return _EXIT_SUCCESS
         say(flow.name)
         for one in _parameter_fields():
@@ -14892,9 +15141,9 @@ def _named_events(flow):
 
 def _function_name(function):
     if isinstance(function, Command):
-        return 'runs ' + _cut(' '.join(str(function).split()), 300)
+        return 'runs ' + _cut(' '.join(masked(str(function)).split()), 300)
     name = getattr(function, '__qualname__', None)
-    return name + '()' if isinstance(name, str) else _shown(repr, function)
+    return name + '()' if isinstance(name, str) else masked(_shown(repr, function))
 
 
 def _loop_text(loop):
@@ -14903,13 +15152,13 @@ def _loop_text(loop):
         return 'over ' + _function_name(loop)
     if isinstance(loop, Placeholder):
         return 'over the ' + repr(loop)[1:-1]
-    return masked(_items_text(loop))
+    return _items_text(loop)
 
 
 def _items_text(loop):
     if isinstance(loop, range) or not isinstance(loop, collections.abc.Sequence):
-        return 'over ' + _shown(repr, loop)
-    text = _shown(repr, loop if len(loop) <= 10 else loop[:10])
+        return 'over ' + masked(_shown(repr, loop))
+    text = masked(_shown(repr, loop if len(loop) <= 10 else loop[:10]))
     return 'over %s%s' % (_cut(text, 60), ' (%d)' % len(loop) if len(loop) > 10 else '')
 
 

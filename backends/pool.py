@@ -358,11 +358,11 @@ class _Pool:
         special = {key: config[key] for key in ('cwd', 'env') if config.get(key)}
         if not config.get('keep_result', True):
             special['keep_result'] = False
-        call = pickle.dumps((None if job.func is func else job.func,
+        call = _own.pickled((None if job.func is func else job.func,
                              None if job.args is args else job.args,
-                             None if job.kwargs is kwargs else job.kwargs, job.items), 4)
+                             None if job.kwargs is kwargs else job.kwargs, job.items))
         main = None
-        if self._method != 'fork' and (b'__main__' in call or b'__mp_main__' in call):
+        if self._method != 'fork' and b'__main__' in call:
             main = _own._main_origin()
         return (job.name, job.sequence, job.recovery, job.attempt, job.own, job._log,
                 special or None, job.failures, call, main)
@@ -487,7 +487,7 @@ class _Worker:
         job = Job(name, sequence, recovery, attempt, env=own, log=log, config=special,
                   failures=failures, **self.common)
         if self.forked:
-            job.func, job.args, job.kwargs, job.items = pickle.loads(call)
+            job.func, job.args, job.kwargs, job.items = _own.unpickled(call)
         else:
             _own._unpack(job, call, main if main != self.main else None, self.level)
             self.main = main or self.main

@@ -20,12 +20,12 @@ import sys
 import pytest
 
 #: Files whose tests cause faults, start many programs, or wait.
-SAMPLED = ('bench', 'command_line', 'constructs', 'damage', 'data_loops', 'deaths', 'disk',
-           'edited_flows', 'examples', 'executor', 'fork_server', 'hosts_as_they_are', 'install',
-           'kills', 'odd_recoveries', 'other_systems', 'parameters', 'pool', 'power', 'programs',
-           'recovery', 'results', 'retries', 'running', 'runs', 'security', 'self_check',
-           'signals', 'simulation', 'start_methods', 'streams', 'threads_and_forks', 'timeouts',
-           'vendoring', 'wall_clock', 'workflows')
+SAMPLED = ('async', 'bench', 'command_line', 'constructs', 'damage', 'data_loops', 'deaths',
+           'disk', 'edited_flows', 'examples', 'executor', 'fork_server', 'hosts_as_they_are',
+           'install', 'items', 'kills', 'locks', 'odd_recoveries', 'other_systems', 'parameters',
+           'pool', 'power', 'printing', 'programs', 'recovery', 'results', 'retries', 'running',
+           'runs', 'security', 'self_check', 'signals', 'simulation', 'start_methods', 'streams',
+           'threads_and_forks', 'timeouts', 'vendoring', 'wall_clock', 'workflows')
 PART = 8
 
 kind = os.environ.get('SEQUENT_SAMPLE') or None

@@ -154,6 +154,21 @@ def test_the_predecessors_logging_key_is_understood(tmp_path, caplog):
     assert warnings(caplog) == []
 
 
+@pytest.mark.parametrize('config, words', [
+    ({'DATABASES': {'default': {'PASSWORD': 'hush'}}}, ['DATABASES', 'store=']),
+    ({'LOGGING': {'logdir': 'logs', 'console': True, 'encoding': 'utf-8'}},
+     ['LOGGING', "'console', 'encoding'", 'logdir and logging_level']),
+    ({'LOGGING': 'logging.json'}, ['LOGGING', "'logging.json'"])])
+def test_what_the_predecessors_knew_and_is_not_used_is_warned_of(
+        config, words, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    flow = a_flow(config=config)
+    flow.add_step('a', func=Calls())
+    assert flow() is True
+    [warning] = warnings(caplog)
+    assert all(one in warning for one in words + ['etl']) and 'hush' not in warning
+
+
 # Errors
 
 @pytest.mark.parametrize('wrong, nearest', [

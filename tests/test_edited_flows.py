@@ -9,6 +9,7 @@ import re
 import signal
 
 import pytest
+import sample
 
 import sequent
 from sequent import AlreadyRunningError, MemoryStore, or_
@@ -685,8 +686,7 @@ def a_random_edit(seed):
 
 
 def test_what_is_foreseen_of_random_edits_is_what_happens():
-    first = int(os.environ.get('SEQUENT_SEED', '1'))
-    number = int(os.environ.get('SEQUENT_DRY_RUNS', '200'))
+    first, number = sample.SEED, sample.times('SEQUENT_DRY_RUNS', 200)
     print('seeds %d to %d' % (first, first + number - 1))
     compared = 0
     for seed in range(first, first + number):

@@ -16,9 +16,10 @@ import sequent
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Graphs of real workflows; the second one is not in every copy of the project.
-REAL = [path for path in [
-    os.path.join(ROOT, 'tests', 'data', '197_tasks.json'),
-    os.path.join(ROOT, '..', 'shared', 'wfinstances', 'bwa-chameleon-large-001.json'),
+REAL = [pytest.param(path, id=os.path.basename(path), marks=marks) for path, marks in [
+    (os.path.join(ROOT, 'tests', 'data', '197_tasks.json'), []),
+    (os.path.join(ROOT, '..', 'shared', 'wfinstances', 'bwa-chameleon-large-001.json'),
+     [pytest.mark.long]),
 ] if os.path.exists(path)]
 
 PROGRAM = []
@@ -104,7 +105,7 @@ def test_workflow_runs_the_graph_that_lies_beside_it(run, way):
             in said(done))
 
 
-@pytest.mark.parametrize('path', REAL, ids=[os.path.basename(path) for path in REAL])
+@pytest.mark.parametrize('path', REAL)
 def test_workflow_runs_a_real_graph(run, path):
     with open(path) as file:
         graph = json.load(file)

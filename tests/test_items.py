@@ -1,6 +1,9 @@
 """How a recovery knows loop items again, and finds what items and results are made of."""
 
+import io
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +12,10 @@ import sequent as seq
 from runtools import (  # noqa: F401
     DEADLINE, INLINE, a_flow, a_private_temporary_folder, fail, journal, store, the_task)
 from sequent import FlowTypeError, MemoryStore
+
+#: Before 3.7 a forkserver does not tell how a process has ended; it is refused there.
+SPAWNED = [one for one in multiprocessing.get_all_start_methods() if one != 'fork'
+           and (one != 'forkserver' or sys.version_info >= (3, 7))]
 
 
 class Folder:
@@ -222,3 +229,196 @@ def test_columns_and_tables_of_pandas_are_loops_and_items(store):
     assert flow() is True
     assert the_task(flow, 'column', '1.2').result == 'y'
     assert the_task(flow, 'table', '1.2').result == 'b'
+
+
+# How the module that was started is called ########################################
+
+FLOW = '''
+import collections
+import concurrent.futures
+import enum
+import multiprocessing
+import os
+import sys
+import sequent as seq
+
+
+class Shop(collections.namedtuple('Shop', 'name')):
+    def __eq__(self, other):    # as that of a dataclass
+        return type(other) is type(self) and tuple(other) == tuple(self)
+
+
+class Day(enum.Enum):
+    MON = 1
+    TUE = 2
+
+
+class Plain:
+    """Compares by identity."""
+
+    def __init__(self, given):
+        self.given = given
+
+    class Inner:
+        pass
+
+
+def work(item):
+    print('WORK', seq.current().name, item)
+    return [item, Plain({'f': 'f', 'day': Day.TUE}), Plain.Inner]
+
+
+def load(found):
+    if not os.path.exists('ready'):
+        sys.exit('not ready')
+    kinds = set()
+    for results in found:
+        for item, plain, inner in results:
+            kinds.add(type(item))
+            assert type(plain) is Plain and plain.given == {'f': 'f', 'day': Day.TUE}, plain
+            assert inner is Plain.Inner
+    assert kinds == {Shop, Day, Plain, Plain.Inner, type(load)}, kinds
+    print('LOADED')
+
+
+def pool():
+    if sys.version_info < (3, 7):
+        return concurrent.futures.ProcessPoolExecutor(1)
+    context = multiprocessing.get_context(os.environ['METHOD'])
+    return concurrent.futures.ProcessPoolExecutor(1, context)
+
+
+flow = seq.Sequent(run_mode=os.environ['MODE'], config={
+    'start_method': os.environ['METHOD'], 'executor': pool, 'max_concurrent': 2})
+steps = [flow.add_step('of_' + construct, func=work, args=(seq.item,), loop=[
+    Shop('f'), Day.MON, Plain('x'), Plain.Inner(), load], config={'task_construct': construct})
+    for construct in os.environ['CONSTRUCTS'].split()]
+outer = flow.add_step('outer', loop=[Shop('x'), Plain('__main__')])
+outer.add_step('in', func=work, args=(outer.item,))
+flow.add_step('load', func=load, args=([one.result for one in steps],), require=outer)
+'''
+GUARDED = FLOW + '''
+if __name__ == '__main__':
+    sys.exit(0 if flow() else 1)
+'''
+UNGUARDED = FLOW + '''
+sys.exit(0 if flow() else 1)
+'''
+WAYS = {
+    'script': ['jobs/f.py'], 'module': ['-m', 'jobs.f'],
+    'sequent file': ['-m', 'sequent', 'jobs/f.py'],
+    'sequent module': ['-m', 'sequent', 'jobs.f'],
+    'imported': ['night.py'],
+    'imported from its folder': ['jobs/night.py']}
+ALL = 'process thread inline pool executor'
+
+
+def start(folder, way, mode, method='fork', constructs=ALL):
+    verb = [{'restart': 'run'}.get(mode, mode)] if 'sequent' in way else []
+    return folder.run(*way + verb, MODE=mode, METHOD=method, CONSTRUCTS=constructs)
+
+
+def check_recovery(folder, first, second, method='fork', constructs=ALL):
+    """Run the flow in one way, recover it in another."""
+    expected = 5 * len(constructs.split()) + 2
+    code, said = start(folder, first, 'restart', method, constructs)
+    assert code == 1 and said.count('WORK') == expected, said
+    assert said.count(': restart, store') == 1, said
+    (folder.path / 'ready').write_text('')
+    code, said = start(folder, second, 'recover', method, constructs)
+    assert 'WORK' not in said
+    assert code == 0 and said.count('LOADED') == 1, said
+    assert said.count(', store') == 1, said
+    assert 'another loop' not in said
+
+
+def ring(names):
+    names = list(names)
+    return list(zip(names, names[1:] + names[:1])) + list(zip(names[1:] + names[:1], names))
+
+
+def write_flow(folder, text, night='sys.exit(0 if f.flow() else 1)'):
+    folder.write('jobs/f.py', text)
+    folder.write('night.py', 'import sys\nfrom jobs import f\n' + night)
+    folder.write('jobs/night.py', 'import sys\nimport f\n' + night)
+
+
+# What is imported is called by its name in the store, as by earlier versions under -m sequent.
+NAMED = [('imported', 'script'), ('imported', 'sequent file'),
+         ('imported from its folder', 'sequent module')]
+
+
+@pytest.mark.parametrize('first, second', ring(WAYS) + NAMED)
+def test_a_run_that_was_started_in_one_way_is_recovered_in_another(first, second, folder):
+    # semantics 1.6, 7.3, 7.4
+    write_flow(folder, GUARDED)
+    check_recovery(folder, WAYS[first], WAYS[second])
+
+
+@pytest.mark.parametrize('first, second', ring(WAYS))
+def test_a_flow_without_a_guard_is_started_once_however_it_is_started(first, second, folder):
+    # semantics 1.6, 7.3, 7.4
+    write_flow(folder, UNGUARDED)
+    check_recovery(folder, WAYS[first], WAYS[second], constructs='process thread inline')
+
+
+@pytest.mark.parametrize('first, second', ring(['script', 'sequent file', 'sequent module'])[1:3])
+@pytest.mark.parametrize('method', SPAWNED)
+def test_spawned_children_call_the_module_the_same(first, second, method, folder):
+    # semantics 1.6, 7.3, 7.4
+    write_flow(folder, GUARDED)
+    check_recovery(folder, WAYS[first], WAYS[second], method, 'process pool executor'
+                   if sys.version_info >= (3, 7) else 'process')
+
+
+@pytest.mark.parametrize('first, second', ring([['f.v2.py'], ['-m', 'sequent', 'f.v2.py']]))
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+def test_a_file_whose_name_has_a_dot_is_like_any_other(first, second, method, folder):
+    # semantics 1.6
+    folder.write('f.v2.py', GUARDED)
+    folder.write('f.py', 'raise SystemExit("the wrong file was loaded")')
+    check_recovery(folder, first, second, method, 'process inline')
+
+
+class Anything:
+    """Stands for whatever a pickle names."""
+
+    def __init__(self, *given):
+        pass
+
+
+class Modules(pickle.Unpickler):
+    """Notes of which modules a pickle names something."""
+
+    def __init__(self, content):
+        super().__init__(io.BytesIO(content))
+        self.found = set()
+
+    def find_class(self, module, name):
+        self.found.add(module)
+        return Anything
+
+
+def modules_in(path):
+    """Return the names of all modules that stand in a store."""
+    kept, found = seq.SqliteStore(str(path)), set()
+    kept.open(create=False)
+    for record in kept.attempts(kept.latest('f')):
+        for content in (record.item, record.result if record.kind == 'leaf' else None):
+            if content is not None:
+                pickled = Modules(content)
+                pickled.load()
+                found |= pickled.found
+    kept.close()
+    return found
+
+
+@pytest.mark.parametrize('method', ['fork', 'spawn'])
+@pytest.mark.parametrize('way', ['script', 'module', 'sequent file', 'sequent module'])
+def test_in_the_store_the_module_that_was_started_is_called_main(way, method, folder):
+    # semantics 1.6
+    write_flow(folder, GUARDED)
+    constructs = ALL if method == 'fork' else 'process'
+    code, said = start(folder, WAYS[way], 'restart', method, constructs)
+    assert code == 1, said
+    assert modules_in(folder.path / 'jobs' / 'f.run.db') == {'__main__'}

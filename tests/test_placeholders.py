@@ -137,7 +137,7 @@ def test_a_partial_is_filled_where_functions_are_sent(method):
 
 
 def test_a_dataclass_is_filled_and_its_own_methods_are_not_called(construct, store):
-    dataclasses = pytest.importorskip('dataclasses', reason='dataclasses are new in Python 3.7')
+    dataclasses = pytest.importorskip('dataclasses', reason='not for Python 3.6: no dataclasses')
     plain_class = dataclasses.make_dataclass('Plain', ['rows', ('size', int, 0)])
     frozen_class = dataclasses.make_dataclass('Frozen', ['rows'], frozen=True)
     late_class = dataclasses.make_dataclass('Late', [
@@ -159,7 +159,7 @@ def test_a_dataclass_is_filled_and_its_own_methods_are_not_called(construct, sto
 
 
 def test_a_callable_dataclass_is_filled():
-    dataclasses = pytest.importorskip('dataclasses', reason='dataclasses are new in Python 3.7')
+    dataclasses = pytest.importorskip('dataclasses', reason='not for Python 3.6: no dataclasses')
     call_class = dataclasses.make_dataclass('Call', ['rows'], namespace={
         '__call__': lambda self: self.rows})
     flow = a_flow()
@@ -255,7 +255,7 @@ def test_an_item_that_holds_a_placeholder_fails_the_loop_when_it_comes(make, con
     assert flow() is False
 
     error = the_task(flow, 'load').error
-    assert error.startswith('its loop failed: FlowTypeError: an item of it holds the <result of '
+    assert error.startswith('its loop failed: FlowTypeError: an item of it holds <result of '
                             'extract>')
 
 

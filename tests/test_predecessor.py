@@ -84,6 +84,40 @@ def test_a_nested_tuple_is_and(new_flow, trace, construct):               # sema
     assert trace.lines[3:] == ['d@1']
 
 
+@pytest.mark.parametrize('further', [
+    lambda a: [((a, seq.STEP_SUCCESS),)], lambda a: [()], lambda a: [(a,), 5], lambda a: [[1, 2]]])
+def test_the_fifth_argument_which_was_the_requirement_is_refused(flow, trace, further):
+    a = flow.add_step('a', func=trace.run)
+    for parent in (flow, flow.add_step('c')):
+        with pytest.raises(seq.FlowTypeError, match="step 'b': what follows kwargs .*require="):
+            parent.add_step('b', trace.run, (), {}, *further(a))
+
+
+@pytest.mark.parametrize('make', [
+    lambda flow, a: a, lambda flow, a: (a, seq.STEP_SUCCESS),
+    lambda flow, a: [(a, seq.STEP_FAILURE)], lambda flow, a: [(1, (a,))],
+    lambda flow, a: flow.add_event(a), lambda flow, a: [flow.add_event(a)],
+    lambda flow, a: seq.or_(a)])
+@pytest.mark.parametrize('spelling', ['loop', 'repeat', 'repeats'])
+def test_a_requirement_as_the_loop_is_refused(flow, make, spelling):
+    loop = make(flow, flow.add_step('a', func=do_nothing))
+
+    with pytest.raises(seq.FlowTypeError, match="step 'b': its loop holds .* give it as require="):
+        flow.add_step('b', func=do_nothing, **{spelling: loop})
+
+
+def test_a_step_that_a_loop_yields_fails_the_loop(memory_flow, trace):
+    flow = memory_flow()
+    a = flow.add_step('a', func=trace.run)
+    flow.add_step('b', func=trace.run, loop=lambda: iter([(a, seq.STEP_SUCCESS)]))
+
+    assert flow.run() is False
+
+    assert trace.lines == []
+    assert 'an item of it holds <Step a>' in task_of(flow, 'b').error
+    assert 'require=' in task_of(flow, 'b').error
+
+
 # Names (10.4) ####################################################################
 
 

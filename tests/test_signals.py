@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import sequent
 from runtools import (  # noqa: F401
     DEADLINE, Programs, Terminal, a_private_temporary_folder, is_running, journal, wait_gone,
     wait_until)
@@ -121,7 +122,12 @@ def test_a_signal_ends_a_run_that_waits_for_a_delay(numbers, programs):
     wait_until(lambda: 'a' in programs.tasks(), 'a to be delayed')
     for number in numbers:
         supervisor.kill(getattr(signal, number))
-    assert supervisor.wait() in [CODES[number] for number in numbers]
+    # One that comes when the end of the run is stored ends the program as it ends any.
+    assert supervisor.wait() in [CODES[number] for number in numbers] + [-signal.SIGHUP]
+    store = sequent.SqliteStore(programs.store_path)
+    store.open(create=False)
+    assert store.latest('etl').status == 'stopped'
+    store.close()
     assert programs.tasks() == {'a': [('1', 0, 1, 'ready')]}
 
 
@@ -288,6 +294,38 @@ def test_a_terminal_that_is_closed_leaves_the_steps_their_time(programs, journal
     wait_gone(pid)
     assert journal.count('cleaned') == 1
     wait_until(lambda: programs.last('a') == 'active', 'the record of the step')
+
+
+@pytest.mark.parametrize('construct', ['process', 'inline'])
+@pytest.mark.parametrize('again', [False, True], ids=['second', 'third'])
+def test_a_second_signal_while_the_end_of_the_run_is_stored_does_not_prevent_that(
+        again, construct, programs):
+    # semantics 8.3: all is recorded
+    programs.write('''
+        seq.Driver.ONE_STOP = 1e-9
+        plain = seq.SqliteStore.finish
+        def finish(store, run):
+            os.kill(os.getpid(), signal.SIGHUP)
+            if os.environ.get('AGAIN'):
+                os.kill(os.getpid(), signal.SIGHUP)
+            return plain(store, run)
+        seq.SqliteStore.finish = finish
+        flow = make(os.environ['CONSTRUCT'])
+        flow.add_step('a', func=print, delay=1000)
+        before = signal.getsignal(signal.SIGHUP)
+        try:
+            flow()
+        finally:
+            assert signal.getsignal(signal.SIGHUP) == before
+        ''')
+    supervisor = programs.start(environment={'CONSTRUCT': construct, 'AGAIN': '1' * again})
+    wait_until(lambda: 'a' in programs.tasks(), 'a to be delayed')
+    supervisor.kill(signal.SIGTERM)
+    assert supervisor.wait() == 143
+    store = sequent.SqliteStore(programs.store_path)
+    store.open(create=False)
+    assert store.latest('etl').status == ('active' if again else 'stopped')
+    store.close()
 
 
 def test_the_clean_up_of_an_inline_step_is_not_interrupted_by_a_second_signal(programs, journal):
@@ -468,6 +506,7 @@ def test_a_child_that_hangs_before_it_has_a_session_is_ended(server, programs, j
 # Stopped children ################################################################
 
 STOPPED = '''
+    import logging
     seq.Driver.STOPPED = 0.05
     def work(name):
         journal.sign(name)
@@ -478,6 +517,7 @@ STOPPED = '''
     def main():
         construct, method = os.environ['CONSTRUCT'], os.environ['METHOD']
         config = {'start_method': method, 'sleep_between_loops': 60}
+        logging.getLogger('sequent').addHandler(logging.FileHandler('log'))
         if construct != 'program':
             config.update(task_construct=construct)
         flow = make(config=config)
@@ -493,11 +533,12 @@ STOPPED = '''
 
 @pytest.mark.parametrize('orphan', [False, True], ids=['', 'orphan'])
 @each_way
-def test_a_child_that_a_signal_has_stopped_is_warned_of_once(way, orphan, programs, journal):
+def test_a_child_that_a_signal_has_stopped_is_warned_of_once(
+        way, orphan, programs, journal, tmp_path):
     if orphan and way[0] == 'pool':
         pytest.skip('not for pools: their workers end with the supervisor')
     programs.write(STOPPED)
-    environment = way_to_read(way, [])
+    environment, log = way_to_read(way, []), tmp_path / 'log'
     supervisor = programs.start(environment=environment)
     pids = {name: journal.pid(name) for name in 'ab'}
     if orphan:
@@ -506,13 +547,13 @@ def test_a_child_that_a_signal_has_stopped_is_warned_of_once(way, orphan, progra
         supervisor = programs.start('recover', environment=environment)
     for name, pid in sorted(pids.items()):    # While b is waited for, a is looked at again.
         os.kill(pid, signal.SIGSTOP)
-        supervisor.wait_for('step %s at 1 does not go on: a signal has stopped process %d'
-                            % (name, pid))
+        text = 'step %s at 1 does not go on: a signal has stopped process %d' % (name, pid)
+        wait_until(lambda: text in log.read_text(), text)    # noqa: B023
     for pid in pids.values():
         os.kill(pid, signal.SIGCONT)
     journal.open('go')
     assert supervisor.wait() == 0
-    assert supervisor.errors().count('does not go on') == 2
+    assert log.read_text().count('does not go on') == 2
 
 
 # Trees of processes ##############################################################

@@ -31,6 +31,7 @@ MISTAKES = [
     ("flow.add_step('b', require='a')", 'require'),
     ("flow.add_step('b', require=(a, 'succes'))", 'require'),
     ("flow.add_step('b', requir=a)", 'requir'),
+    ("flow.add_step('b', load, ('x',), {}, (a,))", 'Argument 5'),
     ("flow.add_step(3)", 'incompatible type "int"'),
     ("flow.add_step('b', delay='1')", 'delay'),
     ("flow.add_step('b', acquires=[('pool', 1)])", 'acquires|List item'),

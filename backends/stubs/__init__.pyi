@@ -483,12 +483,11 @@ def parameter(name: str, default: Any, type: Callable[[str], _T], help: str = ''
 class FlowStep(Step):
     def add_step(
         self, name: str, func: Optional[_Function] = ..., args: _Arguments = (),
-        kwargs: Dict[str, Any] = {}, loop: Optional[_Loop] = None,
+        kwargs: Dict[str, Any] = {}, *more: NoReturn, loop: Optional[_Loop] = None,
         require: Optional[_Expression] = (), delay: float = 0, acquires: _Amounts = (),
         releases: Optional[_Amounts] = None, recovery: _Recovery = {}, config: _Config = {},
-        command: Union[_CommandLine, Command, None] = None, handles: bool = False, *,
-        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ...,
-        requires: Optional[_Expression] = ...) -> FlowStep: ...
+        command: Union[_CommandLine, Command, None] = None, handles: bool = False,
+        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ..., requires: Optional[_Expression] = ...) -> FlowStep: ...
     def add_event(self, require: Optional[_Expression] = None) -> Event: ...
 
 class TaskInfo(NamedTuple):
@@ -557,12 +556,11 @@ class Sequent(_Flow):
         config_tag: str = '') -> None: ...
     def add_step(
         self, name: str, func: Optional[_Function] = ..., args: _Arguments = (),
-        kwargs: Dict[str, Any] = {}, loop: Optional[_Loop] = None,
+        kwargs: Dict[str, Any] = {}, *more: NoReturn, loop: Optional[_Loop] = None,
         require: Optional[_Expression] = (), delay: float = 0, acquires: _Amounts = (),
         releases: Optional[_Amounts] = None, recovery: _Recovery = {}, config: _Config = {},
-        command: Union[_CommandLine, Command, None] = None, handles: bool = False, *,
-        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ...,
-        requires: Optional[_Expression] = ...) -> FlowStep: ...
+        command: Union[_CommandLine, Command, None] = None, handles: bool = False,
+        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ..., requires: Optional[_Expression] = ...) -> FlowStep: ...
     def add_event(self, require: Optional[_Expression] = None) -> Event: ...
 
 _Raised: TypeAlias = Union[Event, Sequence[Event]]
