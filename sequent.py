@@ -1829,8 +1829,8 @@ class Task:
     """One execution of one step at one sequence, while it lives."""
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
-                 'order', 'granted', 'adopted', 'borne', 'handled', 'reacts_to', 'began_at',
-                 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events')
+                 'order', 'granted', 'adopted', 'borne', 'handled', 'reacts_to', 'spared',
+                 'began_at', 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events')
 
     def __init__(self, step, scope, recovery):
         self.step = step
@@ -1847,6 +1847,7 @@ class Task:
         self.handled = False  # it failed, and a handler has made that good
         # Of a reaction: the tasks that failed, as far as its requirement mentions them.
         self.reacts_to = ()  # type: typing.Tuple[Task, ...]
+        self.spared = False   # no stop drops it
         # When a handler's attempt began and when a failure was recorded, to tell which came
         # first: (1, number) in this supervisor's run, (0, time) in that of an earlier one.
         self.began_at = self.failed_at = None  # type: typing.Optional[tuple]
@@ -1925,7 +1926,7 @@ def _holds_anyway(raised, step, status):
 
 def is_dropped(task):
     """Whether a stop has dropped a task that is ready or delayed, or keeps it from going on."""
-    return task.scope.stopped and not task.reacts_to
+    return task.scope.stopped and not task.spared
 
 
 def _tie(task):
@@ -1951,7 +1952,7 @@ class Engine:
         '_over', '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
         '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped',
-        'interrupted')
+        'interrupted', '_stays')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -2001,7 +2002,7 @@ class Engine:
         # has dropped.
         self.unmet = collections.OrderedDict()  # type: typing.Dict[PlanStep, int]
         self.dropped = 0
-        self.interrupted = False
+        self.interrupted = self._stays = False
         self._handlers = {
             Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
             Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
@@ -2072,7 +2073,7 @@ class Engine:
         while due is not None and due <= self._now and self._delays[0][0] == due:
             task = heapq.heappop(self._delays)[3]
             self.delayed -= 1
-            task.scope.delayed -= not task.reacts_to
+            task.scope.delayed -= not task.spared
             self._become_ready(task)
             if self.next_due() is None:
                 break
@@ -2252,9 +2253,11 @@ class Engine:
         if scope.raised[step.slot] & _STARTED:
             return
         earlier = scope.earlier.get(step.path) if scope.earlier else None
-        if scope.stopped and not reacts_to:
-            if earlier is not None and earlier.status == ACTIVE:
-                self.interrupted = True
+        # In a run that is continued, a stop keeps back nothing that had begun before.
+        begun = self.mode == 'continue' and earlier is not None and earlier.status != READY
+        if scope.stopped and not reacts_to and not (
+                begun and (step.children is None or earlier.status != ACTIVE)):
+            self.interrupted = self.interrupted or begun
             scope.task.left = True
             self._cut(scope)
             return
@@ -2273,6 +2276,7 @@ class Engine:
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)  # type: typing.Any
         task.stale = stale
+        task.spared = bool(reacts_to) or begun and step.children is None
         if reacts_to:
             task.reacts_to = reacts_to
             if step.children is not None:
@@ -2325,7 +2329,7 @@ class Engine:
         task.due = due
         task.status = READY
         self.delayed += 1
-        task.scope.delayed += not task.reacts_to
+        task.scope.delayed += not task.spared
         heapq.heappush(self._delays, (due, task.step.rank, self._next_order(), task))
         self._actions.append(('record', task))
 
@@ -2334,7 +2338,7 @@ class Engine:
         step = task.step
         if step.needs or step.calls and step.children is None:
             self.ready += 1
-            task.scope.ready += not task.reacts_to
+            task.scope.ready += not task.spared
             self._fresh.append(task)
             return
         task.status = READY
@@ -2463,7 +2467,8 @@ class Engine:
         scope, step = task.scope, task.step
         if task.order:
             self.ready -= 1
-            scope.ready -= not task.reacts_to
+            scope.ready -= not task.spared
+        task.spared = bool(task.reacts_to)
         task.status = ACTIVE
         task.error = None
         if task.reacts_to:    # more may have failed while it waited
@@ -2566,7 +2571,7 @@ class Engine:
         if around is None:
             return ()
         failed = self._failures_of(scope, step)
-        if failed and self._evaluate(step.step.require, scope, _holds_anyway, set()):
+        if failed and self._evaluate(step.step.require, scope, _holds_anyway, {}):
             return ()
         return failed
 
@@ -2575,19 +2580,19 @@ class Engine:
 
         Args:
             holds: of (raised bits of a step, compiled step, status): whether that atom holds.
-            seen: the events that have been looked at: events may raise one another in a circle.
+            seen: {event: whether it holds}, of those that have been looked at.
         """
         if isinstance(expression, Atom):
             where, child = self._find(scope, expression.step)
             return holds(where.raised[child.slot], child, expression.status) and (
                 child.kind != 'timer' or self._evaluate(child.step.require, scope, holds, seen))
         if isinstance(expression, Event):
-            if expression in seen:
-                return False
-            seen.add(expression)
-            return expression.name in scope.triggered or any(
-                self._evaluate(one, scope, holds, seen)
-                for one in self.plan.sources.get(expression, (expression.require,)))
+            if expression not in seen:
+                seen[expression] = False    # events may raise one another in a circle
+                seen[expression] = expression.name in scope.triggered or any(
+                    self._evaluate(one, scope, holds, seen)
+                    for one in self.plan.sources.get(expression, (expression.require,)))
+            return seen[expression]
         of_them = all if isinstance(expression, All) else any
         return of_them(self._evaluate(one, scope, holds, seen) for one in expression.operands)
 
@@ -2605,10 +2610,10 @@ class Engine:
         while len(quiet) > before:    # what waits for one of them waits for that failure, too
             before = len(quiet)
             for step in unmet:
-                if not self._evaluate(step.step.require, scope, may_hold, set()):
+                if not self._evaluate(step.step.require, scope, may_hold, {}):
                     quiet.add(step)
         for step in unmet:
-            if step not in quiet and self._evaluate(step.step.require, scope, _holds, set()):
+            if step not in quiet and self._evaluate(step.step.require, scope, _holds, {}):
                 self.dropped += 1    # a stop has kept it from starting
             elif step not in quiet:
                 self.unmet[step] = self.unmet.get(step, 0) + 1
@@ -2676,6 +2681,8 @@ class Engine:
         if container.stopped:
             return
         container.stopped = True
+        if self._stays and container.step.limit != 1 and not container.exhausted:
+            self.interrupted = True    # later iterations may have begun before
         for scope in list(container.live):
             if self._stop_iteration(scope):
                 container.cut = True
@@ -2697,7 +2704,7 @@ class Engine:
         """
         scope.stopped = True
         dropped = scope.ready + scope.delayed
-        retrying = [one for one in scope.retrying if not one.reacts_to]
+        retrying = [one for one in scope.retrying if not one.spared]
         self.ready -= scope.ready
         self.delayed -= scope.delayed
         scope.ready = scope.delayed = 0
@@ -2706,7 +2713,7 @@ class Engine:
         for task in retrying:
             del scope.retrying[task]
         for inner in list(scope.inner.values()):
-            if not inner.reacts_to:
+            if not inner.spared:
                 self._stop(inner)
         for _ in range(dropped):
             self._leave(scope)
@@ -2881,7 +2888,7 @@ class Engine:
             if scope.raised[step.slot] & _STARTED:
                 continue
             if scope.stopped and not all_steps and self._evaluate(
-                    step.step.require, scope, _holds_anyway, set()):
+                    step.step.require, scope, _holds_anyway, {}):
                 continue    # It needs no failure, so it cannot be a reaction any more.
             wanted = _ANY
             if scope.stopped and not all_steps and not self._failures_of(scope, step):
@@ -2997,7 +3004,7 @@ class Engine:
         for number, _ in task.step.needs:
             self._queues[number].remove(task)
         self.ready -= 1
-        task.scope.ready -= not task.reacts_to
+        task.scope.ready -= not task.spared
         task.scope.retrying.pop(task, None)
         task.error = 'it waits for resources that nobody gives back: ' + '; '.join(
             self._shortage(number, amount) for number, amount in task.step.needs
@@ -3096,7 +3103,9 @@ class Engine:
         if task.step.needs or task.step.gives:
             self._take(task)
             self._release(task)
+        self._stays = True
         self._conclude(task, FAILURE)
+        self._stays = False
         if earlier.events:
             self._actions.append(('skip', (task, earlier)))
 

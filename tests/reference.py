@@ -72,10 +72,10 @@ l.  (3.4) What waits for its next attempt, be it for its time, for a slot or for
 m.  (3.3) How many failed iterations a container bears: a number, or a share of the length of its
     loop, rounded down. An iteration counts as failed once, when something directly in it fails
     unexpectedly, or at its end (r). It is borne when it is not one too many; further failures in
-    it are borne until another is one too many. The stop that follows from a borne failure is one of this iteration
-    alone; so is a stop that comes from further in, if the container could bear the failure of
-    this iteration now, whatever may be on its way in others. Nothing is borne by a container that
-    has failed already, be it because its loop raised (i).
+    it are borne until another is one too many. The stop that follows from a borne failure is one
+    of this iteration alone; so is a stop that comes from further in, if the container could bear
+    the failure of this iteration now, whatever may be on its way in others. Nothing is borne by a
+    container that has failed already, be it because its loop raised (i).
 n.  (3.3) A share of a loop whose length is not known beforehand: all is borne; the container
     fails at its end if too many of the iterations that started had failed.
 o.  (3.4) What was dropped in an iteration that was stopped alone does not count for h; what was
@@ -135,6 +135,7 @@ class Task:
         self.floor = 0                  # what is recorded of it counts from this run on
         self.skipped = False            # it was not run, it was passed over
         self.reaction = False           # it started because something failed (3.4)
+        self.begun = False              # it had begun before the run was continued (7.5)
         self.began = None               # when its latest attempt did, in the order of events
         self.failed_at = None           # when it failed, in the same order
         self.reacts_to = ()             # ... and what had failed when it began
@@ -170,7 +171,8 @@ class Task:
     @property
     def held_back(self):
         """3.4: a stop keeps it from starting, and a container from starting more in it."""
-        return not self.reaction and self.iteration is not None and self.iteration.stopped
+        return not (self.reaction or self.begun) and (
+            self.iteration is not None and self.iteration.stopped)
 
 
 class Iteration:
@@ -434,12 +436,20 @@ class Reference:
                     if task.reaction:   # 7.3: what it did about earlier failures does not count
                         task.floor = max([task.floor] + [
                             failed.run for failed in self._failures_before(task)])
+                    task.begun = self._had_begun(task)
                     if not task.held_back:
                         begun.append(task)
         for task in begun:
             if not task.held_back:      # still: what is passed over may have failed
                 self._begin(task)
         return bool(begun)
+
+    def _had_begun(self, task):
+        """7.5: what is over stays over, and a leaf that was active runs again, whatever stops."""
+        past = self.earlier.get(task.name)
+        return (self.continued and past is not None and past.run >= task.floor and (
+            past.status in ('success', 'failure')
+            or past.status == 'active' and task.kind == 'leaf'))
 
     def _begin(self, task):
         self.tasks[task.node.path, task.sequence] = task
@@ -611,6 +621,7 @@ class Reference:
 
     def _start(self, task):
         task.status = 'active'
+        task.begun = False              # from now on as any
         task.began = self._next_event()
         if task.reaction:
             task.reacts_to = self._failures_before(task)

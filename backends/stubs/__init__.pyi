@@ -487,7 +487,8 @@ class FlowStep(Step):
         require: Optional[_Expression] = (), delay: float = 0, acquires: _Amounts = (),
         releases: Optional[_Amounts] = None, recovery: _Recovery = {}, config: _Config = {},
         command: Union[_CommandLine, Command, None] = None, handles: bool = False,
-        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ..., requires: Optional[_Expression] = ...) -> FlowStep: ...
+        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ...,
+        requires: Optional[_Expression] = ...) -> FlowStep: ...
     def add_event(self, require: Optional[_Expression] = None) -> Event: ...
 
 class TaskInfo(NamedTuple):
@@ -560,7 +561,8 @@ class Sequent(_Flow):
         require: Optional[_Expression] = (), delay: float = 0, acquires: _Amounts = (),
         releases: Optional[_Amounts] = None, recovery: _Recovery = {}, config: _Config = {},
         command: Union[_CommandLine, Command, None] = None, handles: bool = False,
-        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ..., requires: Optional[_Expression] = ...) -> FlowStep: ...
+        repeat: Optional[_Loop] = ..., repeats: Optional[_Loop] = ...,
+        requires: Optional[_Expression] = ...) -> FlowStep: ...
     def add_event(self, require: Optional[_Expression] = None) -> Event: ...
 
 _Raised: TypeAlias = Union[Event, Sequence[Event]]
