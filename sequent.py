@@ -1918,7 +1918,7 @@ class Engine:
     def _done(self, event):
         task = event.task
         self.running -= 1
-        if task.step.serial:
+        if task.step.serial and not task.adopted:
             self._serial_runs = False
         elif task.step.queues:
             self.queueing -= 1
@@ -2266,7 +2266,8 @@ class Engine:
             self._leave(scope)
         elif step.calls:
             self.running += 1
-            self._serial_runs = self._serial_runs or step.serial
+            # An adopted task is a process, although its step would run in the supervisor now.
+            self._serial_runs = self._serial_runs or (step.serial and not task.adopted)
             if step.queues:
                 self.queueing += 1
             self._actions.append(('submit', task))
@@ -2782,7 +2783,7 @@ def _members(field, number):
             yield int(pid)
 
 
-def process_identity(pid=None, keeper=None, waited=False):
+def process_identity(pid=None, keeper=None, waited=False, log=None):
     """Return what tells a process from all others, also from a later one with its pid.
 
     Args:
@@ -2790,6 +2791,7 @@ def process_identity(pid=None, keeper=None, waited=False):
         keeper: pid of its parent, if that lets it stay a zombie until its outcome is left: such
             a zombie counts as alive as long as that is its parent.
         waited: whether it had been waiting for its work, which begins now: see `process_age`.
+        log: path of the log file that it makes as it begins its work, or None.
     Returns:
         JSON of ``host``, ``boot`` (id), ``ns`` (pid namespace), ``pid`` and ``start`` (clock
         ticks since boot); ``boot``, ``ns`` and ``start`` are null where there is no ``/proc``.
@@ -2803,6 +2805,8 @@ def process_identity(pid=None, keeper=None, waited=False):
         known['keeper'] = keeper
     if waited:
         known['since'] = _boot_time()
+    if log is not None:
+        known['log'] = log
     return json.dumps(known)
 
 
@@ -5727,7 +5731,7 @@ class Command:
         job = getattr(_running, 'job', None)
         with contextlib.ExitStack() as stack:
             streams = {}
-            if job is not None and job.log is not None and job.config.get('capture') != 'none':
+            if job is not None and _has_log(job):
                 for name, access in (('stdout', os.O_WRONLY), ('stderr', os.O_RDWR)):
                     streams[name] = _open_log(job.log, access)
                     stack.callback(os.close, streams[name])
@@ -6560,11 +6564,20 @@ class _Orphan(_Child):
                 % (self.pid or '(of a program)'))
 
     def lost(self, job):
-        if 'keeper' in _read_identity(job.process):
-            return False    # a program, which is released before it has a process
-        # Its log, if it has one, is the first thing that a released child makes.
-        logs = job.config.get('capture') != 'none' and job.log is not None
-        return not self.killed and not (logs and os.path.exists(job.log))
+        if self.killed or 'keeper' in _read_identity(job.process):
+            return False    # a program is released before it has a process
+        # A released child makes its log first or, if it is to have none, a mark.
+        signs = [path for path in (job.log, _mark_of(job)) if path is not None]
+        return not any(map(os.path.exists, signs))
+
+
+def _mark_of(job):
+    """Return the path of the file that a process without a log makes as it begins, or None."""
+    return None if job.outcome is None else job.outcome + '.began'
+
+
+def _has_log(job):
+    return job.log is not None and job.config.get('capture') != 'none'
 
 
 # The frame: two lengths of 8 bytes; the outcome without its result; the result.
@@ -6618,6 +6631,7 @@ class _ChildConstruct(TaskConstruct):
         if job.outcome is not None:    # what an orphan left
             _remove(job.outcome)
             _remove(job.outcome + '.process')
+            _remove(_mark_of(job))
 
     def kill(self, job, force):
         child = job.state
@@ -6758,7 +6772,8 @@ class ProcessConstruct(_ChildConstruct):
             job.state = child = served or self._start(job, method)
         if child.refusal is None:
             self._children.add(child)
-            job.process = process_identity(child.pid, waited=served is not None)
+            job.process = process_identity(child.pid, waited=served is not None,
+                                           log=job.log if _has_log(job) else None)
             child.identity = job.process
 
     @staticmethod
@@ -6795,6 +6810,8 @@ class ProcessConstruct(_ChildConstruct):
         child = job.state
         if child.fd is not None:
             _send(child.fd, b'k')
+            if not _has_log(job) and job.outcome is not None:
+                _remove(_mark_of(job))
         else:
             super().settle(job)  # it may have left its outcome in the file
         if child in self._children:
@@ -7268,16 +7285,22 @@ def set_stdin(choice):
 def _redirect(job):
     """Let the streams of this process be the log file, unless they are to be left alone.
 
+    Then it makes a mark in place of the log: see `_Orphan.lost`.
+
     Returns:
         why that cannot be, or None.
     """
     global _log_streams
-    if job.log is None or job.config.get('capture') == 'none':
+    path = job.log if _has_log(job) else _mark_of(job)
+    if path is None:
         return None
     try:
-        log = _open_log(job.log)
+        log = _open_log(path)
     except OSError as error:
-        return 'its log %r cannot be opened: %s' % (job.log, error.strerror)
+        return 'its log %r cannot be opened: %s' % (path, error.strerror)
+    if path != job.log:
+        os.close(log)
+        return None
     for fd in (1, 2):
         os.dup2(log, fd)
     os.close(log)
@@ -10270,7 +10293,7 @@ class Driver:
         job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
                   run.run_id, config=steps[0].settings if steps else self.settings)
         job.process = record.process
-        job.log = log_path(self.logdir, *place)
+        job.log = json_object(record.process).get('log') or log_path(self.logdir, *place)
         job.outcome = outcome_path(self.store.folder, *place)
         return job, construct
 
