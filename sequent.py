@@ -7356,6 +7356,7 @@ def _deliver(job, fd, identity, outcome, ended, lives):
         stored = False
     if not stored and job.outcome is not None:
         _leave_patiently(job.outcome, outcome._replace(ended=ended))
+        _remove(_mark_of(job))
 
 
 def _leave_patiently(path, outcome):
