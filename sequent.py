@@ -6567,17 +6567,19 @@ class _Orphan(_Child):
         if self.killed or 'keeper' in _read_identity(job.process):
             return False    # a program is released before it has a process
         # A released child makes its log first or, if it is to have none, a mark.
-        signs = [path for path in (job.log, _mark_of(job)) if path is not None]
+        signs = [path for path in (job.log, job.outcome and job.outcome + '.began') if path]
         return not any(map(os.path.exists, signs))
-
-
-def _mark_of(job):
-    """Return the path of the file that a process without a log makes as it begins, or None."""
-    return None if job.outcome is None else job.outcome + '.began'
 
 
 def _has_log(job):
     return job.log is not None and job.config.get('capture') != 'none'
+
+
+def _mark_of(job):
+    """Return the path of the file that a process without a log makes as it begins, or None."""
+    if job.config.get('capture') != 'none' or job.outcome is None:
+        return None
+    return job.outcome + '.began'
 
 
 # The frame: two lengths of 8 bytes; the outcome without its result; the result.
@@ -6631,7 +6633,7 @@ class _ChildConstruct(TaskConstruct):
         if job.outcome is not None:    # what an orphan left
             _remove(job.outcome)
             _remove(job.outcome + '.process')
-            _remove(_mark_of(job))
+            _remove(job.outcome + '.began')
 
     def kill(self, job, force):
         child = job.state
@@ -6810,7 +6812,7 @@ class ProcessConstruct(_ChildConstruct):
         child = job.state
         if child.fd is not None:
             _send(child.fd, b'k')
-            if not _has_log(job) and job.outcome is not None:
+            if _mark_of(job):
                 _remove(_mark_of(job))
         else:
             super().settle(job)  # it may have left its outcome in the file
@@ -7291,14 +7293,14 @@ def _redirect(job):
         why that cannot be, or None.
     """
     global _log_streams
-    path = job.log if _has_log(job) else _mark_of(job)
+    path = _mark_of(job) or (job.log if _has_log(job) else None)
     if path is None:
         return None
     try:
         log = _open_log(path)
     except OSError as error:
         return 'its log %r cannot be opened: %s' % (path, error.strerror)
-    if path != job.log:
+    if not _has_log(job):
         os.close(log)
         return None
     for fd in (1, 2):
@@ -7356,7 +7358,7 @@ def _deliver(job, fd, identity, outcome, ended, lives):
         stored = False
     if not stored and job.outcome is not None:
         _leave_patiently(job.outcome, outcome._replace(ended=ended))
-        _remove(_mark_of(job))
+        _remove(job.outcome + '.began')
 
 
 def _leave_patiently(path, outcome):
