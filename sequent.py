@@ -2904,9 +2904,9 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `active_runs`, `latest`, `fold`, `counts` and `summary` have
-    defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every
-    promise made here.
+    `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `fold`, `counts` and
+    `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`,
+    which tests every promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -2995,6 +2995,11 @@ class Store(abc.ABC):
         if not run_id and recoveries:
             run_id = next(reversed(recoveries))
         return max(recoveries.get(run_id, ()), key=lambda run: run.recovery, default=None)
+
+    def latest_runs(self, flow, number):
+        """Return a list of what `latest` returns for each of so many runs, begun last first."""
+        names = collections.OrderedDict((run.run_id, None) for run in self.runs(flow))
+        return [self.latest(flow, run_id) for run_id in list(names)[:-number - 1:-1]]
 
     @abc.abstractmethod
     def begin(self, run):
@@ -3611,6 +3616,11 @@ _SQL_LATEST_RECOVERY = """SELECT %s FROM runs WHERE flow = ? AND run_id = ?
     ORDER BY recovery DESC LIMIT 1""" % _RUN_COLUMNS
 _SQL_LATEST_RUN = """SELECT %s FROM runs WHERE flow = ?
     ORDER BY run DESC, recovery DESC LIMIT 1""" % _RUN_COLUMNS
+_SQL_LATEST_RUNS = """SELECT %s FROM runs WHERE id IN (
+    SELECT id FROM runs AS one WHERE flow = ? AND NOT EXISTS (SELECT 1 FROM runs AS later
+        WHERE later.flow = one.flow AND later.run_id = one.run_id
+        AND later.recovery > one.recovery)
+    ORDER BY run DESC LIMIT ?) ORDER BY run DESC""" % _RUN_COLUMNS
 
 _SQL_COMMIT = """INSERT OR REPLACE INTO tasks (id, run, %s) VALUES (
     (SELECT id FROM tasks
@@ -3976,6 +3986,9 @@ class SqliteStore(Store):
         rows = (self._read(_SQL_LATEST_RECOVERY, flow, run_id) if run_id else
                 self._read(_SQL_LATEST_RUN, flow))
         return _run_record(rows[0]) if rows else None
+
+    def latest_runs(self, flow, number):
+        return [_run_record(row) for row in self._read(_SQL_LATEST_RUNS, flow, number)]
 
     def begin(self, run):
         self._keys[run[:2]] = self._write(self._begin, run)
@@ -11090,7 +11103,7 @@ class DryRun(Driver):
 
 
 _ENDS = {SUCCESS: 'it succeeded', FAILURE: 'it failed', ACTIVE: 'it was interrupted',
-         READY: 'it was not started'}
+         READY: 'it was not started', 'stopped': 'it was stopped'}
 
 
 def _reason_of(earlier, step):
@@ -12075,6 +12088,7 @@ class _Flow(abc.ABC):
 
     def _start_run(self):
         """Open the store, take the locks, find out what to build on, begin."""
+        named = bool(self.run_id)
         if self.run_mode != RunMode.restart:
             self._look_for_run()
         store = self.open_store()
@@ -12084,6 +12098,7 @@ class _Flow(abc.ABC):
             store.lock(self.name, run.run_id, settings['exclusive'])
             try:
                 _refuse_living(store, self.name, run.run_id, not settings['exclusive'])
+                self._name_runs(store, last, named)
                 self._begin_run(store, run, last, settings)
             except BaseException:
                 store.unlock(self.name, run.run_id)
@@ -12091,6 +12106,25 @@ class _Flow(abc.ABC):
         except BaseException:
             self.close_store()
             raise
+
+    def _name_runs(self, store, last, named):
+        """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
+        if last is not None and named:
+            return
+        recent, undone = store.latest_runs(self.name, 5), (ACTIVE, 'stopped')
+        if last is None:
+            recent, undone = recent[:1], (ACTIVE, 'stopped', FAILURE)
+        else:
+            logger.info('run %s of flow %s, the latest one, began at %s: %s', last.run_id,
+                        self.name, local_time(last.started), _ENDS[last.status])
+        for one in recent:
+            if (one.status in undone and (last is None or one.run_id != last.run_id)
+                    and not (one.status == ACTIVE and process_alive(one.process))):
+                logger.warning(
+                    'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
+                    'it by its name (recover --run-id %s)', one.run_id, self.name,
+                    local_time(one.started), _ENDS[one.status], one.run_id)
+                break
 
     def _look_for_run(self):
         """Refuse to recover what is not there, without making a store for it."""
