@@ -12111,9 +12111,9 @@ class _Flow(abc.ABC):
         """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
         if last is not None and named:
             return
-        recent, undone = store.latest_runs(self.name, 5), (ACTIVE, 'stopped')
+        recent, undone = store.latest_runs(self.name, 5), [ACTIVE, 'stopped']
         if last is None:
-            recent, undone = recent[:1], (ACTIVE, 'stopped', FAILURE)
+            recent, undone = recent[:1], undone + [FAILURE]
         else:
             logger.info('run %s of flow %s, the latest one, began at %s: %s', last.run_id,
                         self.name, local_time(last.started), _ENDS[last.status])
