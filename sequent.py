@@ -2081,7 +2081,7 @@ class Engine:
     def _done(self, event):
         task = event.task
         self.running -= 1
-        if task.step.serial:
+        if task.step.serial and not task.adopted:
             self._serial_runs = False
         elif task.step.queues:
             self.queueing -= 1
@@ -2491,7 +2491,8 @@ class Engine:
             self._leave(scope)
         elif step.calls:
             self.running += 1
-            self._serial_runs = self._serial_runs or step.serial
+            # An adopted task is a process, although its step would run in the supervisor now.
+            self._serial_runs = self._serial_runs or (step.serial and not task.adopted)
             if step.queues:
                 self.queueing += 1
             self._actions.append(('submit', task))
@@ -3196,7 +3197,7 @@ def _members(field, number):
             yield int(pid)
 
 
-def process_identity(pid=None, keeper=None, waited=False):
+def process_identity(pid=None, keeper=None, waited=False, log=None):
     """Return what tells a process from all others, also from a later one with its pid.
 
     Args:
@@ -3204,6 +3205,7 @@ def process_identity(pid=None, keeper=None, waited=False):
         keeper: pid of its parent, if that lets it stay a zombie until its outcome is left: such
             a zombie counts as alive as long as that is its parent.
         waited: whether it had been waiting for its work, which begins now: see `process_age`.
+        log: path of the log file that it makes as it begins its work, or None.
     Returns:
         JSON of ``host``, ``boot`` (id), ``ns`` (pid namespace), ``pid`` and ``start`` (clock
         ticks since boot); ``boot``, ``ns`` and ``start`` are null where there is no ``/proc``.
@@ -3217,6 +3219,8 @@ def process_identity(pid=None, keeper=None, waited=False):
         known['keeper'] = keeper
     if waited:
         known['since'] = _boot_time()
+    if log is not None:
+        known['log'] = log
     return json.dumps(known)
 
 
@@ -3314,9 +3318,9 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `active_runs`, `latest`, `fold`, `counts` and `summary` have
-    defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every
-    promise made here.
+    `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `fold`, `counts` and
+    `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`,
+    which tests every promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -3405,6 +3409,11 @@ class Store(abc.ABC):
         if not run_id and recoveries:
             run_id = next(reversed(recoveries))
         return max(recoveries.get(run_id, ()), key=lambda run: run.recovery, default=None)
+
+    def latest_runs(self, flow, number):
+        """Return a list of what `latest` returns for each of so many runs, begun last first."""
+        names = collections.OrderedDict((run.run_id, None) for run in self.runs(flow))
+        return [self.latest(flow, run_id) for run_id in list(names)[:-number - 1:-1]]
 
     @abc.abstractmethod
     def begin(self, run):
@@ -4021,6 +4030,11 @@ _SQL_LATEST_RECOVERY = """SELECT %s FROM runs WHERE flow = ? AND run_id = ?
     ORDER BY recovery DESC LIMIT 1""" % _RUN_COLUMNS
 _SQL_LATEST_RUN = """SELECT %s FROM runs WHERE flow = ?
     ORDER BY run DESC, recovery DESC LIMIT 1""" % _RUN_COLUMNS
+_SQL_LATEST_RUNS = """SELECT %s FROM runs WHERE id IN (
+    SELECT id FROM runs AS one WHERE flow = ? AND NOT EXISTS (SELECT 1 FROM runs AS later
+        WHERE later.flow = one.flow AND later.run_id = one.run_id
+        AND later.recovery > one.recovery)
+    ORDER BY run DESC LIMIT ?) ORDER BY run DESC""" % _RUN_COLUMNS
 
 _SQL_COMMIT = """INSERT OR REPLACE INTO tasks (id, run, %s) VALUES (
     (SELECT id FROM tasks
@@ -4386,6 +4400,9 @@ class SqliteStore(Store):
         rows = (self._read(_SQL_LATEST_RECOVERY, flow, run_id) if run_id else
                 self._read(_SQL_LATEST_RUN, flow))
         return _run_record(rows[0]) if rows else None
+
+    def latest_runs(self, flow, number):
+        return [_run_record(row) for row in self._read(_SQL_LATEST_RUNS, flow, number)]
 
     def begin(self, run):
         self._keys[run[:2]] = self._write(self._begin, run)
@@ -6151,7 +6168,7 @@ class Command:
         job = getattr(_running, 'job', None)
         with contextlib.ExitStack() as stack:
             streams = {}
-            if job is not None and job.log is not None and job.config.get('capture') != 'none':
+            if job is not None and _has_log(job):
                 for name, access in (('stdout', os.O_WRONLY), ('stderr', os.O_RDWR)):
                     streams[name] = _open_log(job.log, access)
                     stack.callback(os.close, streams[name])
@@ -6984,11 +7001,22 @@ class _Orphan(_Child):
                 % (self.pid or '(of a program)'))
 
     def lost(self, job):
-        if 'keeper' in _read_identity(job.process):
-            return False    # a program, which is released before it has a process
-        # Its log, if it has one, is the first thing that a released child makes.
-        logs = job.config.get('capture') != 'none' and job.log is not None
-        return not self.killed and not (logs and os.path.exists(job.log))
+        if self.killed or 'keeper' in _read_identity(job.process):
+            return False    # a program is released before it has a process
+        # A released child makes its log first or, if it is to have none, a mark.
+        signs = [path for path in (job.log, job.outcome and job.outcome + '.began') if path]
+        return not any(map(os.path.exists, signs))
+
+
+def _has_log(job):
+    return job.log is not None and job.config.get('capture') != 'none'
+
+
+def _mark_of(job):
+    """Return the path of the file that a process without a log makes as it begins, or None."""
+    if job.config.get('capture') != 'none' or job.outcome is None:
+        return None
+    return job.outcome + '.began'
 
 
 # The frame: two lengths of 8 bytes; the outcome without its result; the result.
@@ -7042,6 +7070,7 @@ class _ChildConstruct(TaskConstruct):
         if job.outcome is not None:    # what an orphan left
             _remove(job.outcome)
             _remove(job.outcome + '.process')
+            _remove(job.outcome + '.began')
 
     def kill(self, job, force):
         child = job.state
@@ -7182,7 +7211,8 @@ class ProcessConstruct(_ChildConstruct):
             job.state = child = served or self._start(job, method)
         if child.refusal is None:
             self._children.add(child)
-            job.process = process_identity(child.pid, waited=served is not None)
+            job.process = process_identity(child.pid, waited=served is not None,
+                                           log=job.log if _has_log(job) else None)
             child.identity = job.process
 
     @staticmethod
@@ -7219,6 +7249,8 @@ class ProcessConstruct(_ChildConstruct):
         child = job.state
         if child.fd is not None:
             _send(child.fd, b'k')
+            if _mark_of(job):
+                _remove(_mark_of(job))
         else:
             super().settle(job)  # it may have left its outcome in the file
         if child in self._children:
@@ -7692,16 +7724,22 @@ def set_stdin(choice):
 def _redirect(job):
     """Let the streams of this process be the log file, unless they are to be left alone.
 
+    Then it makes a mark in place of the log: see `_Orphan.lost`.
+
     Returns:
         why that cannot be, or None.
     """
     global _log_streams
-    if job.log is None or job.config.get('capture') == 'none':
+    path = _mark_of(job) or (job.log if _has_log(job) else None)
+    if path is None:
         return None
     try:
-        log = _open_log(job.log)
+        log = _open_log(path)
     except OSError as error:
-        return 'its log %r cannot be opened: %s' % (job.log, error.strerror)
+        return 'its log %r cannot be opened: %s' % (path, error.strerror)
+    if not _has_log(job):
+        os.close(log)
+        return None
     for fd in (1, 2):
         os.dup2(log, fd)
     os.close(log)
@@ -7757,6 +7795,7 @@ def _deliver(job, fd, identity, outcome, ended, lives):
         stored = False
     if not stored and job.outcome is not None:
         _leave_patiently(job.outcome, outcome._replace(ended=ended))
+        _remove(job.outcome + '.began')
 
 
 def _leave_patiently(path, outcome):
@@ -10771,7 +10810,7 @@ class Driver:
         job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
                   run.run_id, config=steps[0].settings if steps else self.settings)
         job.process = record.process
-        job.log = log_path(self.logdir, *place)
+        job.log = json_object(record.process).get('log') or log_path(self.logdir, *place)
         job.outcome = outcome_path(self.store.folder, *place)
         return job, construct
 
@@ -11587,7 +11626,7 @@ class DryRun(Driver):
 
 
 _ENDS = {SUCCESS: 'it succeeded', FAILURE: 'it failed', ACTIVE: 'it was interrupted',
-         READY: 'it was not started'}
+         READY: 'it was not started', 'stopped': 'it was stopped'}
 
 
 def _reason_of(earlier, step):
@@ -12658,6 +12697,7 @@ class _Flow(abc.ABC):
 
     def _start_run(self):
         """Open the store, take the locks, find out what to build on, begin."""
+        named = bool(self.run_id)
         if self.run_mode != RunMode.restart:
             self._look_for_run()
         store = self.open_store()
@@ -12667,6 +12707,7 @@ class _Flow(abc.ABC):
             store.lock(self.name, run.run_id, settings['exclusive'])
             try:
                 _refuse_living(store, self.name, run.run_id, not settings['exclusive'])
+                self._name_runs(store, last, named)
                 self._begin_run(store, run, last, settings)
             except BaseException:
                 store.unlock(self.name, run.run_id)
@@ -12674,6 +12715,25 @@ class _Flow(abc.ABC):
         except BaseException:
             self.close_store()
             raise
+
+    def _name_runs(self, store, last, named):
+        """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
+        if last is not None and named:
+            return
+        recent, undone = store.latest_runs(self.name, 5), [ACTIVE, 'stopped']
+        if last is None:
+            recent, undone = recent[:1], undone + [FAILURE]
+        else:
+            logger.info('run %s of flow %s, the latest one, began at %s: %s', last.run_id,
+                        self.name, local_time(last.started), _ENDS[last.status])
+        for one in recent:
+            if (one.status in undone and (last is None or one.run_id != last.run_id)
+                    and not (one.status == ACTIVE and process_alive(one.process))):
+                logger.warning(
+                    'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
+                    'it by its name (recover --run-id %s)', one.run_id, self.name,
+                    local_time(one.started), _ENDS[one.status], one.run_id)
+                break
 
     def _look_for_run(self):
         """Refuse to recover what is not there, without making a store for it."""

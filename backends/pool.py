@@ -215,8 +215,10 @@ class PoolConstruct(TaskConstruct):
             outcome = self._taken(job, pool, future.result())
         else:
             outcome = Outcome('failure', 'the pool lost it (%s)' % _own.describe_error(error))
+        # Forgotten first: a recall would take the next job in that cell for this one.
+        flying = self._flying.pop(job, None)
         pool.give_back(cell)
-        if self._flying.pop(job, None):    # neither recalled nor abandoned
+        if flying:    # neither recalled nor abandoned
             self.port.done(job, outcome)
 
     def _bury(self, pool):

@@ -217,6 +217,14 @@ class StoreContract:
             store.begin(one)
         assert list(store.active_runs('etl')) == active
 
+    def test_the_latest_runs_are_those_begun_last_with_their_latest_recovery(self, store):
+        assert store.latest_runs('etl', 2) == []
+        runs = [a_run('z'), a_run('y', flow='report'), a_run('x'), a_run('w'), a_run('z', 1)]
+        for one in runs:
+            store.begin(one)
+        assert store.latest_runs('etl', 2) == [runs[3], runs[2]]
+        assert store.latest_runs('etl', 9) == [runs[3], runs[2], runs[4]]
+
     def test_enum_members_come_back_equal_and_as_str(self, store):
         store.begin(a_run(mode=sequent.RUN_RECOVER, status=sequent.STEP_ACTIVE))
         assert store.latest('etl')[3:5] == ('recover', 'active')

@@ -210,6 +210,104 @@ def test_a_stop_ends_an_orphan_whose_task_has_not_been_reached(mode, programs, j
     assert not is_running(pid)
 
 
+#: The configuration of the run whose supervisor dies, and that of its recovery.
+CONFIGS = [({}, {}), ({'capture': 'none'}, {'capture': 'none'}), ({'capture': 'none'}, {}),
+           ({}, {'capture': 'none'}), ({}, {'logdir': 'elsewhere'})]
+
+ADOPTED = '''
+CONFIG = %r if MODE == 'restart' else %r
+if 'logdir' in CONFIG:
+    CONFIG['logdir'] = os.path.join(FOLDER, CONFIG['logdir'])
+
+class Dying(seq.ProcessConstruct):
+    def release(self, job):
+        """Die when the start of the job is stored, and its process has not passed its gate."""
+        kill_me()
+
+def work():
+    journal.note('works')
+    journal.sign('x')
+    journal.pass_gate('go')
+
+def build(construct='process'):
+    flow = make(construct, config=CONFIG)
+    x = flow.add_step('x', func=work)
+    flow.add_step('z', func=journal.note, args=('z',), require=x)
+    if MODE != 'restart':
+        flow.add_step('y', func=journal.note, args=('y',))
+    return flow
+'''
+
+
+@pytest.mark.parametrize('before, now', CONFIGS)
+@pytest.mark.parametrize('mode', ['recover', 'continue'])
+def test_an_adopted_task_that_dies_has_failed_wherever_its_log_is(
+        mode, before, now, programs, journal):  # noqa: F811
+    # semantics 3.1, 7.6
+    programs.write(ADOPTED % (before, now) + 'leave(build())')
+    pid = programs.leave_orphan('x')
+    recovery = programs.start(mode)
+    journal.wait_for('y')
+    os.kill(pid, signal.SIGKILL)
+
+    assert recovery.wait() == 1
+    assert journal.words() == ['works', 'y']
+    assert programs.tasks()['x'] == [('1', 0, 1, 'failure')]
+    journal.open('go')
+    assert programs.run('recover') == 0
+    assert journal.words() == ['works', 'y', 'works', 'z']
+    assert not os.path.exists(programs.store_path + '.outcomes')
+
+
+@pytest.mark.parametrize('before, now', CONFIGS)
+@pytest.mark.parametrize('mode', ['recover', 'continue'])
+def test_an_adopted_task_that_never_began_runs_once_wherever_its_log_would_be(
+        mode, before, now, programs, journal):  # noqa: F811
+    # semantics 7.6
+    programs.write(ADOPTED % (before, now) + '''
+from multiprocessing.util import register_after_fork
+
+if MODE == 'restart':
+    register_after_fork(journal, lambda journal: journal.pass_gate('begin'))
+leave(build(Dying if MODE == 'restart' else 'process'))
+''')
+    assert programs.run() == -9
+    recovery = programs.start(mode)
+    journal.wait_for('y')
+    journal.open('begin')
+    journal.wait_for('works')
+    journal.open('go')
+
+    assert recovery.wait() == 0
+    assert journal.words() == ['y', 'works', 'z']
+
+
+@pytest.mark.parametrize('end', ['killed', 'ends'])
+@pytest.mark.parametrize('mode', ['recover', 'continue'])
+def test_inline_steps_do_not_wait_for_an_adopted_task_whose_step_is_inline_now(
+        mode, end, programs, journal):  # noqa: F811
+    # semantics 7.6
+    programs.write(ADOPTED % ({}, {}) + '''
+flow = make('process' if MODE == 'restart' else 'inline')
+x = flow.add_step('x', func=work)
+for name, require in [('y', ()), ('v', (x, 'complete'))] if MODE != 'restart' else []:
+    flow.add_step(name, func=journal.note, args=(name,), require=require)
+leave(flow)
+''')
+    pid = programs.leave_orphan('x')
+    recovery = programs.start(mode)
+    journal.wait_for('y')
+    assert is_running(pid)
+    if end == 'killed':
+        os.kill(pid, signal.SIGKILL)
+    else:
+        journal.open('go')
+
+    recovery.wait()
+    assert journal.count('v') == 1
+    assert journal.count('works') == 1
+
+
 # What a stop leaves behind
 
 def stopped_then_whole(store, make, stop):

@@ -17,7 +17,7 @@ import types
 import pytest
 
 import sequent as seq
-from contracts import ConstructContract
+from contracts import ConstructContract, LoopPort
 from runtools import (  # noqa: F401 (fixtures)
     Journal, a_flow, a_private_temporary_folder, fail, is_running, journal, programs, read,
     records_of, results, statuses, the_task, wait_gone, wait_until)
@@ -624,6 +624,59 @@ def fail_unless_open(journal, gate):  # noqa: F811
     if not journal.is_open(gate):
         wait_until(journal.words, 'one to begin in the other worker')
         raise ValueError('not yet')
+
+
+def test_a_recall_at_any_moment_of_a_report_drops_neither_that_nor_another_job(journal):  # noqa: F811
+    for line in range(1, 40):
+        if not recall_while_reported(line, journal):
+            break
+    assert line > 5
+
+
+def recall_while_reported(line, journal):  # noqa: F811
+    """Recall a job when the thread that reports its end is at a line of the pool, the n-th.
+
+    At that moment the worker has begun the next job, and another one is queued behind that.
+    Return whether the thread has come to so many lines.
+    """
+    lines, there, go_on, here = [], threading.Event(), threading.Event(), os.getpid()
+
+    def stop_there(frame, event, arg):
+        if event == 'line' and journal.is_open('a%d' % line) and os.getpid() == here:
+            lines.append(frame.f_lineno)
+            if len(lines) == line:
+                there.set()
+                assert go_on.wait(20)
+        return stop_there
+
+    construct, port = PoolConstruct(), LoopPort(max_concurrent=1)
+    construct.open(port)
+    threading.settrace(lambda frame, event, arg: stop_there if (
+        frame.f_code.co_filename.endswith('pool.py')) else None)
+    try:
+        a, b, c = [seq.Job('%s%d' % (name, line), func=note_and_wait, config={},
+                           args=(journal, '%s%d' % (name, line))) for name in 'abc']
+        for job in (a, b):
+            construct.prepare(job)
+            construct.release(job)
+        journal.open('a%d' % line)
+        wait_until(lambda: there.is_set() or a in port.outcomes, 'the report')
+        jobs = [a, b, c] if there.is_set() else [a, b]
+        if there.is_set():
+            journal.wait_for('b%d.1' % line)
+            construct.prepare(c)
+            construct.release(c)
+            construct.recall(a)
+            journal.open('c%d' % line)
+        go_on.set()
+        journal.open('b%d' % line)
+        assert [port.outcome(construct, job).status for job in jobs] == ['success'] * len(jobs)
+        assert port.twice == []
+        return c in jobs
+    finally:
+        threading.settrace(None)
+        go_on.set()
+        construct.close()
 
 
 MANY = '''

@@ -1,6 +1,7 @@
 """Stores hold runs, and what is on disk when: semantics 6, and results."""
 
 import contextlib
+import json
 import logging
 import os
 import pathlib
@@ -690,3 +691,60 @@ def test_an_inline_function_sees_what_is_over_before_it(store):
         (task.path, str(task.status)) for task in flow.tasks()), require=a)
     assert flow.run() is True
     assert seen == [('a', 'success'), ('b', 'active')]
+
+
+# What is said of earlier runs
+
+
+def told(caplog, level, flow):
+    """Run a flow; return what it logs at a level that names a run by which to go on."""
+    caplog.clear()
+    flow.run()
+    return [one.getMessage() for one in caplog.records
+            if one.levelname == level and 'began at' in one.getMessage()]
+
+
+@pytest.mark.parametrize('end', ['failed', 'interrupted', 'stopped'])
+def test_a_new_run_names_the_latest_one_that_is_not_done(end, tmp_path, caplog):
+    path = str(tmp_path / 'etl.db')
+    kept = sequent.SqliteStore(path)
+    kept.open()
+    dead = json.dumps(dict(json.loads(sequent.process_identity()), start=1))
+    for number in range(9):
+        kept.begin(sequent.RunRecord('etl', 'old%d' % number, started=1.7e9, process=dead,
+                                     status='failure' if end == 'failed' else
+                                     'active' if end == 'interrupted' else 'stopped'))
+    kept.close()
+    flow = a_flow(path)
+    flow.add_step('a', func=len, args=('',))
+
+    [text] = told(caplog, 'WARNING', flow)
+
+    assert 'old8' in text and 'recover --run-id old8' in text and end in text
+    again = a_flow(path)
+    again.add_step('a', func=None)
+    assert told(caplog, 'WARNING', again) == []
+
+
+def test_a_recovery_names_the_run_it_takes_and_another_one_that_is_not_done(tmp_path, caplog):
+    path = str(tmp_path / 'etl.db')
+    kept = sequent.SqliteStore(path)
+    kept.open()
+    kept.begin(sequent.RunRecord('etl', 'crashed', started=1.7e9, status='stopped'))
+    kept.begin(sequent.RunRecord('etl', 'failed', started=1.7e9, status='failure'))
+    kept.close()
+    caplog.set_level('INFO')
+
+    def recovery(**given):
+        flow = a_flow(path, mode='recover', **given)
+        flow.add_step('a', func=None)
+        return flow
+
+    flow = recovery()
+    [text] = told(caplog, 'WARNING', flow)
+    assert 'recover --run-id crashed' in text
+    assert flow.run_id == 'failed'
+    [text] = told(caplog, 'INFO', recovery())
+    assert 'run failed of flow etl, the latest one' in text
+    assert told(caplog, 'WARNING', recovery(run_id='crashed')) == []
+    assert told(caplog, 'WARNING', recovery()) == []
