@@ -628,6 +628,20 @@ def test_a_container_that_a_borne_iteration_cut_off_counts_in_no_later_stop():
     assert stands['a@1'] == 'success'
 
 
+def test_an_event_that_a_requirement_mentions_twice_counts_twice():
+    event = 'and', [('atom', 'a', 'success')]
+    flow = Flow([Node('a'), Node('x', stop=False), Node('y'),
+                 Node('r', require=('and', [event, ('or', [event, ('atom', 'x', 'failure')])]),
+                      delay=5)])
+    follow(flow, 'x@1 fails', 'a@1', 'y@1 fails')       # r is no reaction: it is dropped
+
+
+def test_iterations_that_end_together_end_their_container_once():
+    flow = Flow([Node('s'), Node('c', [Node('x', require=('atom', 's', 'failure'))], loop=2,
+                                 max_concurrent=0)])
+    assert follow(flow, 's@1')['c@1'] == 'success'
+
+
 def test_a_share_of_a_known_length_is_exact():
     flow = Flow([Node('a', loop=375, tolerate='18.4%')])        # of which 69 is just that share
     fails = ['a@1.%d fails' % (i + 1) for i in range(70)]
