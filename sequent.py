@@ -3099,7 +3099,7 @@ class Engine:
         self._raise_start(task.scope, task.step)
         task.error = earlier.error
         task.recovery, task.attempt = earlier.recovery, earlier.attempt
-        task.failed_at = 0, earlier.ended
+        task.began_at, task.failed_at = (0, earlier.began), (0, earlier.ended)
         task.handled = self._was_handled(task, earlier)
         if task.step.needs or task.step.gives:
             self._take(task)
