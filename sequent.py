@@ -1704,6 +1704,7 @@ def _raise_circle(waiting, possible, thing):
 #     ('attempt', (task, recovery, attempt, status, error))   that attempt ended, and another one
 #                        will be made: it failed, or what it had reacted to has failed anew
 #     ('dropped', task)  a stop came while it waited for its next attempt: it counts as failed
+#     ('handled', (task, handler))   its failure was made good; without a handler: it is tolerated
 #     ('kept', (step, scope, again))   it keeps an earlier success, though it required that of
 #                        the step ``again``, which ran again
 #     ('skip', (task, earlier))   it is not run again: trigger the events that it had raised by
