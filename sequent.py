@@ -1557,9 +1557,9 @@ class _Compiler:
 
     def handle(self, plan_step):
         """Find out which failures a step makes good (semantics 3.3)."""
-        step, handled = plan_step.step, []
-        needed = [one.step for one in self.implied[plan_step].operands[1:]] \
-            if plan_step in self.implied else []
+        step, handled = plan_step.step, collections.OrderedDict()
+        implied = self.implied[plan_step].operands[1:] if plan_step in self.implied else ()
+        needed = {one.step for one in implied}
         for atom in mentioned(step.require, self.sources):
             if atom.status not in (FAILURE, COMPLETE):
                 continue
@@ -1577,8 +1577,8 @@ class _Compiler:
                         'step %r cannot handle the failure of step %r, which is no sibling of it: '
                         'put the handler beside that step, or handle the failure of a container'
                         % (plan_step.path, target.path))
-            elif (step.handles or atom.status in self.handling) and target not in handled:
-                handled.append(target)
+            elif step.handles or atom.status in self.handling:
+                handled[target] = None
                 target.expected = True
         if step.handles and not handled:
             raise FlowError('step %r has handles=True, but %s, or leave handles out' % (
@@ -2611,10 +2611,11 @@ class Engine:
         before = -1
         while len(quiet) > before:    # what waits for one of them waits for that failure, too
             before = len(quiet)
+            unmet.reverse()    # else a chain whose last step was added first takes a pass a step
             for step in unmet:
                 if not self._evaluate(step.step.require, scope, may_hold, {}):
                     quiet.add(step)
-        for step in unmet:
+        for step in sorted(unmet, key=operator.attrgetter('rank')):
             if step not in quiet and self._evaluate(step.step.require, scope, _holds, {}):
                 self.dropped += 1    # a stop has kept it from starting
             elif step not in quiet:
@@ -10192,9 +10193,9 @@ class Driver:
         logdir: folder of log files; None: a fresh one of the user's own.
 
     Attributes:
-        ONE_STOP: signals that come within so many seconds of the first belong to the same stop: a
+        ONE_STOP: seconds after the first signal in which others belong to the same stop: a
             terminal that is closed sends two, and so do service managers and job schedulers.
-        STOPPED: a process that a signal has stopped for so many seconds is warned of, once.
+        STOPPED: seconds after which a process that a signal has stopped is warned of, once.
     """
 
     ONE_STOP = 1.0
@@ -14927,9 +14928,11 @@ def _say_status_json(say, flow, run, store, options):
 
 
 def _not_run(flow, run, summaries):
-    """Return (path, reason) pairs of the steps of a run that is not going on of which there is no
-    task, though what is around them began; without those that wait for a failure that did not
-    happen (semantics 3.5)."""
+    """Return (path, reason) pairs: the steps that were not run, and why (semantics 3.5).
+
+    These are the steps of which there is no task, although what is around them began. Steps that
+    wait for a failure that did not happen are left out. While a run goes on, there are none yet.
+    """
     if _supervisor(run) in ('alive', 'elsewhere') or isinstance(flow, Eventor):
         return []
     statuses = {}  # type: typing.Dict[str, typing.Collection[str]]
@@ -14956,9 +14959,12 @@ def _not_run(flow, run, summaries):
     before = -1
     while len(quiet) > before:    # what waits for one of them waits for that failure, too
         before = len(quiet)
-        quiet.update([step for step in missing if not may_hold(step.require)])
+        missing.reverse()    # else a chain whose last step was added first takes a pass a step
+        for step in missing:
+            if not may_hold(step.require):
+                quiet.add(step)
     return [(step.path, _reason_not_run(flow, step, statuses, holds))
-            for step in missing if step not in quiet]
+            for step in sorted(set(missing) - quiet, key=lambda one: one.number)]
 
 
 def _reason_not_run(flow, step, statuses, holds):

@@ -532,7 +532,7 @@ def ask_twice(programs, journal, first, second, seconds):
     """Start the program, and send a SIGTERM to one process, and, when it has come, to another.
 
     Args:
-        seconds: signals within so many seconds belong to one stop.
+        seconds: signals that come within these belong to one stop.
     """
     programs.write(CLEANING)
     supervisor = programs.start(environment={'ONE_STOP': str(seconds)})
