@@ -1427,6 +1427,45 @@ def test_a_recovery_starts_what_a_stop_had_dropped():      # semantics 3.4, 7.1
     assert flow.succeed('a_y@1.1') == 'a_z@1.1'
 
 
+# Continue (7.5) ##################################################################
+
+
+def test_what_has_ended_stays_so_in_a_run_that_is_continued():      # semantics 7.5
+    flow = play(Node('a', stop=False), Node('b'), Node('c', require=on('b')), continued=True,
+                earlier={'a@1': Past('failure', failed_at=1), 'b@1': 'success'})
+    assert flow.now_running() == 'c@1'
+    flow.succeed('c@1')
+    assert not flow.ok()
+
+
+def test_what_was_active_runs_again_with_the_next_attempt():      # semantics 7.5
+    flow = play(Node('a', retries=2), continued=True, earlier={'a@1': Past('active', attempt=2)})
+    assert flow.attempt('a', '1') == 3
+    flow.fail('a@1')
+    assert not flow.ok()
+
+
+@pytest.mark.parametrize('began, ok', [(1, False), (3, True)])
+def test_a_handler_that_had_succeeded_before_the_crash_counts(began, ok):      # semantics 3.3, 7.5
+    flow = play(Node('b'), Node('a'), Node('h', require=either(on('b'), on('a', 'failure')),
+                                           handles=True), Node('c'), continued=True,
+                earlier={'b@1': 'success', 'a@1': Past('failure', failed_at=2),
+                         'h@1': Past('success', began=began)})
+    assert flow.now_running() == 'c@1'
+    flow.succeed('c@1')
+    assert flow.ok() == ok
+
+
+def test_a_reaction_that_had_succeeded_before_the_crash_does_not_run_again():      # 7.3, 7.5
+    steps = [Node('a', stop=False), Node('m', require=on('a', 'failure')), Node('c')]
+    flow = play(*steps, continued=True, earlier={'a@1': Past('failure', failed_at=1),
+                                                 'm@1': 'success'})
+    assert flow.now_running() == 'c@1'
+    flow = play(*steps, continued=True, recovery=1, earlier={      # m had reacted to run 0
+        'a@1': Past('failure', run=1, failed_at=1), 'm@1': Past('success', run=0)})
+    assert flow.now_running() == 'c@1 m@1'
+
+
 # The generator ###################################################################
 
 
