@@ -12041,7 +12041,7 @@ class FlowReference:
         return current().sequence
 
 
-def tasks_elsewhere(store, flow, run_id, home):
+def tasks_elsewhere(store, flow, run_id, home, around=None):
     """Return the tasks of a run, in another process than its supervisor, which only looks.
 
     Raises:
@@ -12051,13 +12051,36 @@ def tasks_elsewhere(store, flow, run_id, home):
         raise StoreError('the tasks of flow %r are in the memory of its supervisor: call tasks() '
                          'in an inline or thread step, or give the flow a store in a file' % flow)
     store.open(False)
-    return told_tasks(store, flow, run_id, home)
+    return told_tasks(store, flow, run_id, home, around)
 
 
-def told_tasks(store, flow, run_id, home):
-    """Return what ran in a run as a list of `TaskInfo`; the store is open."""
-    return [task_info(record, store, home) for record in store.tasks(RunRecord(flow, run_id))
-            if record.kind in ('leaf', 'container', 'loop')]
+def told_tasks(store, flow, run_id, home, around=None):
+    """Return what ran in a run as a list of `TaskInfo`; the store is open, ``around`` as of
+    `made_good`."""
+    records = [record for record in store.tasks(RunRecord(flow, run_id))
+               if record.kind in ('leaf', 'container', 'loop')]
+    good = made_good([one for one in records if one.status == FAILURE], around or {})
+    return [task_info(record, store, home, good) for record in records]
+
+
+def made_good(failed, around):
+    """Return the (path, sequence) of each failure that was made good, or is tolerated.
+
+    That may be its own failure, or that of a container it is in (semantics 3.3, 3.7).
+
+    Args:
+        failed: the records of the tasks that failed.
+        around: {path of a step: its path and those of the containers around it}.
+    """
+    handled = {(record.path, record.sequence) for record in failed if record.handled}
+    good = set(handled)
+    for record in failed if handled else ():
+        numbers = record.sequence.split('.')
+        places = ['.'.join(numbers[:n]) for n in range(1, len(numbers))]
+        if any((path, place) in handled for place in places
+               for path in around.get(record.path, ())):
+            good.add((record.path, record.sequence))
+    return good
 
 
 def _caller():
@@ -12414,6 +12437,11 @@ class _Flow(abc.ABC):
         """Return the steps of the flow, at any depth, in the order in which they were added."""
         return list(self._paths.values())
 
+    def paths_around(self):
+        """Return {path of a step: its path and those of the containers around it}."""
+        return {step.path: [one.path for one in [step] + step.around()]
+                for step in self._paths.values()}
+
     def find_asked(self, step, rest):
         """Return the placeholders of a step; find out what the names in its command stand for.
 
@@ -12573,8 +12601,9 @@ class _Flow(abc.ABC):
             raise ClosedError('%r has been closed; make a new one to run it again' % self)
         if self._running:
             raise ClosedError('%r is running: run() cannot be called from within' % self)
+        before = None
         if run_mode is not None:
-            self._begin_anew(run_mode, run_id, recovery_run)
+            before = self._begin_anew(run_mode, run_id, recovery_run)
         elif run_id is not None or recovery_run is not None:
             raise FlowTypeError('run_id and recovery_run mean nothing to run() without run_mode')
         if self._outcome is not None and not self._has_triggers():
@@ -12588,20 +12617,35 @@ class _Flow(abc.ABC):
                 return self._run(max_loops)
         finally:
             self._running = False
+            if before is not None and not self._began:
+                self._go_back(before)
 
     def _begin_anew(self, run_mode, run_id, recovery_run):
         """Let go of the run of this object, so that `run` begins another or recovers one."""
         who = 'flow %r' % self.name
         run_mode = self._checked_mode(run_mode, who)
         self._check_run(who, run_id, recovery_run)
-        if self._driver is not None and self._outcome is None:
+        if recovery_run is not None and run_mode != RunMode.recover:
+            raise FlowTypeError('%s: recovery_run is for run_mode recover, not %s'
+                                % (who, run_mode))
+        if self._began:
+            self._refuse_used_iterators()
+        if self._driver is not None and self._outcome is None:    # it can be continued
             self._release()
+            self.run_mode, self.recovery_run = RunMode.continue_, None
+        before = (self.run_id, self.run_mode, self.recovery_run, self._outcome, self._began)
         if run_mode == RunMode.restart:
             self.run_id = run_id or _new_run_id()
         else:
             self.run_id = run_id or (self.run_id if self._began else self._given_run_id)
         self.run_mode, self.recovery_run = run_mode, recovery_run
         self._driver = self._outcome = None
+        self._began = False
+        return before
+
+    def _go_back(self, before):
+        """Be again what this object was before `_begin_anew`: its run was refused."""
+        self.run_id, self.run_mode, self.recovery_run, self._outcome, self._began = before
 
     def _has_triggers(self):
         return False
@@ -12987,7 +13031,8 @@ class _Flow(abc.ABC):
         driver = self._driver
         if self._elsewhere or driver is not None and driver.pid not in (None, os.getpid()):
             self.store = self.store or self._make_store()
-            return tasks_elsewhere(self.store, self.name, self.run_id, self.module)
+            return tasks_elsewhere(self.store, self.name, self.run_id, self.module,
+                                   self.paths_around())
         if self._running and driver is not None and not driver.is_here():
             return driver.ask(self._told_tasks)
         return self._told_tasks()
@@ -13000,7 +13045,7 @@ class _Flow(abc.ABC):
         if opened and store.volatile:
             self._driver.catch_up()
         try:
-            return told_tasks(store, self.name, self.run_id, self.module)
+            return told_tasks(store, self.name, self.run_id, self.module, self.paths_around())
         finally:
             if not opened:
                 self.close_store()
@@ -13022,12 +13067,7 @@ class _Flow(abc.ABC):
         return outstanding + (0 if self._driver.begun else self._count_initial()), left
 
 
-def is_handled(record):
-    """Whether a task failed, and a handler made that good or its loop tolerates it."""
-    return record.handled and record.status == FAILURE
-
-
-def task_info(record, store, home='__main__'):
+def task_info(record, store, home='__main__', good=()):
     """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be had is None."""
     result = None
     try:
@@ -13040,7 +13080,7 @@ def task_info(record, store, home='__main__'):
                        record.sequence, describe_error(error))
     return TaskInfo(record.path, record.sequence, record.kind, TaskStatus(record.status),
                     record.recovery, record.attempt, record.started, record.ended, record.error,
-                    is_handled(record), result)
+                    (record.path, record.sequence) in good, result)
 
 
 class Sequent(_Flow):
@@ -14808,17 +14848,15 @@ def _closing_result(flow, ok):
     A failure inside a container whose failure was made good is listed as handled, too.
     """
     failures = {True: [], False: []}  # type: typing.Dict[bool, list]
-    around = {step.path: [one.path for one in [step] + step.around()] for step in flow.steps()}
     with _opened_store(flow) as store:
         run = store.latest(flow.name, flow.run_id)
         failed = list(store.tasks(run, status=FAILURE))
-    handled = {(record.path, record.sequence) for record in failed if record.handled}
+    good = made_good(failed, flow.paths_around())
     for record in failed:
-        numbers = record.sequence.split('.')
-        places = ['.'.join(numbers[:n]) for n in range(1, len(numbers))]
-        good = record.handled or any((path, place) in handled for place in places
-                                     for path in around.get(record.path, ()))
-        failures[good].append(dict(_task_fields(record), handled=good))
+        fields = _task_fields(record, good)
+        # What failed in an earlier recovery, and was not reached in this one, does not count.
+        if fields['handled'] or not ok or record.recovery == run.recovery:
+            failures[fields['handled']].append(fields)
     return {'ok': ok, 'flow': flow.name, 'run_id': run.run_id, 'recovery': run.recovery,
             'status': run.status, 'handled': failures[True], 'unhandled': failures[False]}
 
@@ -14870,9 +14908,10 @@ def _run_fields(run):
             'end': run.ended, 'parameters': _shown_texts(run)}
 
 
-def _task_fields(record):
+def _task_fields(record, good):
     return {'path': record.path, 'sequence': record.sequence, 'kind': record.kind,
-            'status': record.status, 'handled': is_handled(record), 'recovery': record.recovery,
+            'status': record.status, 'handled': (record.path, record.sequence) in good,
+            'recovery': record.recovery,
             'attempt': record.attempt, 'due': record.due, 'start': record.started,
             'end': record.ended, 'error': record.error}
 
@@ -14896,7 +14935,7 @@ def _status(flow, options):
                       for name, text in _shown_texts(run).items()]
         if parameters:
             say('parameters: ' + ', '.join(parameters))
-        rows = _TaskRows(run)
+        rows = _TaskRows(run, _made_good_in(flow, run, store, options))
         steps = store.summary(run, options.recovery_run)
         _say_table(say, rows.HEADER, (
             map(rows.task, store.tasks(run, upto=options.recovery_run)) if options.all else
@@ -14906,9 +14945,14 @@ def _status(flow, options):
     return _EXIT_SUCCESS
 
 
+def _made_good_in(flow, run, store, options):
+    return made_good(list(store.tasks(run, options.recovery_run, FAILURE)), flow.paths_around())
+
+
 def _say_status_json(say, flow, run, store, options):
     """Print a run and its tasks, a line each."""
     counts = []
+    good = _made_good_in(flow, run, store, options)
     steps = store.summary(run, options.recovery_run)
     if options.all:
         records = store.tasks(run, upto=options.recovery_run)
@@ -14923,7 +14967,7 @@ def _say_status_json(say, flow, run, store, options):
     for record in records:
         if before is not None:
             say(before + ',', True)
-        before = _json(_task_fields(record))
+        before = _json(_task_fields(record, good))
     say((before or '') + ']}', True)
 
 
@@ -14985,7 +15029,8 @@ class _TaskRows:
 
     HEADER = ('path', 'sequence', 'status', 'recovery', 'attempt', 'start', 'duration', 'error')
 
-    def __init__(self, run):
+    def __init__(self, run, good):
+        self.good = good    # see `made_good`
         self.day = local_time(run.started)[:11]
         # Nothing runs on and on where nobody is there to see it end.
         self.now = time.time() if _supervisor(run) in ('alive', 'elsewhere') else None
@@ -14998,7 +15043,7 @@ class _TaskRows:
             error = 'due %s%s' % (local_time(record.due), ', after ' + error if error else '')
         return (record.path, record.sequence, record.status, str(record.recovery),
                 str(record.attempt), self._start(record.started), _span(record.started, end),
-                'handled: ' + error if is_handled(record) else error)
+                'handled: ' + error if (record.path, record.sequence) in self.good else error)
 
     def fold(self, step):
         """Return the rows of a step: its tasks counted, if they are several, and those shown."""

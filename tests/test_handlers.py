@@ -743,3 +743,41 @@ def test_a_leaf_without_func_is_refused_unless_none_is_written(new_flow):
     flow = new_flow()
     flow.add_step('joined', func=None, require=flow.add_step('a', func=None))
     assert flow.run() is True
+
+
+# What tells of a run does not contradict its verdict (3.7) #######################
+
+
+def test_a_failure_in_a_container_whose_failure_was_made_good_counts_as_handled(new_flow):
+    flow = new_flow()
+    outer = flow.add_step('c')
+    outer.add_step('d').add_step('bad', func=fail)
+    items = flow.add_step('items', func=fail, loop=range(2), config={'tolerate': 0})
+    flow.add_step('handler', func=do_nothing, handles=True,
+                  require=((outer, STEP_COMPLETE), (items, STEP_COMPLETE)))
+
+    assert flow.run() is True
+
+    assert {(task.path, task.sequence): task.handled for task in flow.tasks()} == {
+        ('c', '1'): True, ('c_d', '1.1'): True, ('c_d_bad', '1.1.1'): True, ('items', '1'): True,
+        ('items', '1.1'): True, ('handler', '1'): False}
+
+
+def test_a_run_that_is_refused_leaves_the_run_of_the_object_as_it_was(new_flow):
+    ok = Switch(False)
+    flow = new_flow()
+    flow.add_step('ok', func=ok)
+    assert flow.run() is True
+    first = flow.run_id
+
+    for given in ({'run_mode': 'recover', 'run_id': 'nope'},
+                  {'run_mode': 'recover', 'recovery_run': 7},
+                  {'run_mode': 'restart', 'run_id': first}):
+        with pytest.raises(seq.SequentError):
+            flow.run(**given)
+        assert (flow.run(), flow.run_id, len(flow.tasks())) == (True, first, 1)
+    with pytest.raises(FlowTypeError, match='recovery_run is for run_mode recover'):
+        flow.run(run_mode='restart', recovery_run=0)
+
+    assert flow.run(run_mode='recover') is True
+    assert (flow.run_id, ok.calls) == (first, 1)
