@@ -1864,7 +1864,7 @@ class ContainerTask(Task):
     """A container at one sequence: ``live`` are its iterations in flight (an ordered set)."""
 
     __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stopped', 'failed', 'cut', 'failures',
-                 'left', 'floor', 'gathered')
+                 'left', 'resumes', 'floor', 'gathered')
 
     def __init__(self, step, scope, recovery):
         Task.__init__(self, step, scope, recovery)
@@ -1875,6 +1875,7 @@ class ContainerTask(Task):
         self.failures = 0     # iterations that failed and were borne
         # Something in it has failed, or was dropped, so that a recovery must go through it.
         self.left = False
+        self.resumes = False  # its iterations that had begun before are opened, though it is stopped
         # Outcomes of earlier recoveries than this do not count in it.
         self.floor = scope.floor if scope is not None else 0
         self.gathered = None  # the driver's
@@ -1953,7 +1954,7 @@ class Engine:
         '_over', '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
         '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped',
-        'interrupted', '_stays')
+        '_replays')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -2003,7 +2004,8 @@ class Engine:
         # has dropped.
         self.unmet = collections.OrderedDict()  # type: typing.Dict[PlanStep, int]
         self.dropped = 0
-        self.interrupted = self._stays = False
+        # What had begun before a run was continued is begun again before anything else happens.
+        self._replays = mode == 'continue'
         self._handlers = {
             Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
             Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
@@ -2039,9 +2041,8 @@ class Engine:
 
     @property
     def ok(self):
-        """Whether every failure so far has been made good (semantics 3.3), and a stop keeps back
-        nothing that was running when an earlier supervisor died."""
-        return not (self.root.failed or self.interrupted) and not any(
+        """Whether every failure so far has been made good (semantics 3.3)."""
+        return not self.root.failed and not any(
             not task.handled and not task.borne
             for top in self.root.live for scope in self._within(top)
             for task in scope.failures.values())
@@ -2070,6 +2071,7 @@ class Engine:
         self._agenda.append((scope, (self.plan.events[event.event],)))
 
     def _tick(self, event):
+        self._replays = False
         due = self.next_due()
         while due is not None and due <= self._now and self._delays[0][0] == due:
             task = heapq.heappop(self._delays)[3]
@@ -2081,6 +2083,7 @@ class Engine:
 
     def _done(self, event):
         task = event.task
+        self._replays = False
         self.running -= 1
         if task.step.serial and not task.adopted:
             self._serial_runs = False
@@ -2118,6 +2121,7 @@ class Engine:
 
     def _lost(self, event):
         task, attempt = event.task, event.task.attempt
+        self._replays = False
         self.running -= 1
         self.queueing -= task.step.queues
         self._next_attempt(task)
@@ -2135,8 +2139,10 @@ class Engine:
         self._answered(task)
         if event.over:
             task.exhausted = True
-        elif not task.stopped:
+        elif not task.stopped or task.resumes and event.earlier:
             self._open_iteration(task, event)
+        else:
+            task.resumes = False    # no further iteration had begun
         self._advance(task)
         self._leave(task.scope)
 
@@ -2256,9 +2262,7 @@ class Engine:
         earlier = scope.earlier.get(step.path) if scope.earlier else None
         # In a run that is continued, a stop keeps back nothing that had begun before.
         begun = self.mode == 'continue' and earlier is not None and earlier.status != READY
-        if scope.stopped and not reacts_to and not (
-                begun and (step.children is None or earlier.status != ACTIVE)):
-            self.interrupted = self.interrupted or begun
+        if scope.stopped and not (reacts_to or begun):
             scope.task.left = True
             self._cut(scope)
             return
@@ -2277,10 +2281,13 @@ class Engine:
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)  # type: typing.Any
         task.stale = stale
-        task.spared = bool(reacts_to) or begun and step.children is None
+        task.spared = bool(reacts_to) or begun
         if reacts_to:
             task.reacts_to = reacts_to
-            if step.children is not None:
+        if step.children is not None:
+            task.resumes = begun
+            task.stopped = scope.stopped and not reacts_to
+            if reacts_to:
                 task.floor = self._floor(scope, reacts_to)
         if scope.busy:
             scope.busy += 1
@@ -2684,8 +2691,6 @@ class Engine:
         if container.stopped:
             return
         container.stopped = True
-        if self._stays and container.step.limit != 1 and not container.exhausted:
-            self.interrupted = True    # later iterations may have begun before
         for scope in list(container.live):
             if self._stop_iteration(scope):
                 container.cut = True
@@ -2736,7 +2741,7 @@ class Engine:
         step, exhausted = task.step, task.exhausted
         if task.opening or (self.halted and not exhausted):
             return
-        if exhausted or task.stopped:
+        if exhausted or task.stopped and not (task.resumes and self._replays):
             task.cut = task.cut or not exhausted
             if not task.live:
                 self._over.append(task)
@@ -3106,9 +3111,7 @@ class Engine:
         if task.step.needs or task.step.gives:
             self._take(task)
             self._release(task)
-        self._stays = True
         self._conclude(task, FAILURE)
-        self._stays = False
         if earlier.events:
             self._actions.append(('skip', (task, earlier)))
 
@@ -11400,8 +11403,6 @@ class Driver:
                         ', ...' if len(unmet) > 10 else '')
         if dropped:
             logger.info('dropped by the stop, to be started by a recovery: %d', dropped)
-        if self.engine.interrupted:
-            logger.warning('a stop keeps back tasks that were interrupted; a recovery runs them')
         for task, failed in [] if self.engine.ok else self.engine.unhandled()[:1]:
             logger.warning(
                 'step %s ran because step %s failed, but the failure still counts; if step %s '

@@ -157,3 +157,44 @@ def test_a_stop_keeps_back_nothing_that_had_begun_before_a_run_is_continued(
 
     assert programs.last('c_slow') == 'success'
     assert (journal.count('slow ended'), journal.count('never')) == (1, 0)
+
+
+@pytest.mark.parametrize('loop', [None, 'range(1)', 'range(2)'])
+def test_a_mail_inside_what_was_stopped_is_sent_when_the_run_is_continued(
+        programs, journal, loop):                                         # noqa: F811
+    programs.write('''
+        def bad():
+            raise ValueError('no good')
+
+        def late():
+            journal.pass_gate('late')
+            bad()
+
+        def mail():
+            journal.note('mail')
+            journal.sign('mail')
+            journal.pass_gate('mail')
+            journal.note('sent')
+
+        flow = make(config={'max_concurrent': 4})
+        c = flow.add_step('c')
+        d = c.add_step('d', config={'stop_on_exception': False}, loop=%s)
+        step = d.add_step('bad', func=bad)
+        d.add_step('mail', func=mail, require=((step, 'failure'),))
+        c.add_step('late', func=late)
+        flow.add_step('handler', func=None, require=((c, 'failure'),), handles=True)
+        leave(flow)
+    ''' % loop)
+    supervisor = programs.start()
+    mail = journal.pid('mail')
+    journal.open('late')
+    supervisor.wait_for('step c_late at 1.1 failed')
+    supervisor.kill()
+    supervisor.wait()
+    os.kill(mail, signal.SIGKILL)
+    wait_gone(mail)
+    journal.open('mail')
+
+    assert programs.run('continue') == 0
+
+    assert (journal.count('mail'), journal.count('sent')) == (2, 1)
