@@ -1875,7 +1875,8 @@ class ContainerTask(Task):
         self.failures = 0     # iterations that failed and were borne
         # Something in it has failed, or was dropped, so that a recovery must go through it.
         self.left = False
-        self.resumes = False  # its iterations that had begun before are opened, though it is stopped
+        # Its iterations that had begun before are opened, though it is stopped.
+        self.resumes = False
         # Outcomes of earlier recoveries than this do not count in it.
         self.floor = scope.floor if scope is not None else 0
         self.gathered = None  # the driver's
@@ -5119,12 +5120,29 @@ def run_job(job, **more):
         _running.job = before
     if _this_process() != process:
         _end_fork(error)
+    if error is None and result is None:
+        return _SUCCEEDED
+    try:
+        return _outcome(job, result, error)
+    except BaseException as raised:    # by an object of the user's that was shown or pickled
+        if isinstance(raised, KeyboardInterrupt) and _in_main_thread():
+            raise
+        return Outcome(FAILURE, 'its outcome cannot be told, as %s was raised by %s' % (
+            class_name(type(raised)), class_name(type(result if error is None else error))))
+
+
+def _in_main_thread():
+    return threading.current_thread() is threading.main_thread()
+
+
+def _outcome(job, result, error):
+    """Return the outcome of a function that returned a result, or raised an error."""
     if error is None:
         if type(result) in _UNFINISHED:
             return Outcome(FAILURE, 'its function returned %s, whose work was not done: %s; let '
                            'the function do that work, or give an async function itself as func'
                            % (_UNFINISHED[type(result)], _shown(repr, result)))
-        if result is None or not job.config.get('keep_result', True):
+        if not job.config.get('keep_result', True):
             return _SUCCEEDED
         return _keep_result(result)
     if isinstance(error, SystemExit):
@@ -9058,18 +9076,25 @@ class _Tending:
         program.until = program.until or now + self.patience
         if not is_shortage(error) or now >= program.until:
             return False
+        # Programs that waited with their logs open would keep one another from starting: before
+        # Python 3.8 a start takes two more descriptors.
+        self.close_streams(program)
         if not self.short:
             self.say('short', number, 0, os.strerror(error.errno))
         self.short[number] = None
         return True
 
+    def close_streams(self, program):
+        for fd in program.streams:
+            if fd > 2:
+                os.close(fd)
+        program.streams = [0, 1, 2]
+
     def drop(self, number):
         """Forget a program that never began; there is no log of it."""
         program = self.programs.pop(number)
         self.short.pop(number, None)
-        for fd in program.streams:
-            if fd > 2:
-                os.close(fd)
+        self.close_streams(program)
         try:
             if program.start == 0:
                 os.unlink(program.call['log'])
@@ -9114,7 +9139,7 @@ class _Tending:
 
     def end(self, number, program, code, refusal):
         tail = ''
-        if program.start is not None:
+        if program.streams[2] > 2:
             tail = _last_lines(program.streams[2], program.start)
             os.close(program.streams[2])
         self.untold.pop(number, None)
@@ -9159,13 +9184,14 @@ class _Tending:
 def _open_log_of(program):
     """Open the log for stdout and stderr; return why that cannot be, or ''."""
     path = program.call['log']
-    if path is None or program.start is not None:
+    if path is None or program.streams[2] > 2:
         return ''
     try:
         if program.streams[1] == 1:
             program.streams[1] = _open_log(path)
         program.streams[2] = _open_log(path, os.O_RDWR)
-        program.start = os.fstat(program.streams[2]).st_size
+        if program.start is None:
+            program.start = os.fstat(program.streams[2]).st_size
     except OSError as error:
         if is_shortage(error):
             raise

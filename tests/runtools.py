@@ -492,7 +492,7 @@ def log_of(flow, logdir, path, sequence='1', recovery=0, attempt=1):
 
 
 def read(path):
-    with open(str(path), errors='replace') as stream:
+    with open(str(path), encoding='utf-8', errors='replace') as stream:
         return stream.read()
 
 

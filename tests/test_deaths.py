@@ -506,3 +506,37 @@ def test_to_assume_death_does_not_kill_or_double_one_that_is_seen_to_live(progra
     since = programs.tasks()['a']
     assert since == [('1', 0, 1, 'success')]
     assert 'step a at 1 still runs as process %d since 2' % pid in second.errors()
+
+
+class Unusual(BaseException):
+    """As asyncio.CancelledError is one, it is no Exception."""
+
+
+class RaisesWhenPickled:
+    def __reduce__(self):
+        raise Unusual
+
+
+class RaisesWhenShown(Exception):
+    def __str__(self):
+        raise Unusual
+
+
+def raise_it():
+    raise RaisesWhenShown
+
+
+@pytest.mark.parametrize('construct', ['inline', 'thread', 'process'])
+@pytest.mark.parametrize('function', [RaisesWhenPickled, raise_it])
+def test_an_outcome_that_cannot_be_told_is_a_failure_and_no_hang(construct, function, tmp_path):
+    # semantics 3.1, 10.6
+    flow = sequent.Sequent('flow', str(tmp_path / 'flow.db'),
+                           config={'task_construct': construct, 'stop_on_exception': False})
+    flow.add_step('a', func=function)
+    flow.add_step('b', func=int)
+
+    assert flow.run() is False
+
+    tasks = {task.path: task for task in flow.tasks()}
+    assert (tasks['a'].status, tasks['b'].status) == ('failure', 'success')
+    assert 'Unusual' in tasks['a'].error

@@ -49,7 +49,8 @@ class Shop:
 
     def __call__(self, *arguments, **environment):
         done = subprocess.run(
-            [sys.executable, '-m', 'sequent'] + list(arguments), cwd=str(self.folder),
+            [sys.executable, '-m', 'sequent'] + [one.encode('utf-8') for one in arguments],
+            cwd=str(self.folder),
             env=dict(os.environ, **environment), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
         return done.returncode, done.stdout.decode(), done.stderr.decode()

@@ -167,7 +167,8 @@ def test_a_relative_path_is_meant_where_it_was_given(tmp_path, monkeypatch):
     assert store.path == str(tmp_path / 'x.db')
 
 
-@pytest.mark.parametrize('name', ['a b.db', 'a?b.db', 'a#b.db', 'a%20b.db', '\u00fc.db', "a'b.db"])
+@pytest.mark.parametrize('name', ['a b.db', 'a?b.db', 'a#b.db', 'a%20b.db', "a'b.db",
+                                  os.fsdecode('\u00fc.db'.encode('utf-8'))], ids=ascii)
 def test_a_path_may_hold_anything(tmp_path, name):
     with opened(str(tmp_path / name)) as store:
         store.begin(a_run())
