@@ -2634,8 +2634,10 @@ class Engine:
         recorded before its last attempt began (semantics 3.3)."""
         for step in handler.step.handles:
             task = handler.scope.failures.get(step.slot)
-            if (task is not None and not task.handled and handler.began_at is not None
-                    and task.failed_at <= handler.began_at):
+            if task is None or task.handled or handler.began_at is None or (
+                    self.plan.dynamic and task not in handler.reacts_to):
+                continue    # an Eventor's handler makes good only what has started it
+            if task.failed_at <= handler.began_at:
                 task.handled = True
                 self._actions.append(('handled', (task, handler)))
                 if task.step.handles:
@@ -10321,9 +10323,10 @@ class Driver:
         prefix = settings['envvar_prefix']
         self._names = [prefix + name for name in (
             'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
-        # This run may be nested in a task of another one, whose variables were cut.
-        self._constant_env = {name: '' for name in os.environ
-                              if name.startswith(prefix) and name.endswith('_CUT')}
+        # This run may be nested in a task of another one: in one whose variables were cut, or in a
+        # reaction. Its own tasks are told nothing of that.
+        self._constant_env = {name: '' for name in os.environ if name.startswith(prefix)
+                              and name.endswith(('_CUT', 'FAILURES', 'FAILED_COUNT'))}
         for name, text in (('STEP_RECOVERY', str(run.recovery)), ('RUN_ID', run.run_id),
                            ('LOGGER_NAME', run.flow)):
             _add_variable(self._constant_env, prefix + name, text)
@@ -12743,9 +12746,9 @@ class _Flow(abc.ABC):
         """A loop that was gone over in part cannot be gone over again by another supervisor."""
         for step in self._paths.values():
             if _is_iterator(step.loop):
-                raise ClosedError('%r was interrupted and cannot go on itself: the loop of step '
-                                  '%r is an iterator; make the flow anew and continue the run'
-                                  % (self, step.path))
+                raise ClosedError('%r cannot begin another run, or go on with one that was '
+                                  'interrupted: the loop of step %r is an iterator, which can be '
+                                  'gone over only once; make the flow anew' % (self, step.path))
 
     def _resume(self):
         """Go on with a run that `run` has returned from."""

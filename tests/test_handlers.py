@@ -781,3 +781,31 @@ def test_a_run_that_is_refused_leaves_the_run_of_the_object_as_it_was(new_flow):
 
     assert flow.run(run_mode='recover') is True
     assert (flow.run_id, ok.calls) == (first, 1)
+
+
+def test_a_handler_of_an_eventor_that_another_event_started_makes_nothing_good(new_flow):
+    flow = new_flow(kind=seq.Eventor, max_concurrent=1)
+    start, broken = flow.add_event('start'), flow.add_event('broken')
+    bad = flow.add_step('bad', func=fail, triggers={STEP_FAILURE: (broken,)})
+    mail = flow.add_step('mail', func=do_nothing, handles=True)
+    flow.add_assoc(start, bad, mail)
+    flow.add_assoc(broken, mail)
+    flow.trigger_event(start)
+
+    assert flow.run() is False
+
+
+def test_a_flow_inside_a_reaction_is_not_told_what_failed_around_it(new_flow):
+    def inner():
+        flow = seq.Sequent('inner', store=':memory:', config={'task_construct': 'inline'})
+        flow.add_step('a', func=told)
+        flow.run()
+        return task_of(flow, 'a').result
+
+    flow = new_flow()
+    bad = flow.add_step('bad', func=fail)
+    flow.add_step('mail', func=inner, require=(bad, STEP_FAILURE))
+
+    assert flow.run() is False
+
+    assert task_of(flow, 'mail').result == (0, (), '', '')
