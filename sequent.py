@@ -4975,6 +4975,10 @@ class TaskConstruct(abc.ABC):
         """
         return []
 
+    def goes_on(self, job):
+        """Return whether the function of an abandoned job still runs, also after `close`."""
+        return False
+
     def poll(self):  # noqa: B027 (optional)
         """See to what cannot wake the driver.
 
@@ -6740,6 +6744,9 @@ class ThreadConstruct(TaskConstruct):
             self.port.done(job, Outcome(ACTIVE, 'not started', interrupted=True)
                            if self.port.stopping else Outcome(ACTIVE, 'not started', lost=True))
 
+    def goes_on(self, job):
+        return job in self._crew.inside
+
     def close(self):
         self._crew.close()
         _task_log_handler.remove()
@@ -6754,6 +6761,7 @@ class _Crew:
 
     Attributes:
         pace: seconds that a function takes, on average; None: not known yet.
+        inside: the jobs whose functions run, also after `close`.
         PATIENCE: seconds to wait for the end of a thread that is in no function.
     """
 
@@ -6762,6 +6770,7 @@ class _Crew:
     def __init__(self, port, most):
         self.most = most
         self.pace = None  # type: typing.Optional[float]
+        self.inside = set()  # type: typing.Set[Job]
         self._port = port
         self._open = True
         self._waiting = collections.deque()  # type: typing.Deque[Job]
@@ -6822,11 +6831,13 @@ class _Crew:
             thread.name = '%s %s' % (job.name, job.sequence)
             self._outside.discard(thread)
             job.began = began = job.now()
+            self.inside.add(job)
             outcome = run_job(job)
             took = job.now() - began
             self.pace = took if self.pace is None else self.pace + 0.1 * (took - self.pace)
             _task_log_handler.finish(job)
             self._outside.add(thread)
+            self.inside.discard(job)
             if self._open:
                 self._port.done(job, outcome)
 
@@ -10236,7 +10247,7 @@ class Driver:
     __slots__ = (
         'plan', 'store', 'run_record', 'settings', 'history', 'flow', 'logdir',
         '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
-        '_overdue', '_deadline', 'arrived', 'triggers', '_asked', 'begun', '_tells',
+        '_overdue', '_deadline', 'arrived', 'triggers', '_asked', 'abandoned', 'begun', '_tells',
         '_between_cycles', 'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
         '_urged', '_handlers', '_leaving', '_calling', '_current', '_dirty', '_rows',
         '_starting', '_short', '_inline', '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
@@ -10268,6 +10279,7 @@ class Driver:
         # What has ended: (job, outcome), from any thread; what is to be raised: (event, sequence).
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
+        self.abandoned = []                    # what a stop could not end: (job, construct)
         # What other threads ask: (function, future).
         self._asked = collections.deque()  # type: typing.Deque[tuple]
         self.begun = False
@@ -11371,11 +11383,21 @@ class Driver:
         grace = time.monotonic() + 5.0
         while time.monotonic() < grace and any(one.can_kill for one in self._jobs.values()):
             self._drain(0.2)
-        for job in list(self._jobs):
+        self.abandoned = list(self._jobs.items())
+        for job, _ in self.abandoned:
             self._finish_job(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
         self._drain(0)
         if self._broken is not broken:
             raise self._broken
+
+    def refuse_abandoned(self):
+        """Raise AlreadyRunningError if something goes on that the stop could not end."""
+        for job, construct in self.abandoned:
+            if construct.goes_on(job):
+                raise AlreadyRunningError(
+                    'step %r at %s still runs in this program, as the stop could not end its '
+                    'thread; wait for its end, or continue the run in another program'
+                    % (job.name, job.sequence))
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""
@@ -12163,6 +12185,7 @@ class _Flow(abc.ABC):
         self._paths = {}           # path -> step
         self._without_func = []    # steps that were given none: they must become containers
         self._driver = self._plan = None  # type: typing.Any
+        self._stopped = None       # the driver of a run that a signal or an error ended
         self.store = None  # type: typing.Any
         self._outcome = None       # the result, once the run is over
         self._began = False        # there is a run in the store
@@ -12641,6 +12664,9 @@ class _Flow(abc.ABC):
                            'run(run_mode=RunMode.restart) starts a new run', self.run_id,
                            self.name, SUCCESS if self._outcome else FAILURE)
             return self._outcome
+        if self._stopped is not None:
+            self._stopped.refuse_abandoned()
+            self._stopped = None
         self._running = True
         try:
             with _lasting_streams:
@@ -12768,6 +12794,7 @@ class _Flow(abc.ABC):
         finally:
             self._driver.restore_handlers()
             self._release()
+            self._stopped = self._driver
             self._driver = None
             self.run_mode, self.recovery_run = RunMode.continue_, None
 

@@ -4,13 +4,14 @@ them (7.1 to 7.3)."""
 import logging
 import os
 import signal
+import threading
 
 import pytest
 
 pytest_plugins = ['flowtools']
 
 import sequent as seq  # noqa: E402
-from flowtools import do_nothing, statuses, task_of  # noqa: E402
+from flowtools import do_nothing, statuses, task_of, wait_for  # noqa: E402
 from sequent import (  # noqa: E402
     RUN_CONTINUE, RUN_RECOVER, STEP_COMPLETE, STEP_FAILURE, STEP_SUCCESS, FlowError,
     FlowTypeError, or_)
@@ -809,3 +810,32 @@ def test_a_flow_inside_a_reaction_is_not_told_what_failed_around_it(new_flow):
     assert flow.run() is False
 
     assert task_of(flow, 'mail').result == (0, (), '', '')
+
+
+def test_a_thread_that_a_stop_could_not_end_is_not_started_again_beside_itself(new_flow):
+    began, ends, calls = threading.Event(), threading.Event(), []
+
+    def work():
+        calls.append('began')
+        began.set()
+        if len(calls) == 1:
+            ends.wait(30)
+        calls.append('ended')
+
+    def stop():
+        began.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    flow = new_flow(task_construct='thread', shutdown_grace=0)
+    flow.add_step('a', func=work)
+    threading.Thread(target=stop).start()
+    with pytest.raises(KeyboardInterrupt):
+        flow.run()
+
+    with pytest.raises(seq.AlreadyRunningError, match="'a' at 1 still runs in this program"):
+        flow.run()
+    ends.set()
+    wait_for(lambda: not [one for one in threading.enumerate() if one.name == 'a 1'],
+             'the end of the thread')
+    assert flow.run() is True
+    assert calls == ['began', 'ended', 'began', 'ended']
