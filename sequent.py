@@ -380,6 +380,9 @@ def _add_variable(variables, name, text):
     ``\\x00``, or that is too long: of such a text the beginning stands there, and ``NAME_CUT``
     tells how many bytes the whole has.
     """
+    if len(text) < 1000 and _is_ascii(text) and '\0' not in text:    # nearly all are
+        variables[name] = text
+        return
     text = _environment_text(text.replace('\0', '\\x00'))
     room = _LONGEST_VARIABLE - 4 * len(name) - len('=\0')    # a character has up to 4 bytes
     if 4 * len(text) > room:
@@ -5004,6 +5007,8 @@ _MAIN_NAMES = frozenset(('__main__', '__mp_main__'))    # what Python calls it
 def pickled(value):
     """Return a pickle of a value in which the module that was started is called ``__main__``."""
     content = pickle.dumps(value, protocol=4)
+    if type(value) in _PLAIN_TYPES and type(value) is not type:
+        return content
     found = _named_in(value, content, (_MAIN_NAMES | {_common.program}) - {'__main__'})
     if not found:
         return content
@@ -10784,7 +10789,11 @@ class Driver:
         env = {sequence: task.sequence, attempt: str(task.attempt)}
         _add_variable(env, name, step.path)
         if items:
-            _add_variable(env, value, _shown(str, items[-1]))
+            item = items[-1]
+            if type(item) is int and -10**9 < item < 10**9:
+                env[value] = str(item)
+            else:
+                _add_variable(env, value, _shown(str, item))
         job = task.job = Job(
             step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
             step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
