@@ -15040,8 +15040,8 @@ def _say_status_json(say, flow, run, store, options):
 def _not_run(flow, run, summaries):
     """Return (path, reason) pairs: the steps that were not run, and why (semantics 3.5).
 
-    These are the steps of which there is no task, although what is around them began. Steps that
-    wait for a failure that did not happen are left out. While a run goes on, there are none yet.
+    A step was not run if its container began and the step has no task. Steps that wait for a
+    failure that did not happen are left out. While a run goes on, the list is empty.
     """
     if _supervisor(run) in ('alive', 'elsewhere') or isinstance(flow, Eventor):
         return []

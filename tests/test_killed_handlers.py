@@ -8,6 +8,15 @@ import pytest
 
 from runtools import journal, programs, wait_gone  # noqa: F401
 
+
+def kill_both(supervisor, pid):
+    """Kill a supervisor, then the process of a task that it has left."""
+    supervisor.kill()
+    supervisor.wait()
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+
+
 NIGHT = '''
     def bad():
         journal.note('bad')
@@ -147,10 +156,7 @@ def test_a_stop_keeps_back_nothing_that_had_begun_before_a_run_is_continued(
     supervisor = programs.start()
     slow = journal.pid('slow')
     supervisor.wait_for('step c_bad at 1.1 failed')
-    supervisor.kill()
-    supervisor.wait()
-    os.kill(slow, signal.SIGKILL)
-    wait_gone(slow)
+    kill_both(supervisor, slow)
     journal.open('slow')
 
     assert programs.run('continue') == 0
@@ -189,10 +195,7 @@ def test_a_mail_inside_what_was_stopped_is_sent_when_the_run_is_continued(
     mail = journal.pid('mail')
     journal.open('late')
     supervisor.wait_for('step c_late at 1.1 failed')
-    supervisor.kill()
-    supervisor.wait()
-    os.kill(mail, signal.SIGKILL)
-    wait_gone(mail)
+    kill_both(supervisor, mail)
     journal.open('mail')
 
     assert programs.run('continue') == 0
