@@ -92,6 +92,7 @@ class StoreContract:
         store.close()
 
     def test_it_keeps_what_it_has_when_closed_and_opened_again(self, store, run):
+        # semantics 6.12
         store.commit(run, [a_task()])
         store.close()
 
@@ -126,6 +127,7 @@ class StoreContract:
     # Locks
 
     def test_a_claimed_run_is_refused_and_its_holder_named(self, store, run):
+        # semantics 6.5, 6.12
         store.lock('etl', 'r1')
 
         with pytest.raises(AlreadyRunningError) as caught:
@@ -328,6 +330,7 @@ class StoreContract:
         assert list(store.attempts(run)) == [a_task(status='failure')]
 
     def test_a_commit_is_all_or_nothing(self, store, run):
+        # semantics 6.2, 6.12
         def records():
             yield a_task('a')
             raise RuntimeError('in the middle')
@@ -692,6 +695,7 @@ class RunningContract:
             construct.settle(job)
 
     def test_what_was_withdrawn_never_runs(self, construct, tmp_path):
+        # semantics 7.6
         job = self.job(touch, str(tmp_path / 'ran'))
         construct.prepare(job)
         construct.withdraw(job)
@@ -760,6 +764,7 @@ class ConstructContract(RunningContract):
     """Every promise of `TaskConstruct` to functions; ``make_construct() -> TaskConstruct``."""
 
     def test_it_returns_what_the_function_returns(self, construct):
+        # semantics 4.12
         outcome = self.run(construct, add, 1, 2, kwargs={'more': 4})
         assert outcome.status == 'success'
         assert pickle.loads(outcome.result) == 7
@@ -826,6 +831,7 @@ class ConstructContract(RunningContract):
             sequent.current()
 
     def test_many_jobs_have_one_outcome_each(self, construct):
+        # semantics 4.12
         jobs = [self.job(add, number, sequence=str(number)) for number in range(20)]
         self.start(construct, *jobs)
         results = [pickle.loads(construct.port.outcome(construct, job).result) for job in jobs]

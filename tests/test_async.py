@@ -128,6 +128,7 @@ def a_flow_by(way, **config):
 @needs_run
 @pytest.mark.parametrize('way', WAYS)
 def test_an_async_function_runs_in_its_task_and_its_result_is_kept(way):
+    # semantics 1.7
     flow = a_flow_by(way)
     for number, function in enumerate(ASYNC):
         flow.add_step('a%d' % number, func=function, args=(number,))
@@ -141,6 +142,7 @@ def test_an_async_function_runs_in_its_task_and_its_result_is_kept(way):
 @needs_run
 @pytest.mark.parametrize('way', WAYS)
 def test_what_an_async_function_raises_fails_its_step(way):
+    # semantics 1.7
     flow = a_flow_by(way)
     flow.add_step('a', func=fail)
 
@@ -151,6 +153,7 @@ def test_what_an_async_function_raises_fails_its_step(way):
 
 @needs_run
 def test_an_async_function_is_retried_like_any_other():
+    # semantics 1.7, 4.6
     calls = []
 
     async def fails_once():
@@ -166,6 +169,7 @@ def test_an_async_function_is_retried_like_any_other():
 
 @pytest.mark.skipif(HAS_RUN, reason='not for Pythons with asyncio.run')
 def test_an_async_function_is_refused_where_there_is_no_asyncio_run():
+    # semantics 1.7
     with pytest.raises(seq.FlowTypeError, match="step 'a': .*fetch.* needs Python 3.7"):
         a_flow().add_step('a', func=fetch)
 
@@ -173,6 +177,7 @@ def test_an_async_function_is_refused_where_there_is_no_asyncio_run():
 @pytest.mark.parametrize('kind', [seq.Sequent, seq.Eventor])
 @pytest.mark.parametrize('function, made', NEVER_RUN)
 def test_a_function_of_which_a_call_runs_nothing_is_refused_by_name(kind, function, made):
+    # semantics 1.7
     with pytest.raises(seq.FlowTypeError, match="step 'a': a call of its func .* makes %s" % made):
         kind('etl', store=':memory:').add_step('a', func=function)
 
@@ -181,6 +186,7 @@ def test_a_function_of_which_a_call_runs_nothing_is_refused_by_name(kind, functi
 @pytest.mark.parametrize('keep', [True, False])
 @pytest.mark.parametrize('way', WAYS)
 def test_a_result_that_has_not_run_yet_is_a_failure(way, keep):
+    # semantics 1.7
     flow = a_flow_by(way, keep_result=keep, stop_on_exception=False)
     for number, (function, _) in enumerate(UNFINISHED):
         flow.add_step('a%d' % number, func=function)
@@ -220,6 +226,7 @@ def test_a_loop_that_cannot_be_gone_over_is_refused_when_it_is_given(loop, made)
 
 
 def test_a_generator_function_is_a_loop():
+    # semantics 1.7
     flow = a_flow()
     flow.add_step('a', func=int, args=(seq.item,), loop=rows)
 

@@ -34,6 +34,7 @@ def refused(flow, trace):
 
 
 def test_a_name_twice(refused):
+    # semantics 1.8
     container = refused.add_step('load')
     container.add_step('file', func=None)
 
@@ -88,6 +89,7 @@ def test_children_under_a_leaf_with_a_function(refused):
     lambda wrong, step: (step, step, wrong),
     lambda wrong, step: seq.or_(step, (step, wrong, step))], ids=['alone', 'list', 'and', 'or'])
 def test_a_requirement_of_something_else(refused, wrong, wrap):
+    # semantics 1.8
     step = refused.add_step('step', func=do_nothing)
 
     with pytest.raises(TypeError, match="'a' requires"):
@@ -117,6 +119,7 @@ def test_a_status_of_an_event(refused):
 @pytest.mark.parametrize('status, nearest', [('sucess', 'success'), ('failed', 'fail'),
                                              ('rerun', ''), ('', '')])
 def test_an_unknown_status(refused, status, nearest):
+    # semantics 1.8
     step = refused.add_step('step', func=do_nothing)
 
     with pytest.raises(seq.FlowError, match="%r of step 'step'.*%s" % (status, nearest)):
@@ -217,6 +220,7 @@ def test_a_recovery_mapping_that_is_none(refused, recovery):
 @pytest.mark.parametrize('construct, offered', [
     ('thraed', 'thread'), ('Process', 'process'), ('inlin', 'inline'), ('excutor', 'executor')])
 def test_an_unknown_construct(refused, construct, offered):
+    # semantics 4.12
     refused.add_step('a', func=do_nothing, config={'task_construct': construct})
 
     with pytest.raises(seq.ConstructError, match="%r; did you mean '%s'" % (construct, offered)):
@@ -245,6 +249,7 @@ class NotSent:
     {'func': print, 'kwargs': {'end': lambda: None}}],
     ids=['lambda', 'callable', 'argument', 'keyword argument'])
 def test_functions_that_the_start_method_cannot_transfer(refused, given):
+    # semantics 4.16
     refused.add_step('c').add_step('sent', config={
         'task_construct': 'process', 'start_method': 'spawn'}, **given)
 
@@ -339,6 +344,7 @@ def test_a_store_in_a_folder_that_is_not_writable():
                          ids=['csv', 'short', 'zeros'])
 @pytest.mark.parametrize('mode', list(seq.RunMode))
 def test_a_file_that_is_no_database(stored_flow, tmp_path, content, mode):
+    # semantics 6.7
     path = tmp_path / 'flow.db'
     path.write_bytes(content)
 
@@ -363,6 +369,7 @@ def test_a_database_of_something_else(stored_flow, tmp_path):
 
 @pytest.mark.parametrize('mode', list(seq.RunMode))
 def test_a_store_written_by_a_newer_version(stored_flow, tmp_path, mode):
+    # semantics 6.7
     path = str(tmp_path / 'flow.db')
     store = seq.SqliteStore(path)
     store.open()
@@ -436,6 +443,7 @@ def test_a_flow_that_is_given_nonsense(given, said):
 
 
 def test_a_flow_run_again_after_close(refused):
+    # semantics 8.2
     refused.close()
 
     with pytest.raises(seq.ClosedError, match='closed'):
@@ -457,6 +465,7 @@ def test_a_flow_that_was_run_and_closed_is_not_run_again(memory_flow, trace):
 
 
 def test_a_step_added_to_a_flow_that_has_been_run(memory_flow):
+    # semantics 1.8
     flow = memory_flow()
     container = flow.add_step('c')
     container.add_step('a', func=do_nothing)
@@ -468,6 +477,7 @@ def test_a_step_added_to_a_flow_that_has_been_run(memory_flow):
 
 
 def test_a_flow_run_from_within_itself(memory_flow):
+    # semantics 8.2
     flow = memory_flow()
     flow.add_step('a', func=flow.run)
 
@@ -515,6 +525,7 @@ def test_a_config_value_that_is_wrong_in_the_environment(memory_flow, trace, mon
 
 
 def test_an_unknown_config_key_is_a_warning_with_the_nearest_name(memory_flow, caplog):
+    # semantics 8.6
     with caplog.at_level(logging.WARNING, logger='sequent'):
         flow = memory_flow(max_concurent=3)
         flow.add_step('a', func=do_nothing, config={'task_constructs': 'thread'})
@@ -547,6 +558,26 @@ def test_a_config_tag_that_is_not_there(tmp_path):
                     config_tag='prodution')
 
 
+# Classes of errors ###############################################################
+
+
+ERRORS = {
+    'FlowError': ValueError, 'FlowTypeError': TypeError, 'CycleError': ValueError,
+    'ConfigError': ValueError, 'StoreError': OSError, 'AlreadyRunningError': RuntimeError,
+    'RecoveryError': LookupError, 'ConstructError': ValueError, 'ClosedError': RuntimeError,
+    'ParameterError': ValueError, 'ProgramError': RuntimeError}
+
+
+def test_each_error_is_one_of_the_library_and_of_the_built_in_kind_that_fits():
+    # semantics 1.8
+    names = [name for name in seq.__all__ if name.endswith('Error') and name != 'SequentError']
+
+    assert sorted(names) == sorted(ERRORS)
+    for name, kind in ERRORS.items():
+        assert issubclass(getattr(seq, name), seq.SequentError), name
+        assert issubclass(getattr(seq, name), kind), name
+
+
 # The command line ################################################################
 
 
@@ -556,6 +587,7 @@ def test_a_config_tag_that_is_not_there(tmp_path):
     ("flow.add_step('a', func=print, config={'task_construct': 'thraed'})", "'thread'")],
     ids=['function', 'circle', 'construct'])
 def test_the_command_line_says_what_is_wrong_and_exits_with_3(tmp_path, lines, said):
+    # semantics 1.8, 20.2
     (tmp_path / 'job.py').write_text(
         "import sequent as seq\nflow = seq.Sequent()\n"
         "flow.add_step('first', func=print, args=('ran',))\n" + lines + '\n')

@@ -183,6 +183,7 @@ def assert_refused(done, code, *texts):
 
 
 def test_run_is_the_verb_by_default(night):
+    # semantics 20.1
     done = mended(night)('night')
 
     assert done.returncode == 0, done.stderr
@@ -197,10 +198,12 @@ def test_run_given_as_a_verb_starts_a_new_run_each_time(night):
 
 
 def test_run_prints_nothing_on_stdout(night):
+    # semantics 20.6
     assert mended(night)('night').stdout == ''
 
 
 def test_a_failed_step_makes_exit_code_1(night):
+    # semantics 20.2, 3.2
     done = night('night')
 
     assert done.returncode == 1
@@ -208,12 +211,14 @@ def test_a_failed_step_makes_exit_code_1(night):
 
 
 def test_a_handled_failure_makes_exit_code_0(shop):
+    # semantics 20.2
     shop.write('loops.py', LOOPS)
 
     assert shop('loops').returncode == 0
 
 
 def test_json_after_a_run_says_how_it_ended(night):
+    # semantics 20.6
     done = night('night', '--json', '--run-id', 'monday')
 
     result = json.loads(done.stdout)
@@ -226,6 +231,7 @@ def test_json_after_a_run_says_how_it_ended(night):
 
 
 def test_json_after_a_run_lists_handled_failures(shop):
+    # semantics 20.6, 3.7
     shop.write('loops.py', LOOPS)
 
     result = json.loads(shop('loops', '--json').stdout)
@@ -238,6 +244,7 @@ def test_json_after_a_run_lists_handled_failures(shop):
 
 
 def test_what_module_and_steps_print_does_not_spoil_json(shop):
+    # semantics 20.6
     shop.write('chatty.py', '''
         import sequent as seq
         print('loading')
@@ -288,6 +295,7 @@ def test_recover_of_a_run_that_is_over_successfully_runs_nothing(night):
 @pytest.mark.parametrize('content', [None, b''], ids=['missing', 'empty'])
 @pytest.mark.parametrize('verb', ['recover', 'continue'])
 def test_nothing_to_recover_exits_2(night, verb, content):
+    # semantics 20.2, 7.1
     if content is not None:
         (night.folder / 'night.run.db').write_bytes(content)
     before = night.names()
@@ -632,6 +640,7 @@ def test_list_as_json_holds_the_same(shop):
 
 
 def test_list_opens_no_store(shop):
+    # semantics 20.5
     shop.write('plan.py', PLAN)
 
     shop('plan', 'list', '--store', 'no/such/folder/x.db')
@@ -684,6 +693,7 @@ def test_status_prints_a_line_on_the_run_and_a_table_of_its_tasks(night):
 
 
 def test_status_shows_the_latest_run_by_default_and_another_by_run_id(night):
+    # semantics 20.7
     night('night', '--run-id', 'monday')
     mended(night)('night', '--run-id', 'tuesday')
 
@@ -693,6 +703,7 @@ def test_status_shows_the_latest_run_by_default_and_another_by_run_id(night):
 
 
 def test_status_shows_the_state_at_the_end_of_a_recovery(night):
+    # semantics 20.7
     night('night')
     mended(night)('night', 'recover')
 
@@ -708,6 +719,7 @@ def test_status_shows_the_state_at_the_end_of_a_recovery(night):
 
 
 def test_status_folds_iterations_into_counts_and_lists_failed_ones(shop):
+    # semantics 20.7
     shop.write('loops.py', LOOPS)
     shop('loops')
 
@@ -724,6 +736,7 @@ def test_status_folds_iterations_into_counts_and_lists_failed_ones(shop):
 
 
 def test_status_all_lists_every_task(shop):
+    # semantics 20.7
     shop.write('loops.py', LOOPS)
     shop('loops')
 
@@ -795,6 +808,7 @@ def test_status_never_unpickles_results(shop):
 
 
 def test_status_of_a_store_without_runs_says_so_and_exits_0(night):
+    # semantics 20.5
     before = night.names()
 
     done = night('night', 'status')
@@ -828,6 +842,7 @@ def test_status_of_a_delayed_step_says_when_it_is_due(shop):
 
 
 def test_status_while_a_flow_runs(shop):
+    # semantics 20.5
     shop.write('waiting.py', WAITING)
     program = shop.start('waiting')
 
@@ -894,6 +909,7 @@ def test_history_of_a_store_that_is_not_there_is_empty(night):
 
 @pytest.mark.parametrize('verb', ['list', 'status', 'history'])
 def test_verbs_that_only_look_exit_0_whatever_they_saw_and_change_nothing(night, verb):
+    # semantics 20.5
     assert night('night').returncode == 1
     store = night.folder / 'night.run.db'
     before, names = store.read_bytes(), night.names()
@@ -950,18 +966,21 @@ def ran(done):
 
 
 def test_the_only_flow_of_a_module_is_taken_whatever_its_name(shop):
+    # semantics 20.3
     shop.write('m.py', flows('some'))
 
     assert ran(shop('m')) == ['some']
 
 
 def test_the_attribute_flow_is_taken_among_several(shop):
+    # semantics 20.3
     shop.write('m.py', flows('a', 'b') + 'flow = b\n')
 
     assert ran(shop('m')) == ['b']
 
 
 def test_option_flow_beats_the_attribute(shop):
+    # semantics 20.3
     shop.write('m.py', flows('a', 'b') + 'flow = b\n')
 
     assert ran(shop('m', '--flow', 'a')) == ['a']
@@ -981,6 +1000,7 @@ def test_an_unknown_flow_is_an_error_with_the_nearest_name(shop):
 
 
 def test_build_flow_is_called_where_the_module_makes_no_flow(shop):
+    # semantics 20.3
     shop.write('m.py', '''
         import sequent as seq
         def build_flow():
@@ -1023,6 +1043,7 @@ def test_build_flow_that_fails_exits_3(shop, body):
 
 
 def test_a_module_without_a_flow_exits_3(shop):
+    # semantics 20.3
     shop.write('m.py', 'flow = None\n')
 
     assert_refused(shop('m'), 3, "'flow'", 'build_flow()')
@@ -1135,6 +1156,7 @@ def test_a_module_that_ends_itself_exits_3(shop):
 
 
 def test_an_invalid_flow_exits_3_before_anything_starts(shop):
+    # semantics 20.2
     shop.write('circle.py', '''
         import sequent as seq
         flow = seq.Sequent()
@@ -1175,6 +1197,7 @@ UNGUARDED = flows('flow') + 'flow()\n'
 @pytest.mark.parametrize('arguments', [['simple.py'], ['-m', 'sequent', 'simple'],
                                        ['-m', 'sequent', 'simple.py'], [SOURCE, 'simple.py']])
 def test_the_first_example_unguarded_runs_once_in_each_way(shop, arguments):
+    # semantics 20.4
     shutil.copy(os.path.join(ROOT, 'examples', 'simple.py'), str(shop.folder))
 
     done = shop.python(*arguments)
@@ -1188,6 +1211,7 @@ def test_the_first_example_unguarded_runs_once_in_each_way(shop, arguments):
 
 @pytest.mark.parametrize('verb', ['list', 'status', 'history'])
 def test_an_unguarded_flow_is_not_run_by_verbs_that_only_look(shop, verb):
+    # semantics 20.4
     shop.write('m.py', UNGUARDED)
 
     done = shop('m', verb)
@@ -1213,6 +1237,7 @@ def test_a_guarded_flow_runs_once(shop):
 
 
 def test_an_unguarded_flow_runs_once_under_spawn(shop):
+    # semantics 4.16
     shop.write('m.py', '''
         import sequent as seq
         def say(text):
@@ -1231,6 +1256,7 @@ def test_an_unguarded_flow_runs_once_under_spawn(shop):
 
 
 def test_the_exit_code_of_an_unguarded_flow_is_that_of_the_run(shop):
+    # semantics 20.4
     shop.write('m.py', textwrap.dedent(NIGHT) + 'raise SystemExit(17 if flow() else 18)\n')
 
     assert shop('m').returncode == 1
@@ -1238,6 +1264,7 @@ def test_the_exit_code_of_an_unguarded_flow_is_that_of_the_run(shop):
 
 
 def test_with_and_finally_around_an_unguarded_flow_work(shop):
+    # semantics 20.4
     shop.write('m.py', '''
         import sequent as seq
         try:
@@ -1272,6 +1299,7 @@ def test_an_exception_in_finally_is_shown_and_no_success(shop):
     ('def main():\n    flow()\n    print("after")\n\nmain()\nopen("after", "w")\n', 6),
 ])
 def test_what_follows_flow_does_not_run_and_a_warning_says_so(shop, text, line):
+    # semantics 20.4
     shop.write('m.py', flows('flow') + text)
 
     done = shop('m')
@@ -1336,6 +1364,7 @@ def test_errors_of_an_unguarded_flow_have_their_exit_codes(shop):
 
 
 def test_store_beats_the_flows_own(night):
+    # semantics 20.8
     mended(night)('night', '--store', 'other.db')
 
     assert 'other.db' in night.names() and 'night.run.db' not in night.names()
@@ -1372,6 +1401,7 @@ def test_a_warning_about_the_config_is_shown(shop):
 
 
 def test_construct_beats_the_flows_and_the_steps_own(shop):
+    # semantics 20.8
     shop.write('m.py', '''
         import os
         import sequent as seq
@@ -1388,6 +1418,7 @@ def test_construct_beats_the_flows_and_the_steps_own(shop):
 
 
 def test_max_concurrent_beats_the_flows_own(shop):
+    # semantics 20.8
     shop.write('m.py', '''
         import os
         import time
@@ -1413,6 +1444,7 @@ def test_max_concurrent_beats_the_flows_own(shop):
     (['--log-level=critical'], set()),
 ])
 def test_how_much_is_logged(night, options, levels):
+    # semantics 20.8
     done = night('night', *options)
 
     assert set(re.findall(r'\]\[ ([A-Z]+) \]\[', done.stderr)) == levels
@@ -1433,6 +1465,7 @@ def test_wrong_values_of_options_exit_2(night, arguments):
 
 
 def test_options_may_stand_anywhere(night):
+    # semantics 20.1
     night('night', '--run-id', 'monday')
 
     for arguments in (['--run-id', 'monday', 'night', 'status', '--json'],
@@ -1442,6 +1475,7 @@ def test_options_may_stand_anywhere(night):
 
 
 def test_version(shop):
+    # semantics 20.10
     done = shop('--version')
 
     assert done.returncode == 0
@@ -1477,6 +1511,7 @@ def test_help_starts_with_examples(shop, arguments):
     (['night', '--store'], ['--store']),
 ])
 def test_wrong_usage_exits_2_before_the_module_is_loaded(shop, arguments, texts):
+    # semantics 20.9
     shop.write('night.py', 'open("loaded", "w").close()\n')
 
     assert_refused(shop(*arguments), 2, *texts)
@@ -1488,6 +1523,7 @@ def test_wrong_usage_exits_2_before_the_module_is_loaded(shop, arguments, texts)
 
 @pytest.mark.parametrize('verb', ['run', 'recover', 'continue', 'status', 'history'])
 def test_a_store_that_cannot_be_used_exits_4(night, verb):
+    # semantics 20.2
     night.write('text.db', 'no database, but text of some length\n' * 9)
 
     assert_refused(night('night', verb, '--store', 'text.db'), 4, 'text.db', 'not an SQLite')
@@ -1496,6 +1532,7 @@ def test_a_store_that_cannot_be_used_exits_4(night, verb):
 
 
 def test_an_internal_error_exits_4_with_its_traceback(shop):
+    # semantics 20.2
     shop.write('m.py', '''
         import sequent as seq
         class Broken(seq.MemoryStore):
@@ -1512,6 +1549,7 @@ def test_an_internal_error_exits_4_with_its_traceback(shop):
 
 
 def test_a_second_supervisor_exits_75_and_names_the_first(shop):
+    # semantics 20.2, 6.5
     shop.write('waiting.py', WAITING)
     program = shop.start('waiting')
 
@@ -1528,6 +1566,7 @@ def test_a_second_supervisor_exits_75_and_names_the_first(shop):
 @pytest.mark.parametrize('guarded', [True, False], ids=['guarded', 'unguarded'])
 @pytest.mark.parametrize('name, code', [('SIGINT', 130), ('SIGTERM', 143), ('SIGHUP', 129)])
 def test_a_signal_stops_the_run_and_has_its_exit_code(shop, name, code, guarded):
+    # semantics 20.2, 8.3
     shop.write('waiting.py', textwrap.dedent(WAITING) + ('' if guarded else 'flow()\n'))
     program = shop.start('waiting')
 

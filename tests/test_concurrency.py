@@ -310,10 +310,10 @@ def test_what_is_held_along_a_path_may_reach_the_limit(new_flow, trace):  # sema
     assert trace.lines == ['c_a@1.1.1', 'c_a@1.1.2']
 
 
-def two_that_wait_for_each_other(new_flow, stepped):
+def two_that_wait_for_each_other(new_flow, stepped, **config):
     """A flow in which two containers hold all there is, and in each a step asks for more."""
     pool = seq.ResourcePool('tapes', 2)
-    flow = new_flow(task_construct=stepped, max_concurrent=0)
+    flow = new_flow(task_construct=stepped, max_concurrent=0, **config)
     containers = [flow.add_step(name, acquires=[(pool, 1)]) for name in ('one', 'two')]
     for container in containers:
         container.add_step('more', func=do_nothing, acquires=[(pool, 1)])
@@ -330,6 +330,16 @@ def test_when_all_wait_for_resources_the_first_fails_and_names_pools_and_holders
     task = task_of(flow, 'one_more', '1.1')
     assert task.status == 'failure'
     assert 'tapes' in task.error and 'one' in task.error and 'two' in task.error
+
+
+def test_who_fails_for_want_of_resources_is_not_tried_again(new_flow, stepped):
+    # semantics 4.8
+    flow, _ = two_that_wait_for_each_other(new_flow, stepped, retries=3)
+
+    assert flow.run() is False
+
+    assert task_of(flow, 'one_more', '1.1').attempt == 1
+    assert task_of(flow, 'one_more', '1.1').status == 'failure'
 
 
 def test_when_all_wait_for_resources_a_handled_failure_lets_the_others_go_on(

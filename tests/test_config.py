@@ -102,6 +102,7 @@ def test_what_means_nothing_on_a_step_is_warned_of(key, caplog):
 
 
 def test_config_may_be_the_path_of_a_json_file(tmp_path):
+    # semantics 8.6
     path = tmp_path / 'config.json'
     path.write_text(json.dumps({'max_concurrent': 17}))
     assert setting('max_concurrent', config=str(path)) == 17
@@ -109,6 +110,7 @@ def test_config_may_be_the_path_of_a_json_file(tmp_path):
 
 
 def test_config_tag_picks_a_key(tmp_path):
+    # semantics 8.6
     content = {'etl': {'max_concurrent': 17}, 'other': {'max_concurrent': 3}}
     path = tmp_path / 'config.json'
     path.write_text(json.dumps(content))
@@ -135,6 +137,7 @@ def test_a_config_of_another_type_is_an_error(config):
 
 
 def test_the_given_dict_is_left_alone():
+    # semantics 8.6
     config = {'max_concurrent': 3, 'task_construct': 'inline'}
     flow = Sequent('etl', store=':memory:', config=config)
     flow.add_step('a', func=Calls(), config=config)
@@ -175,6 +178,7 @@ def test_what_the_predecessors_knew_and_is_not_used_is_warned_of(
     ('max_concurent', 'max_concurrent'), ('stop_on_exeption', 'stop_on_exception'),
     ('LOGDIR', 'logdir'), ('zzz', None)])
 def test_an_unknown_key_is_warned_of_with_the_nearest_name(wrong, nearest, caplog):
+    # semantics 8.6
     flow = a_flow(config={wrong: 1})
     flow.add_step('a', func=Calls(), config={wrong: 1})
     assert flow() is True
@@ -200,6 +204,7 @@ WRONG = [
 
 @pytest.mark.parametrize('key, value', WRONG)
 def test_a_wrong_type_or_value_is_an_error_that_names_key_and_flow(key, value):
+    # semantics 8.6
     with pytest.raises(ConfigError) as caught:
         Sequent('etl', store=':memory:', config={key: value})
     assert key in str(caught.value) and 'etl' in str(caught.value)
@@ -208,6 +213,7 @@ def test_a_wrong_type_or_value_is_an_error_that_names_key_and_flow(key, value):
 
 @pytest.mark.parametrize('key, value', [one for one in WRONG if KEYS[one[0]][3]])
 def test_a_wrong_type_or_value_on_a_step_is_an_error_that_names_it(key, value):
+    # semantics 8.6
     flow = a_flow()
     with pytest.raises(ConfigError) as caught:
         flow.add_step('the_step', func=Calls(), config={key: value})
@@ -254,6 +260,7 @@ class MyConstruct(InlineConstruct):
     (InlineConstruct, 'inline'), (ThreadConstruct(), 'thread'), (MyConstruct, 'inline'),
     ('sequent:ThreadConstruct', 'thread'), (__name__ + ':MyConstruct', 'inline')])
 def test_a_construct_is_given_by_name_class_or_object(spec, kind):
+    # semantics 4.12
     flow = a_flow(construct=spec)
     flow.add_step('a', func=where)
     assert flow() is True
@@ -269,6 +276,7 @@ def test_a_construct_is_given_by_name_class_or_object(spec, kind):
     ('proces', "'process'"), ('treads', "'thread'"), ('nothing.like:It', 'nothing'),
     ('sequent:Nothing', 'Nothing'), ('sequent:Sequent', 'Sequent'), (3, '3'), (dict, 'dict')])
 def test_an_unknown_construct_is_an_error_before_anything_starts(spec, words):
+    # semantics 4.12
     calls = Calls()
     flow = a_flow()
     flow.add_step('a', func=calls)
@@ -354,6 +362,7 @@ def test_start_method_says_how_processes_start(method, tmp_path):
 
 @not_fork
 def test_what_a_start_method_cannot_transfer_is_said_before_the_run(method):
+    # semantics 4.16
     calls = Calls()
     flow = a_flow()
     flow.add_step('first', func=calls)

@@ -100,6 +100,7 @@ VERBS = {'no table of tasks': ('status', 'recover')}    # the others need none
 
 @pytest.mark.parametrize('kind', sorted(DAMAGES))
 def test_a_damaged_store_is_refused_with_a_sentence_and_left_alone(damaged, kind):
+    # semantics 6.7
     damage, text = DAMAGES[kind]
     damage(damaged.store)
     tally.count('damaged stores')
@@ -311,6 +312,7 @@ def assert_recovered(night):
 
 
 def test_an_older_store_is_brought_up_to_date_by_a_recovery_and_nothing_is_lost(damaged):
+    # semantics 6.7
     make_newer(damaged)
     before = damaged.left_alone()
     assert 'process' in damaged.run('status').output
@@ -325,6 +327,7 @@ def test_an_older_store_is_brought_up_to_date_by_a_recovery_and_nothing_is_lost(
 
 @pytest.mark.parametrize('killed_at', [1, 2, 3, 'end'])
 def test_a_store_whose_change_to_a_newer_format_was_killed_is_the_older_one(damaged, killed_at):
+    # semantics 6.7
     make_newer(damaged, killed_at)
     assert damaged.run('recover').code == -signal.SIGKILL
     if killed_at == 'end':
@@ -358,6 +361,7 @@ REPLACEMENTS = {
 
 @pytest.mark.parametrize('kind', sorted(REPLACEMENTS))
 def test_a_store_replaced_during_the_run_ends_it_and_is_left_alone(night, kind):
+    # semantics 6.6
     supervisor = night.start('run', HOLD='process')
     night.journal.wait_for('process begins')
     os.rename(night.store, night.store + '.was')

@@ -54,6 +54,7 @@ def iterations(flow):
 
 
 def test_a_loop_goes_over_what_an_earlier_step_returned(construct, store):
+    # semantics 17.2
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=give, args=([3, 1, 2],))
     c = flow.add_step('c', loop=a.result)
@@ -89,6 +90,7 @@ def test_a_loop_requires_the_success_of_the_step_whose_result_it_goes_over(store
 
 
 def test_a_loop_over_the_items_of_the_loop_around_it(construct, store):
+    # semantics 17.2
     flow = a_flow(store, construct)
     c = flow.add_step('c', loop=lambda: iter([[1, 2], [], [3]]))
     b = c.add_step('b', func=give, args=(sequent.item,), loop=c.item)
@@ -124,6 +126,7 @@ def test_a_loop_over_the_results_of_a_loop(store):
 
 
 def test_item_is_also_what_current_tells(construct, store):
+    # semantics 17.2
     flow = a_flow(store, construct)
     flow.add_step('a', func=lambda item: item == sequent.current().item, args=(sequent.item,),
                   loop=lambda: 'xy')
@@ -228,6 +231,7 @@ def test_without_max_concurrent_iterations_run_one_after_another(store, journal)
 
 
 def test_items_are_taken_when_there_is_room_for_an_iteration(store, journal):
+    # semantics 1.4
     source = Source(range(5))
     flow = a_flow(store)
     flow.add_step('a', func=lambda item: journal.note('%d of %d' % (item, len(source.taken))),
@@ -243,6 +247,7 @@ def test_items_are_taken_when_there_is_room_for_an_iteration(store, journal):
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_items_are_recorded_as_they_are_taken_and_the_end_too(nested, store):
+    # semantics 7.10
     flow = a_flow(store)
     if nested:
         c = flow.add_step('c', loop=Source('xy'))
@@ -284,6 +289,7 @@ def a_line():
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_a_recovery_goes_over_the_recorded_items_though_there_would_be_others(nested, store):
+    # semantics 7.10
     line = a_line()
     assert looped(store, 'restart', Source([1, 2, 3, 4]), line, nested)() is False
     line.down, other = False, Source([7, 8, 9, 10, 11])
@@ -299,6 +305,7 @@ def test_a_recovery_goes_over_the_recorded_items_though_there_would_be_others(ne
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_where_the_end_is_recorded_the_callable_is_not_called_again(nested, store):
+    # semantics 7.10
     line = a_line()
     first = looped(store, 'restart', Source([1, 3, 5]), line, nested, stop_on_exception=False)
     assert first() is False
@@ -356,6 +363,7 @@ def test_a_recovery_of_an_earlier_state_goes_over_the_items_of_that(store):
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_a_source_that_fails_half_way_is_asked_again_for_the_rest(nested, store):
+    # semantics 7.10
     line = a_line()
     line.down = False
     assert looped(store, 'restart', Source([1, 2, 3, 4], fails_after=2), line, nested)() is False
@@ -424,6 +432,7 @@ def test_an_unpicklable_item_beside_recorded_ones_that_run_again(store):
 
 
 def test_a_loop_over_a_result_goes_over_the_recorded_items_though_the_step_ran_again(store):
+    # semantics 7.10
     line = a_line()
     for mode, items in (('restart', [1, 3]), ('recover', [7, 8, 9])):
         flow = a_flow(store, mode=mode)
@@ -561,6 +570,7 @@ KILLED = '''
 @pytest.mark.parametrize('mode', ['continue', 'recover'])
 def test_after_kill_9_in_a_loop_the_callable_is_called_again_and_passed_over(
         mode, nested, programs, journal):
+    # semantics 7.10
     programs.write(KILLED)
     environment = {'CONSTRUCT': 'inline', 'NESTED': nested}
     assert programs.run(environment=environment) == -9
@@ -656,6 +666,7 @@ def source_of(items):
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_a_loop_bears_as_many_failed_iterations_as_it_tolerates(nested, construct, store):
+    # semantics 3.8
     flow = failing(store, range(5), {1, 3}, construct, nested=nested, tolerate=2)
 
     assert flow() is True
@@ -667,6 +678,7 @@ def test_a_loop_bears_as_many_failed_iterations_as_it_tolerates(nested, construc
 
 @pytest.mark.parametrize('nested', [True, False])
 def test_one_failed_iteration_more_fails_the_container_and_stops_it(nested, construct, store):
+    # semantics 3.8
     flow = failing(store, range(6), {1, 2, 3}, construct, nested=nested, tolerate=2)
 
     assert flow() is False
@@ -694,6 +706,7 @@ def test_without_it_the_first_failure_counts(config, store):
     ('10%', 1, True), ('10%', 2, False), ('15%', 1, True), ('25%', 2, True), ('25%', 3, False),
     ('100%', 10, True), ('0%', 1, False), ('12.5%', 1, True), ('29.9%', 3, False)])
 def test_a_share_of_the_iterations(share, bad, ok, given, store):
+    # semantics 3.8
     items = list(range(10))
     flow = failing(store, items, set(items[:bad]), loop=given(items), tolerate=share)
 
@@ -709,6 +722,7 @@ def test_a_share_of_100_is_as_many(number):
 
 
 def test_a_share_of_what_has_no_length_is_looked_at_when_the_loop_is_over(store):
+    # semantics 3.8
     flow = failing(store, (), {0, 1}, loop=source_of(range(4)), tolerate='25%')
 
     assert flow() is False
@@ -730,6 +744,7 @@ def test_a_tolerated_failure_is_told_as_such(store, caplog):
 
 
 def test_a_failed_iteration_is_stopped_and_the_others_go_on(store, journal):
+    # semantics 3.8
     flow = a_flow(store)
     c = flow.add_step('c', loop=[1, 2, 3], config={'tolerate': 1})
     a = c.add_step('a', func=lambda item: fail() if item == 2 else journal.note('a%d' % item),
@@ -743,6 +758,7 @@ def test_a_failed_iteration_is_stopped_and_the_others_go_on(store, journal):
 
 
 def test_several_failures_in_one_iteration_count_once(store):
+    # semantics 3.8
     flow = a_flow(store)
     c = flow.add_step('c', loop=[1, 2], config={'tolerate': 1, 'stop_on_exception': False})
     for name in 'ab':
@@ -766,6 +782,7 @@ def test_an_iteration_whose_attempts_are_used_up_counts_once(store, journal):
 
 
 def test_tolerate_is_not_inherited(store):
+    # semantics 3.8
     flow = a_flow(store)
     c = flow.add_step('c', loop=[1], config={'tolerate': 1})
     d = c.add_step('d', loop=[1, 2])

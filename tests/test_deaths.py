@@ -275,6 +275,7 @@ def open_descriptors():
     pytest.param(lambda: os._exit(3), id='process'),
     pytest.param(Command('kill -KILL $$', shell=True), id='program')])
 def test_after_200_tasks_that_died_no_descriptor_and_no_process_is_left(func, tmp_path):
+    # semantics 8.8
     def run(count):
         flow = a_flow(str(tmp_path / ('%d.db' % count)), 'process',
                       config={'stop_on_exception': False})
@@ -354,7 +355,7 @@ ELSEWHERE = [{'host': 'elsewhere', 'boot': 'x'}, {'ns': 'another'}]
 @pytest.mark.parametrize('identity', ELSEWHERE)
 def test_an_orphan_that_cannot_be_looked_at_is_an_error_with_the_choices(
         mode, identity, tmp_path):
-    # semantics 6.5, 7.6
+    # semantics 6.5, 7.7 7.6
     path = str(tmp_path / 'etl.db')
     recorded(path, **identity)
     calls = Calls()
@@ -369,6 +370,7 @@ def test_an_orphan_that_cannot_be_looked_at_is_an_error_with_the_choices(
 @pytest.mark.parametrize('mode', ['restart', 'recover', 'continue'])
 @pytest.mark.parametrize('identity', ELSEWHERE)
 def test_one_that_is_known_to_be_dead_runs_again(mode, identity, tmp_path):
+    # semantics 7.7
     path = str(tmp_path / 'etl.db')
     recorded(path, **identity)
     calls = Calls()
@@ -487,7 +489,7 @@ def test_a_dead_supervisor_is_noticed_though_a_daemon_holds_its_pipes(programs, 
 
 
 def test_to_assume_death_does_not_kill_or_double_one_that_is_seen_to_live(programs, journal):
-    # semantics 7.6: never a second copy
+    # semantics 7.6, 7.7: never a second copy
     programs.write('''
         def one():
             journal.sign('a')

@@ -117,6 +117,7 @@ def check_fault(folder, calls, number, error, lasting):
 @pytest.mark.parametrize('kind', sorted(OPERATIONS))
 def test_whatever_fails_the_run_stops_cleanly_or_succeeds_and_nothing_is_lost(
         tmp_path, kind, lasting):
+    # semantics 6.8
     calls, least, error = OPERATIONS[kind]
     numbers = itertools.count(1)
     if FAULTS:
@@ -168,6 +169,7 @@ def test_a_store_that_may_not_grow_ends_the_run_and_outcomes_are_kept(night):
 
 
 def test_running_tasks_are_ended_as_by_a_sigterm_when_the_store_fails(night):
+    # semantics 6.8
     supervisor = night.start('run', HOLD='inline program')
     night.journal.wait_for('program begins')
     pid = night.journal.pid('inline')
@@ -188,6 +190,7 @@ def test_running_tasks_are_ended_as_by_a_sigterm_when_the_store_fails(night):
 @needs_mount
 @pytest.mark.parametrize('name', ['process', 'program'])
 def test_a_full_disk_ends_the_run_and_with_room_recovery_loses_nothing(night, name):
+    # semantics 6.8
     with tmpfs(night.data, 1 << 20):
         supervisor = night.start('run', HOLD=name, QUIET='1', SIZE='20000')
         night.journal.wait_for(name + ' begins')
@@ -219,6 +222,7 @@ def test_a_run_that_finds_the_disk_full_ends_before_it_begins(night):
 @needs_mount
 @pytest.mark.parametrize('name', ['process', 'program'])
 def test_an_orphan_that_cannot_write_its_outcome_waits_for_room(night, name):
+    # semantics 6.8
     with tmpfs(night.data, 1 << 20):
         supervisor = night.start('run', HOLD=name, QUIET='1')
         night.journal.wait_for(name + ' begins')
@@ -346,6 +350,7 @@ def test_a_disk_that_becomes_read_only_ends_the_run_and_nothing_is_lost(night):
 
 @needs_mount
 def test_a_read_only_mount_can_be_looked_at_and_not_run_in(night):
+    # semantics 6.8, 20.5
     assert night.run('run').code == 0
     with mounted(night.data, '--bind', night.data):
         command('mount', '-o', 'remount,bind,ro', night.data)
@@ -429,6 +434,7 @@ flow.add_step('last', func=os.path.exists, args=('go',), require=steps)
 
 
 def test_readers_see_no_lock_and_one_that_stands_still_stops_nobody(night):
+    # semantics 6.10
     with open(os.path.join(night.folder, 'many.py'), 'w') as file:
         file.write(MANY)
     start = [sys.executable, '-m', 'sequent', 'many']

@@ -197,7 +197,7 @@ def names(one):
     if mode == 'recover' or edit[0] not in NOT_CONTINUED], ids=names)
 def test_an_edit_is_said_first_foreseen_and_runs_what_is_not_done(
         mode, edit, ran, said, store, caplog):  # noqa: F811
-    # semantics 7.4
+    # semantics 7.4, 7.8, 7.9
     edited = Edited(store)
     edited.interrupted()
     caplog.clear()
@@ -234,6 +234,7 @@ def test_a_dry_run_says_that_a_run_cannot_be_continued_with_other_items(edit, st
 
 def test_a_store_without_details_says_nothing_of_requirements_and_loops(
         store, caplog):  # noqa: F811
+    # semantics 7.8
     edited = Edited(store)
     edited.interrupted()
     flow = edited.make()
@@ -295,6 +296,7 @@ def everything_in(folder):
 
 
 def test_a_new_run_is_foreseen_without_making_a_store(tmp_path):
+    # semantics 7.9
     edited = Edited(str(tmp_path / 'etl.db'))
     before = everything_in(tmp_path)
 
@@ -309,6 +311,7 @@ def test_a_new_run_is_foreseen_without_making_a_store(tmp_path):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_a_dry_run_leaves_a_file_store_as_it_is(mode, tmp_path):
+    # semantics 7.9
     edited = Edited(str(tmp_path / 'etl.db'))
     edited.interrupted()
     before = everything_in(tmp_path)
@@ -458,6 +461,7 @@ def test_a_dry_run_leaves_a_run_recorded_as_active_that_is_none(tmp_path):
 
 
 def test_loops_that_are_found_by_running_are_not_called(store):  # noqa: F811
+    # semantics 7.9
     calls = Calls()
 
     def make(mode, func):
@@ -686,6 +690,7 @@ def a_random_edit(seed):
 
 
 def test_what_is_foreseen_of_random_edits_is_what_happens():
+    # semantics 7.9
     first, number = sample.SEED, sample.times('SEQUENT_DRY_RUNS', 200)
     print('seeds %d to %d' % (first, first + number - 1))
     compared = 0

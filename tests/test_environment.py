@@ -214,7 +214,7 @@ def over(items, construct):
 @pytest.mark.parametrize('character', ['x', '\u20ac'])
 def test_a_loop_value_that_no_program_could_be_given_is_cut_and_a_variable_says_so(
         construct, character):
-    # semantics 1.5, 5.1
+    # semantics 1.5, 5.6 5.1
     whole = character * 200000
     flow = over([whole, 'short'], construct)
     seen = the_task(flow, 'batch_function', '1.1').result
@@ -233,14 +233,14 @@ def test_a_loop_value_that_fits_is_whole(construct):
 
 @anywhere
 def test_a_null_character_in_a_loop_value_is_replaced(construct):
-    # semantics 1.5, 5.1
+    # semantics 1.5, 5.6 5.1
     flow = over(['a\0b'], construct)
     assert the_task(flow, 'batch_function', '1.1').result == {'': 'a\\x00b'}
 
 
 @anywhere
 def test_a_loop_value_that_cannot_be_shown_stops_nothing(construct):
-    # semantics 1.5: since Python 3.11 str() refuses such a number
+    # semantics 1.5, 5.6: since Python 3.11 str() refuses such a number
     flow = over([10 ** 5000], construct)
     assert set(the_task(flow, 'batch_function', '1.1').result) == {''}
 
@@ -606,6 +606,7 @@ def run_one(logs, name, flow_name='etl', **given):
     ('plain-1.x_y', 'plain-1.x_y'), ('a b', 'a%20b'), ('a/b', 'a%2Fb'), ('\xfc', '%C3%BC'),
     ('100%', '100%25'), ('..', '%2E%2E'), ('.hidden', '%2Ehidden'), ("a'b\n", 'a%27b%0A')])
 def test_what_is_not_plain_in_names_of_log_files_is_percent_encoded(name, part, tmp_path):
+    # semantics 5.4
     run_one(tmp_path / 'logs', name)
     assert log_names(tmp_path / 'logs') == [part + '.1.0.1.log']
 
@@ -627,6 +628,7 @@ def test_long_names_are_cut_and_told_apart_by_a_hash(tmp_path):
 
 
 def test_an_existing_log_file_is_never_truncated(tmp_path):
+    # semantics 5.4
     logs = tmp_path / 'logs'
     flow = a_flow(construct='process', run_id='r', config={'logdir': str(logs)})
     flow.add_step('a', func=speak, args=('new\n',))
@@ -643,6 +645,7 @@ def test_an_existing_log_file_is_never_truncated(tmp_path):
 
 
 def test_logs_stand_beside_a_file_store(tmp_path):
+    # semantics 5.4
     flow = a_flow(str(tmp_path / 'etl.db'), 'process')
     flow.add_step('a', func=speak, args=('said\n',))
     assert flow() is True

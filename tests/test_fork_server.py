@@ -72,6 +72,7 @@ def test_a_few_steps_are_forked_by_the_supervisor_itself(flow):
 
 
 def test_functions_arguments_and_loop_items_are_the_very_objects_of_the_flow(flow):
+    # semantics 21.5
     sentinel, gate = object(), threading.Lock()    # which cannot be pickled
 
     def compare(*args, **kwargs):
@@ -196,6 +197,7 @@ def end_server():
 
 
 def test_without_its_server_a_run_goes_on(flow, caplog):
+    # semantics 21.5
     ended = flow.add_step('a', func=end_server)
     for name in 'xyz':    # one of them may be the child that it had ready
         ended = flow.add_step(name, func=int, require=ended)
@@ -256,6 +258,7 @@ def impatience(tmp_path, monkeypatch):
 
 
 def test_a_server_that_does_not_answer_is_done_without(flow, impatience, caplog):
+    # semantics 21.5
     before = flow.add_step('a', func=impatience.stop_server)
     for name in 'bcd':    # one of them is the child that it had ready
         before = flow.add_step(name, func=os.getppid, require=before)
@@ -466,6 +469,7 @@ def test_a_child_that_dies_while_it_waits_is_done_without(flow, monkeypatch, cap
 
 def test_a_job_whose_child_dies_before_it_takes_it_is_started_again(
         flow, monkeypatch, caplog, tmp_path):
+    # semantics 21.5
     """Nothing of it has run, which is seen by what it has left unread."""
     def release(child):
         real(child)

@@ -201,6 +201,7 @@ def test_a_mere_trigger_on_a_failure_stops_nothing_and_makes_nothing_good(new_fl
 
 
 def test_the_mail_about_one_failure_is_not_lost_because_of_another(new_flow, trace):
+    # semantics 3.4
     flow = new_flow(max_concurrent=1)
     for name in ('a', 'b'):
         bad = flow.add_step(name, func=trace.fail)
@@ -312,6 +313,7 @@ def warnings_of(caplog):
 @pytest.mark.parametrize('status', [STEP_FAILURE, STEP_COMPLETE])
 def test_a_reaction_to_a_failure_that_still_counts_is_warned_of_once(
         memory_flow, caplog, status):
+    # semantics 3.9
     flow = memory_flow()
     bad = flow.add_step('bad', func=fail)
     flow.add_step('mail', func=do_nothing, require=(bad, status))
@@ -326,6 +328,7 @@ def test_a_reaction_to_a_failure_that_still_counts_is_warned_of_once(
 
 
 def test_nothing_is_warned_of_where_nothing_reacted_or_all_was_made_good(memory_flow, caplog):
+    # semantics 3.9
     quiet = memory_flow()
     ok = quiet.add_step('ok', func=do_nothing)
     quiet.add_step('mail', func=do_nothing, require=(ok, STEP_FAILURE))
@@ -344,6 +347,7 @@ def test_nothing_is_warned_of_where_nothing_reacted_or_all_was_made_good(memory_
 
 
 def test_a_recovery_runs_a_failure_again_though_it_was_made_good(new_flow):
+    # semantics 7.1
     bad, mail, other = Switch(), Switch(False), Switch(False)
 
     def build(mode='restart'):
@@ -366,6 +370,7 @@ def test_a_recovery_runs_a_failure_again_though_it_was_made_good(new_flow):
 
 
 def test_when_a_step_fails_anew_what_reacted_to_it_runs_again(new_flow):
+    # semantics 7.3
     bad, mail, report, follows = Switch(), Switch(False), Switch(False), Switch(False)
 
     def build(mode='restart'):
@@ -386,6 +391,7 @@ def test_when_a_step_fails_anew_what_reacted_to_it_runs_again(new_flow):
 
 
 def test_all_inside_a_reaction_runs_again_when_what_it_reacts_to_fails_anew(new_flow):
+    # semantics 7.3
     bad, inside = Switch(), Switch(False)
 
     def build(mode='restart'):
@@ -446,6 +452,7 @@ def test_a_container_that_tolerated_a_failure_is_gone_through_again(new_flow):
 
 
 def test_a_success_that_is_mapped_to_rerun_runs_again_after_a_run_that_succeeded(new_flow, caplog):
+    # semantics 7.1, 7.2
     again, kept = Switch(False), Switch(False)
 
     def build(mode='restart'):
@@ -466,6 +473,7 @@ def test_a_success_that_is_mapped_to_rerun_runs_again_after_a_run_that_succeeded
 
 
 def test_a_step_that_keeps_a_success_is_named_where_it_used_the_result(new_flow, caplog):
+    # semantics 7.1
     def build(mode='restart'):
         flow = new_flow(run_mode=mode)
         step = flow.add_step('c').add_step('again', func=int,
@@ -480,6 +488,7 @@ def test_a_step_that_keeps_a_success_is_named_where_it_used_the_result(new_flow,
 
 
 def test_recovering_a_run_in_which_nothing_is_left_runs_nothing_and_succeeds(new_flow):
+    # semantics 7.1
     work = Switch(False)
 
     def build(mode='restart'):
@@ -524,6 +533,7 @@ def test_the_verdict_is_the_same_when_a_run_is_interrupted_and_continued(
 
 
 def test_run_of_a_run_that_is_over_warns_and_returns_the_same(new_flow, caplog):
+    # semantics 8.2
     bad = Switch()
     flow = new_flow()
     flow.add_step('bad', func=bad)
@@ -538,6 +548,7 @@ def test_run_of_a_run_that_is_over_warns_and_returns_the_same(new_flow, caplog):
 
 
 def test_run_starts_a_new_run_or_recovers_this_one_where_it_is_asked_to(new_flow):
+    # semantics 8.2
     bad, ok = Switch(), Switch(False)
     flow = new_flow()
     flow.add_step('ok', func=ok)
@@ -604,6 +615,7 @@ KINDS = {'inline': {}, 'thread': {}, 'process': {}, 'spawn': {'task_construct': 
 
 @pytest.mark.parametrize('kind', sorted(KINDS))
 def test_a_reaction_is_told_what_failed(new_flow, kind, monkeypatch):
+    # semantics 12.3
     if kind == 'served':
         monkeypatch.setattr(seq.ForkServer, 'WORTH', 1)
     config = dict({'task_construct': kind}, **KINDS[kind])
@@ -625,6 +637,7 @@ def test_a_reaction_is_told_what_failed(new_flow, kind, monkeypatch):
 
 
 def test_a_program_that_reacts_is_told_what_failed(new_flow, tmp_path):
+    # semantics 12.3
     flow = new_flow(stop_on_exception=False)
     bad = flow.add_step('bad', func=fail)
     script = 'echo "$SEQUENT_FAILED_COUNT: $SEQUENT_FAILURES" > %s' % (tmp_path / 'mail')
@@ -636,6 +649,7 @@ def test_a_program_that_reacts_is_told_what_failed(new_flow, tmp_path):
 
 
 def test_no_more_than_100_failures_are_told_and_all_are_counted(new_flow):
+    # semantics 12.3
     flow = new_flow(stop_on_exception=False)
     every = [flow.add_step('s%d' % number, func=fail) for number in range(120)]
     flow.add_step('report', func=told, require=[(one, STEP_COMPLETE) for one in every])
@@ -655,6 +669,7 @@ def seen_by(flow):
 
 @pytest.mark.parametrize('kind', ['inline', 'thread', 'process', 'spawn', 'served'])
 def test_a_step_can_ask_what_ran_so_far(tmp_path, kind, monkeypatch):
+    # semantics 8.7
     if kind == 'served':
         monkeypatch.setattr(seq.ForkServer, 'WORTH', 1)
     flow = seq.Sequent('flow', str(tmp_path / 'flow.db'), config=dict(
@@ -702,6 +717,7 @@ def infos_of(flow, caplog):
 
 
 def test_the_end_of_a_run_says_what_was_not_run_and_what_a_stop_dropped(memory_flow, caplog):
+    # semantics 3.5
     flow = memory_flow(max_concurrent=1, stop_on_exception=False)
     loop = flow.add_step('c', loop=range(2))
     bad = loop.add_step('bad', func=fail)
@@ -732,6 +748,7 @@ def test_what_waits_for_a_failure_that_did_not_happen_is_not_mentioned(memory_fl
 
 
 def test_a_leaf_without_func_is_refused_unless_none_is_written(new_flow):
+    # semantics 1.1
     flow = new_flow()
     flow.add_step('whole').add_step('part')
 
@@ -813,6 +830,7 @@ def test_a_flow_inside_a_reaction_is_not_told_what_failed_around_it(new_flow):
 
 
 def test_a_thread_that_a_stop_could_not_end_is_not_started_again_beside_itself(new_flow):
+    # semantics 8.3
     began, ends, calls = threading.Event(), threading.Event(), []
 
     def work():

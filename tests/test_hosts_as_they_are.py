@@ -75,6 +75,7 @@ def limited(programs, limit, most, shortage, what=FUNCTION, stop=False, run_time
 @as_another
 @functions_and_programs
 def test_tasks_wait_while_there_are_not_enough_processes(programs, journal, what):
+    # semantics 4.14
     done = limited(programs, 'RLIMIT_NPROC', 4, 60.0, what)
     assert done.returncode == 0, done.stderr
     assert journal.count('done') == 12
@@ -87,6 +88,7 @@ def test_tasks_wait_while_there_are_not_enough_processes(programs, journal, what
 @pytest.mark.parametrize('what, most', [(FUNCTION, 1), (PROGRAM, 1), (PROGRAM, 2)],
                          ids=['functions', 'tender', 'programs'])
 def test_a_task_that_never_gets_a_process_fails_with_a_sentence(programs, journal, what, most):
+    # semantics 4.14
     done = limited(programs, 'RLIMIT_NPROC', most, 0.3, what)
     assert done.returncode == 1, done.stderr
     assert journal.count('done') == 0
@@ -120,6 +122,7 @@ def test_a_run_can_be_ended_while_its_tasks_wait_for_processes(
 @pytest.mark.parametrize('most', [60, 40])
 @functions_and_programs
 def test_tasks_wait_while_there_are_not_enough_descriptors(programs, journal, most, what):
+    # semantics 4.14
     done = limited(programs, 'RLIMIT_NOFILE', most, 60.0, what)
     assert done.returncode == 0, done.stderr
     assert journal.count('done') == 12

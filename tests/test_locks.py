@@ -43,7 +43,7 @@ def replace(path):
 @pytest.mark.parametrize('lose', [remove, replace])
 def test_no_supervisor_is_admitted_beside_a_living_one_whose_lock_is_gone(
         lose, mode, construct, programs, journal):  # noqa: F811
-    # semantics 6.5, 7.6
+    # semantics 6.5, 6.6 7.6
     programs.write(PROGRAM + '''
     main(make(%r, config={'assume_dead': MODE != 'restart'}))
     ''' % construct)
@@ -66,6 +66,7 @@ def test_no_supervisor_is_admitted_beside_a_living_one_whose_lock_is_gone(
 @pytest.mark.parametrize('lose', [remove, replace])
 def test_a_supervisor_whose_lock_is_gone_ends_before_its_next_commit(
         lose, programs, journal):  # noqa: F811
+    # semantics 6.6
     programs.write(PROGRAM + '''
     def wait():
         journal.sign('function')
@@ -143,6 +144,7 @@ def other_path(request, programs):  # noqa: F811
 @pytest.mark.parametrize('mode', ['restart', 'recover', 'continue'])
 def test_no_supervisor_is_admitted_by_another_path_to_the_store(
         mode, other_path, programs, journal):  # noqa: F811
+    # semantics 6.6
     programs.write(PROGRAM + '''
     main(make('inline', store=os.environ.get('OTHER_PATH', STORE)))
     ''')

@@ -145,6 +145,7 @@ FAILED = str(['a success', 'c failure', 'each success', 'each_b success', 'each_
 @pytest.mark.parametrize('store', ["'etl.db'", "sequent.MemoryStore()", "':memory:'"])
 def test_inline_and_thread_flows_need_nothing_that_posix_systems_alone_have(
         on, system, construct, store):
+    # semantics 21.4
     recover = store == "'etl.db'"
 
     lines, errors = on(system, FLOW % {'store': store, 'construct': construct,
@@ -196,6 +197,7 @@ def test_a_start_method_that_forks_is_refused_where_nothing_forks(on):
 
 
 def test_process_steps_are_refused_before_the_run_where_there_are_no_process_groups(on):
+    # semantics 21.4
     lines, errors = on(WINDOWS, '''
         assert not hasattr(os, 'fork') and not hasattr(os, 'geteuid')
         flow = sequent.Sequent('etl', store='etl.db')
@@ -213,6 +215,7 @@ def test_process_steps_are_refused_before_the_run_where_there_are_no_process_gro
 
 
 def test_without_posix_locks_it_is_said_once_that_nobody_keeps_a_second_supervisor_out(on):
+    # semantics 21.4
     lines, errors = on(WINDOWS, '''
         for _ in range(2):
             flow = sequent.Sequent('etl', store='etl.db', config={'task_construct': 'thread'})

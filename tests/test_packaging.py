@@ -40,6 +40,7 @@ def run(arguments, cwd):
 
 
 def test_the_file_alone_in_an_empty_folder_runs_a_flow(tmp_path):
+    # semantics 21.1
     shutil.copy(SOURCE, str(tmp_path))
     (tmp_path / 'flow.py').write_text(textwrap.dedent(FLOW.format('sequent')))
 
@@ -90,6 +91,7 @@ def test_the_first_example_beside_the_file_runs_once(tmp_path, arguments):
 
 
 def test_importing_it_opens_nothing_and_loads_nothing_heavy(tmp_path):
+    # semantics 21.2
     heavy = ['sqlite3', 'multiprocessing', 'argparse', 'logging.config', 'tempfile', 'socket']
     program = 'import sys, sequent; print([m for m in %r if m in sys.modules])' % (heavy,)
     shutil.copy(SOURCE, str(tmp_path))
@@ -101,6 +103,7 @@ def test_importing_it_opens_nothing_and_loads_nothing_heavy(tmp_path):
 
 
 def test_importing_it_loads_what_its_top_says_and_nothing_else(tmp_path, source):
+    # semantics 21.2
     needed = {alias.name for one in ast.parse(source).body if isinstance(one, ast.Import)
               for alias in one.names}
     shutil.copy(SOURCE, str(tmp_path))
@@ -152,6 +155,7 @@ def test_the_wheel_holds_sequent_and_its_backends_and_nothing_else_importable(wh
 
 
 def test_the_installed_wheel_runs_a_flow_and_finds_its_backends(wheel, tmp_path):
+    # semantics 21.1
     venv = tmp_path / 'venv'
     # Without a pip of its own, which not every Python has at hand.
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(venv)], check=True,

@@ -95,10 +95,12 @@ def recorded(shop, module, *options):
 
 
 def test_the_default_is_the_value_where_nothing_else_is_given():
+    # semantics 18.1
     assert seq.parameter('day', default='monday') == 'monday'
 
 
 def test_the_environment_counts_before_the_default(monkeypatch):
+    # semantics 18.1
     monkeypatch.setenv('SEQUENT_PARAM_DAY', 'friday')
 
     assert seq.parameter('day', default='monday') == 'friday'
@@ -111,12 +113,14 @@ def test_an_empty_variable_is_a_value(monkeypatch):
 
 
 def test_without_a_default_a_parameter_is_required():
+    # semantics 18.1
     with pytest.raises(seq.ParameterError, match=r"parameter 'day' is missing: give --set day=... "
                        'or SEQUENT_PARAM_DAY$'):
         seq.parameter('day')
 
 
 def test_none_as_default_makes_a_parameter_optional():
+    # semantics 18.1
     assert seq.parameter('day', default=None) is None
 
 
@@ -138,6 +142,7 @@ def test_without_type_and_default_a_value_is_text(monkeypatch):
 
 
 def test_a_type_makes_the_value_of_the_text(monkeypatch):
+    # semantics 18.1
     monkeypatch.setenv('SEQUENT_PARAM_X', 'a,b')
 
     assert seq.parameter('x', type=lambda text: text.split(',')) == ['a', 'b']
@@ -334,6 +339,7 @@ def loop_with(password):
     ids=['function', 'loop'])
 @pytest.mark.parametrize('construct', ['inline', 'thread', 'process'])
 def test_a_secret_is_masked_in_errors_and_log(store, construct, given, caplog):
+    # semantics 18.4
     seq.parameter('password', default='hunter2', secret=True)
     flow = a_flow(store, construct)
     flow.add_step('a', **given)
@@ -394,6 +400,7 @@ def test_an_empty_secret_masks_nothing(store):
 
 @pytest.mark.parametrize('construct', ['inline', 'process'])
 def test_a_secret_is_in_no_file_that_the_run_leaves(shop, construct):
+    # semantics 18.4
     shop.write('secret.py', SECRET.replace('inline', construct))
 
     done = shop('secret', SEQUENT_PARAM_PASSWORD='hunter2')
@@ -499,6 +506,7 @@ CHILDREN = '''
     {'task_construct': 'executor', 'executor': 'children:pool'}],
     ids=lambda config: config.get('start_method', 'executor'))
 def test_children_have_the_values_of_the_supervisor(shop, config):
+    # semantics 18.5
     shop.write('children.py', CHILDREN % config)
 
     done = shop('children', '--set', 'day=monday', '--set', 'password=hunter2')
@@ -512,6 +520,7 @@ def test_children_have_the_values_of_the_supervisor(shop, config):
 
 
 def test_set_counts_before_environment_and_default(night):
+    # semantics 18.1
     night('night', '--set', 'day=friday', SEQUENT_PARAM_DAY='sunday')
 
     assert journal(night) == ['extract friday', 'transmit friday']
@@ -531,6 +540,7 @@ def test_set_may_stand_before_the_module_and_more_than_once(shop):
 
 
 def test_a_missing_parameter_exits_2_and_starts_nothing(shop):
+    # semantics 18.2
     shop.write('night.py', REQUIRED)
 
     done = shop('night')
@@ -546,6 +556,7 @@ def test_a_missing_secret_asks_for_the_variable_first(shop):
 
 
 def test_a_wrong_value_exits_2(shop):
+    # semantics 18.2
     shop.write('night.py', NIGHT.replace("'monday'", '1'))
 
     assert_refused(shop('night', '--set', 'day=friday'), 2,
@@ -555,6 +566,7 @@ def test_a_wrong_value_exits_2(shop):
 
 @pytest.mark.parametrize('verb', ['run', 'list', 'recover', 'continue', 'status', 'history'])
 def test_an_unknown_name_exits_2_and_offers_the_nearest(night, verb):
+    # semantics 18.2
     night('night')
     before = night.names(), journal(night)
 
@@ -610,6 +622,7 @@ def test_a_variable_whose_name_is_near_a_parameter_is_warned_of(night):
 
 
 def test_list_shows_parameters_with_their_values(night):
+    # semantics 18.6
     done = night('night', 'list', '--set', 'day=friday')
 
     assert '  parameter day=friday (--set): the day to extract\n' in done.stdout
@@ -633,6 +646,7 @@ def test_list_masks_secrets_also_in_loops(shop):
 
 
 def test_status_and_history_show_what_was_recorded(shop):
+    # semantics 18.6
     shop.write('secret.py', SECRET + '''
     seq.parameter('day', default='mon\\nday')
     seq.parameter('void', default=None)
@@ -657,6 +671,7 @@ def test_status_of_a_run_without_parameters_has_no_line_for_them(shop):
 
 
 def test_help_after_a_module_shows_its_parameters_and_runs_nothing(shop):
+    # semantics 18.6
     shop.write('night.py', '''
         import sequent as seq
         print('loading')
@@ -772,6 +787,7 @@ def shaped(request, shop):
 
 @pytest.mark.parametrize('verb', ['recover', 'continue'])
 def test_the_recorded_value_holds_in_a_recovery(shaped, verb):
+    # semantics 18.3
     assert shaped('night', '--set', 'day=friday').returncode == 1
     mend(shaped)
     if verb == 'continue':      # a failed run is over for continue
@@ -806,6 +822,7 @@ def test_a_recovery_needs_no_required_value_again(shop):
 
 @pytest.mark.parametrize('verb', ['status', 'history'])
 def test_verbs_that_look_need_no_required_value(shop, verb):
+    # semantics 18.6
     shop.write('night.py', REQUIRED)
     shop('night', '--set', 'day=friday', '--run-id', 'r')
 
@@ -842,6 +859,7 @@ def test_an_equal_set_is_fine_in_a_recovery(night):
 
 @pytest.mark.parametrize('verb', ['recover', 'continue'])
 def test_another_set_in_a_recovery_is_refused_and_names_both(shaped, verb):
+    # semantics 18.3
     shaped('night', '--set', 'day=friday')
     before = journal(shaped)
     mend(shaped)
@@ -854,6 +872,7 @@ def test_another_set_in_a_recovery_is_refused_and_names_both(shaped, verb):
 
 
 def test_with_force_set_the_new_value_holds_and_is_recorded(shaped):
+    # semantics 18.3
     shaped('night', '--set', 'day=friday')
 
     done = shaped('night', 'recover', '--set', 'day=sunday', '--force-set')
@@ -900,6 +919,7 @@ def test_none_that_was_recorded_holds_too(night):
 
 
 def test_a_secret_is_asked_for_again_in_a_recovery(shop):
+    # semantics 18.4
     shop.write('secret.py', SECRET)
     shop('secret', SEQUENT_PARAM_PASSWORD='hunter2')
     mend(shop)
@@ -914,6 +934,7 @@ def test_a_secret_is_asked_for_again_in_a_recovery(shop):
 
 @pytest.mark.parametrize('verb', ['status', 'history'])
 def test_verbs_that_look_need_no_secret(shop, verb):
+    # semantics 18.6
     shop.write('secret.py', SECRET)
     shop('secret', SEQUENT_PARAM_PASSWORD='hunter2')
 
@@ -934,6 +955,7 @@ def test_a_secret_and_recorded_values_come_together_in_a_recovery(shop):
 
 
 def test_a_new_required_parameter_is_asked_for_in_a_recovery(night):
+    # semantics 18.3
     night('night')
     mend(night)
     night.write('night.py', NIGHT + "    seq.parameter('client')\n")
@@ -945,6 +967,7 @@ def test_a_new_required_parameter_is_asked_for_in_a_recovery(night):
 
 
 def test_a_recorded_parameter_that_is_gone_is_named_in_the_log(night):
+    # semantics 18.3
     night('night', '--set', 'day=friday')
     mend(night)
     night.write('night.py', NIGHT.replace("seq.parameter('day', default='monday', "

@@ -68,6 +68,7 @@ class Owner:
     lambda flow: flow.add_step('c', loop=[1]).item, lambda flow: seq.item],
     ids=['result', 'item', 'own item'])
 def test_no_text_is_made_of_a_placeholder_and_no_condition_asks_for_it(make, use):
+    # semantics 17.1
     with pytest.raises(TypeError, match='<(result|item).*pass it by itself, as in args='):
         use(make(a_flow()))
 
@@ -95,6 +96,7 @@ def test_a_command_with_placeholders_has_a_text(store):
 
 
 def test_a_partial_is_filled_as_a_function_and_as_an_argument(construct, store):
+    # semantics 17.1
     flow = a_flow(store, construct)
     e = flow.add_step('extract', func=give, args=(3,))
     flow.add_step('func', func=functools.partial(
@@ -137,6 +139,7 @@ def test_a_partial_is_filled_where_functions_are_sent(method):
 
 
 def test_a_dataclass_is_filled_and_its_own_methods_are_not_called(construct, store):
+    # semantics 17.1
     dataclasses = pytest.importorskip('dataclasses', reason='not for Python 3.6: no dataclasses')
     plain_class = dataclasses.make_dataclass('Plain', ['rows', ('size', int, 0)])
     frozen_class = dataclasses.make_dataclass('Frozen', ['rows'], frozen=True)
@@ -204,6 +207,7 @@ HIDING = {
 @pytest.mark.parametrize('given', ['args', 'kwargs', 'loop'])
 @pytest.mark.parametrize('hiding', sorted(HIDING))
 def test_a_placeholder_that_is_hidden_in_an_object_is_refused(hiding, given, journal):
+    # semantics 17.1
     flow = a_flow()
     e = flow.add_step('extract', func=journal.note, args=('extract',))
     value = HIDING[hiding](e.result)

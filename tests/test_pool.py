@@ -218,6 +218,7 @@ def test_two_start_methods_in_one_pool_are_refused():
 
 
 def test_a_timeout_is_refused():
+    # semantics 4.9
     flow = pool_flow(config={'timeout': 5})
     flow.add_step('a', func=int)
 
@@ -245,6 +246,7 @@ def occupy(folder, slots):
 
 @pytest.mark.parametrize('cap', [1, 2, 3])
 def test_no_more_functions_run_than_the_cap_says(tmp_path, cap):
+    # semantics 4.13
     flow = pool_flow(cap=cap)
     box = flow.add_step('box', require=warm(flow))
     add_many(box, 100, occupy, str(tmp_path), cap)
@@ -308,6 +310,7 @@ def recorded_status(path):
 
 
 def test_independent_steps_share_commits(watched):
+    # semantics 6.2
     flow = pool_flow(watched)
     add_many(flow, 1000, int)
 
@@ -317,6 +320,7 @@ def test_independent_steps_share_commits(watched):
 
 
 def test_no_step_begins_before_it_is_stored_as_active(watched):
+    # semantics 4.13
     flow = pool_flow(watched)
     add_many(flow.add_step('box', require=warm(flow)), 200, recorded_status, watched.path)
 
@@ -369,6 +373,7 @@ def test_without_group_commit_nothing_is_queued(watched):
 
 
 def test_a_step_that_dies_fails_and_the_rest_goes_on():
+    # semantics 4.13
     flow = pool_flow()
     box = flow.add_step('box', require=warm(flow))
     dying = [box.add_step('dying%d' % number, func=function, args=args)
@@ -423,6 +428,7 @@ def is_running_still(journal, name):  # noqa: F811
 
 
 def test_what_was_queued_when_a_worker_died_runs_once_as_the_first_attempt(journal):  # noqa: F811
+    # semantics 4.13
     flow = pool_flow(store=Watched(os.path.join(journal.folder, 'etl.db')))
     box = flow.add_step('box', require=warm(flow))
     box.add_step('dying', func=die_once, args=(journal, 1))
@@ -705,6 +711,7 @@ def succeeded(programs):  # noqa: F811
 @pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
 def test_what_is_queued_at_a_stop_runs_in_the_recovery_and_nothing_twice(programs, journal,  # noqa: F811,E501
                                                                          number, code):
+    # semantics 4.13
     programs.write(MANY.replace('GRACE', '20'))
     supervisor = programs.start()
     journal.pid('here')

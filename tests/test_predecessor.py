@@ -87,6 +87,7 @@ def test_a_nested_tuple_is_and(new_flow, trace, construct):               # sema
 @pytest.mark.parametrize('further', [
     lambda a: [((a, seq.STEP_SUCCESS),)], lambda a: [()], lambda a: [(a,), 5], lambda a: [[1, 2]]])
 def test_the_fifth_argument_which_was_the_requirement_is_refused(flow, trace, further):
+    # semantics 1.9
     a = flow.add_step('a', func=trace.run)
     for parent in (flow, flow.add_step('c')):
         with pytest.raises(seq.FlowTypeError, match="step 'b': what follows kwargs .*require="):
@@ -100,6 +101,7 @@ def test_the_fifth_argument_which_was_the_requirement_is_refused(flow, trace, fu
     lambda flow, a: seq.or_(a)])
 @pytest.mark.parametrize('spelling', ['loop', 'repeat', 'repeats'])
 def test_a_requirement_as_the_loop_is_refused(flow, make, spelling):
+    # semantics 1.9
     loop = make(flow, flow.add_step('a', func=do_nothing))
 
     with pytest.raises(seq.FlowTypeError, match="step 'b': its loop holds .* give it as require="):
@@ -107,6 +109,7 @@ def test_a_requirement_as_the_loop_is_refused(flow, make, spelling):
 
 
 def test_a_step_that_a_loop_yields_fails_the_loop(memory_flow, trace):
+    # semantics 1.9
     flow = memory_flow()
     a = flow.add_step('a', func=trace.run)
     flow.add_step('b', func=trace.run, loop=lambda: iter([(a, seq.STEP_SUCCESS)]))

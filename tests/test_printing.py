@@ -70,6 +70,7 @@ def shop(tmp_path):
 
 @pytest.mark.parametrize('construct', ['inline', 'thread', 'process', 'pool'])
 def test_the_log_of_a_run_controls_no_terminal(shop, construct):
+    # semantics 5.7
     code, stdout, stderr = shop('f.py', '-v', CONSTRUCT=construct)
     assert (code, stdout) == (1, '')
     check(stderr, 'a', 'b', 'c', 'e', 'p', 'error', 'loop', 'last line', 'flow')
@@ -84,6 +85,7 @@ def test_the_log_of_a_run_controls_no_terminal(shop, construct):
     (['recover', '-n', '--all'], ['flow', 'a', 'c', 'p']),
     (['-h'], ['d', 'help'])], ids=' '.join)
 def test_what_a_verb_shows_controls_no_terminal(shop, arguments, shown):
+    # semantics 5.7
     assert shop('f.py', '-q')[0] == 1
     code, stdout, stderr = shop('f.py', *arguments, COLUMNS='1000')
     assert code == 0, stderr
@@ -122,6 +124,7 @@ def test_what_a_module_raises_controls_no_terminal(tmp_path):
 @pytest.mark.parametrize('verb', [['list'], ['status'], ['status', '--all'], ['history'], ['-n']],
                          ids=' '.join)
 def test_json_has_every_text_as_it_is(shop, verb):
+    # semantics 5.7
     shop('f.py', '-q')
     code, stdout, _ = shop('f.py', '--json', *verb)
     assert code == 0
@@ -131,6 +134,7 @@ def test_json_has_every_text_as_it_is(shop, verb):
 
 @pytest.mark.parametrize('construct', ['inline', 'process'])
 def test_no_text_looks_like_another_line_of_the_log_or_of_a_table(tmp_path, construct):
+    # semantics 5.7
     shop = Shop(tmp_path, '''
         import sequent as seq
         def fail():
@@ -147,6 +151,7 @@ def test_no_text_looks_like_another_line_of_the_log_or_of_a_table(tmp_path, cons
 
 
 def test_what_tasks_print_is_relayed_and_kept_as_it_is(tmp_path):    # semantics 5.3
+    # semantics 5.7
     shop = Shop(tmp_path, '''
         import sequent as seq
         flow = seq.Sequent('f', config={'logdir': 'logs'})
@@ -193,6 +198,7 @@ SECRETS = '''
     ['recover'], ['recover', '-v'], ['-h']], ids=' '.join)
 @pytest.mark.parametrize('more', [[], ['--json']], ids=['text', 'json'])
 def test_a_secret_is_printed_nowhere(tmp_path, arguments, more):
+    # semantics 18.4
     shop = Shop(tmp_path, SECRETS)
     assert shop('f.py', '-q', SEQUENT_PARAM_SECRET=SECRET)[0] == 1
     code, stdout, stderr = shop('f.py', *(arguments + more), SEQUENT_PARAM_SECRET=SECRET,

@@ -664,18 +664,21 @@ def run_flow(store, *commands, **given):
 
 
 def test_a_program_is_a_step_and_its_exit_code_the_result(store):
+    # semantics 19.1
     flow, ok = run_flow(store, ['true'], 'sh -c "exit 0"', Command('sh -c "exit 2"', ok=[2]))
     assert ok is True
     assert [task.result for task in flow.tasks()] == [0, 0, 2]
 
 
 def test_its_failure_is_that_of_the_step(store):
+    # semantics 19.2
     flow, ok = run_flow(store, 'sh -c "echo no line >&2; exit 3"')
     assert ok is False
     assert the_task(flow, 's0').error == 'exited with code 3: no line'
 
 
 def test_output_is_relayed_and_kept_in_the_log(tmp_path, capfd):
+    # semantics 19.5
     flow, ok = run_flow(':memory:', ['echo', 'said'], config={'logdir': str(tmp_path / 'logs')})
     assert ok is True
     assert 'said\n' in capfd.readouterr().err
@@ -692,6 +695,7 @@ def test_a_relative_logdir_is_that_of_the_supervisor(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('construct', ['process', 'inline', 'thread', ProcessConstruct()])
 def test_every_construct_runs_programs(construct, tmp_path):
+    # semantics 19.6
     logs = tmp_path / 'logs'
     flow = a_flow(':memory:', construct, config={'logdir': str(logs)})
     flow.add_step('a', command='sh -c "echo $SEQUENT_STEP_NAME; echo no line >&2; exit 3"')
@@ -760,6 +764,7 @@ def test_a_python_that_does_not_work_fails_the_flow(monkeypatch):
 
 
 def test_an_eventor_runs_programs():
+    # semantics 19.6
     flow = sequent.Eventor('e', store=':memory:')
     event = flow.add_event('start')
     flow.add_assoc(event, flow.add_step('a', command=['sh', '-c', 'exit 0']))
@@ -783,6 +788,7 @@ def test_what_a_step_cannot_be_given_names_the_step(given, error, words):
 @pytest.mark.parametrize('name', ['{day}', '{s0.item}', '{s1.result}'])
 @pytest.mark.parametrize('construct', ['process', 'inline'])
 def test_a_name_that_nothing_has_is_an_error_before_the_run(name, construct, tmp_path):
+    # semantics 19.3
     flow = a_flow(':memory:', construct)
     flow.add_step('first', command=['touch', tmp_path / 'ran'])
     flow.add_step('second', command=['echo', name])
@@ -800,6 +806,7 @@ def parameters(monkeypatch):
 
 @pytest.mark.parametrize('construct', ['process', 'thread', 'inline'])
 def test_names_stand_for_parameters_items_and_results(construct, store, tmp_path, parameters):
+    # semantics 19.3
     sequent.parameter('day', default='2026-11-22')
     flow = a_flow(store, construct)
     found = flow.add_step('found', func=str, args=('a file; rm',))
@@ -817,6 +824,7 @@ def test_names_stand_for_parameters_items_and_results(construct, store, tmp_path
 @pytest.mark.parametrize('script', [
     'echo "{day}"', "echo '{day}'", 'echo "a\\"{day}"', 'echo $(ls "{day}")', "awk '{n}' f"])
 def test_a_name_inside_quotes_of_a_shell_is_refused(script):
+    # semantics 19.3
     with pytest.raises(FlowError, match='stands inside quotes'):
         Command(script, shell=True)
 
@@ -885,6 +893,7 @@ def test_a_name_is_looked_for_beside_a_step_then_further_out_then_by_its_path(st
 
 @pytest.mark.parametrize('construct', ['process', 'inline'])
 def test_a_failed_program_is_tried_again_by_its_exit_code(construct, store, tmp_path):
+    # semantics 4.8, 19.5
     flow = a_flow(store, construct)
     flow.add_step('a', command=['sh', '-c', 'echo x >> %s; exit 3' % (tmp_path / 'a')],
                   config={'retries': 2, 'retry_on': 3, 'stop_on_exception': False})
@@ -895,6 +904,7 @@ def test_a_failed_program_is_tried_again_by_its_exit_code(construct, store, tmp_
 
 
 def test_a_program_is_ended_after_its_timeout(store):
+    # semantics 19.5
     flow = a_flow(store, 'process')
     flow.add_step('a', command=['sleep', '60'], config={'timeout': 0.2})
     assert flow() is False
@@ -968,7 +978,7 @@ def stored_process(programs):
 @pytest.mark.parametrize('when', ['at once', 'once its pid is stored'])
 @pytest.mark.parametrize('code', ['0', '3'])
 def test_a_program_that_ends_without_supervisor_is_not_run_again(programs, journal, code, when):
-    # semantics 7.6: killing the supervisor costs no finished task
+    # semantics 7.6, 19.4: killing the supervisor costs no finished task
     programs.write(WORK + '''
 flow = make()
 a = flow.add_step('a', func=work('a', %r))
@@ -993,7 +1003,7 @@ leave(flow)
 
 @pytest.mark.parametrize('when', ['at once', 'once its pid is stored'])
 def test_an_orphan_that_still_runs_is_adopted(programs, journal, when):
-    # semantics 7.6
+    # semantics 7.6, 19.4
     programs.write(WORK + '''
 flow = make()
 flow.add_step('a', func=work('a'))
@@ -1051,7 +1061,7 @@ leave(flow)
 
 
 def test_nothing_runs_of_what_was_not_released(programs, journal):
-    # semantics 7.6: killed between the commit and the release, beside one that runs on
+    # semantics 7.6, 19.4: killed between the commit and the release, beside one that runs on
     programs.write(WORK + '''
 flow = make()
 a = flow.add_step('a', func=work('a'))
@@ -1111,7 +1121,7 @@ leave(flow)
 
 
 def test_no_second_copy_runs_beside_the_first_whoever_is_killed(programs, journal):
-    # semantics 7.6: nobody is left who could say which process it is
+    # semantics 7.6, 19.4: nobody is left who could say which process it is
     programs.write(WORK + '''
 seq._DriverPort.moved = lambda *args: None
 flow = make()
@@ -1181,6 +1191,7 @@ def placed(tmp_path, monkeypatch):
 @pytest.mark.parametrize('given', [
     {'task_construct': 'inline'}, {'start_method': 'fork'}, {'start_method': 'spawn'}])
 def test_functions_have_the_folder_and_variables_of_config(given, placed, tmp_path):
+    # semantics 4.15
     before = place()
     flow = a_flow(':memory:', 'process', config=dict(placed, **given))
     flow.add_step('a', func=place)
@@ -1193,6 +1204,7 @@ def test_functions_have_the_folder_and_variables_of_config(given, placed, tmp_pa
 
 
 def test_programs_have_them_too_and_their_own_count_more(placed, tmp_path):
+    # semantics 4.15
     flow = a_flow(':memory:', 'process', config=dict(placed, logdir=str(tmp_path / 'logs')))
     flow.add_step('a', command=['sh', '-c', 'pwd; echo $PLACE'])
     flow.add_step('b', func=sh('pwd; echo $PLACE', cwd=tmp_path, env={'PLACE': 'z'}))
@@ -1216,6 +1228,7 @@ def test_a_missing_folder_fails_the_task(construct, tmp_path):
 
 @pytest.mark.parametrize('given', [{'cwd': '/'}, {'env': {'A': 'b'}}])
 def test_threads_cannot_have_them(given):
+    # semantics 4.15
     flow = a_flow(':memory:', 'thread')
     flow.add_step('the_step', func=place, config=given)
     with pytest.raises(ConfigError) as info:
@@ -1224,6 +1237,7 @@ def test_threads_cannot_have_them(given):
 
 
 def test_an_inline_function_that_fails_leaves_the_place_as_it_was(placed):
+    # semantics 4.15
     before = place()
     flow = a_flow(':memory:', 'inline', config=placed)
     flow.add_step('a', func=int, args=('x',))

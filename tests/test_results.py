@@ -35,6 +35,7 @@ def shown(flow, path='show', sequence=None):
 
 
 def test_the_result_of_a_step_is_an_argument_of_another(construct, store):
+    # semantics 17.1
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=give, args=([1, {'x': 2}],))
     flow.add_step('show', func=show, args=(a.result, 5), kwargs={'rows': a.result})
@@ -45,6 +46,7 @@ def test_the_result_of_a_step_is_an_argument_of_another(construct, store):
 
 
 def test_a_result_requires_the_success_of_its_step_without_saying_so(construct, store, journal):
+    # semantics 17.1
     flow = a_flow(store, construct)
 
     def one():
@@ -89,6 +91,7 @@ def test_what_is_required_besides_counts_too(store, journal):
 
 
 def test_placeholders_stand_inside_lists_tuples_and_dicts(construct, store):
+    # semantics 17.1
     pair = collections.namedtuple('pair', 'left right')
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=give, args=(7,))
@@ -153,6 +156,7 @@ def test_a_placeholder_where_it_cannot_be_filled_is_refused(wrong):
 
 
 def test_each_task_gets_its_own_copy_of_a_result(store):
+    # semantics 17.4
     def spoil(rows):
         rows.append('spoilt')
         return rows
@@ -266,6 +270,7 @@ def test_an_outer_step_is_read_at_its_shorter_sequence(construct, store):
 
 
 def test_outside_a_container_a_result_is_the_list_over_its_iterations(construct, store):
+    # semantics 17.3
     flow = a_flow(store, construct)
     c = flow.add_step('c', loop=[3, 1, 2])
     d = c.add_step('d', func=give, args=(c.item,))
@@ -300,6 +305,7 @@ def test_an_empty_loop_gives_an_empty_list(store):
 
 
 def test_nested_containers_give_nested_lists(construct, store):
+    # semantics 17.3
     flow = a_flow(store, construct)
     c = flow.add_step('c', loop=[1, 2])
     d = c.add_step('d', loop='xyz')
@@ -315,6 +321,7 @@ def test_nested_containers_give_nested_lists(construct, store):
 
 
 def test_a_leaf_with_a_loop_gives_the_list_over_its_items(construct, store):
+    # semantics 17.3
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=lambda item: item * 2, args=(sequent.item,), loop=[1, 2, 3])
     c = flow.add_step('c', loop='xy')
@@ -328,6 +335,7 @@ def test_a_leaf_with_a_loop_gives_the_list_over_its_items(construct, store):
 
 
 def test_results_stand_in_loop_order_however_iterations_end(store, journal):
+    # semantics 17.3
     def one(item):
         if item < 4:
             journal.wait_for('ended %d' % (item + 1))
@@ -357,6 +365,7 @@ def test_a_result_from_within_a_container_requires_its_success(store, journal):
 
 
 def test_what_did_not_run_in_an_iteration_stands_as_none(store):
+    # semantics 17.3
     flow = a_flow(store)
     c = flow.add_step('c', loop=[1, 2, 3])
     a = c.add_step('a', func=lambda item: fail() if item == 2 else item, args=(c.item,))
@@ -370,6 +379,7 @@ def test_what_did_not_run_in_an_iteration_stands_as_none(store):
 
 
 def test_the_item_of_a_loop_further_out(store):
+    # semantics 17.2
     flow = a_flow(store)
     c = flow.add_step('c', loop=[1, 2])
     d = c.add_step('d', loop=[3, 4])
@@ -423,6 +433,7 @@ def refused(journal):
 
 
 def test_the_result_of_a_container_is_refused(refused):
+    # semantics 17.3
     c = refused.add_step('c')
     c.add_step('d', func=None)
     refused.add_step('b', func=give, args=(c.result,))
@@ -439,6 +450,7 @@ def test_the_result_of_a_container_around_it_is_refused(refused):
 
 
 def test_results_that_wait_for_one_another_are_a_circle(refused):
+    # semantics 17.6, 2.6
     a = refused.add_step('a', func=give, args=(1,))
     b = refused.add_step('b', func=give, args=(a.result,))
     a.args = (b.result,)
@@ -478,6 +490,7 @@ def test_an_item_of_what_has_no_loop_or_is_not_around_is_refused(make, refused):
 
 
 def test_a_result_that_is_not_kept_is_refused(refused):
+    # semantics 17.4
     a = refused.add_step('a', func=give, config={'keep_result': False})
     refused.add_step('b', func=give, args=(a.result,))
     with pytest.raises(ConfigError, match="step 'b' asks for the result of 'a', whose config "
@@ -505,6 +518,7 @@ def test_a_result_that_is_not_kept_by_the_flow_s_config_is_refused(journal):
 
 @pytest.mark.parametrize('where', ['require', 'func', 'name', 'delay', 'acquires'])
 def test_a_placeholder_elsewhere_is_refused(where, refused):
+    # semantics 17.1
     a = refused.add_step('a', func=give)
     given = dict({'name': 'b'}, **{where: a.result})
     with pytest.raises(sequent.SequentError):
@@ -534,6 +548,7 @@ class Unpicklable:
 
 
 def test_an_unpicklable_result_that_is_asked_for_is_a_failure(construct, store, journal):
+    # semantics 17.4
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=Unpicklable)
     flow.add_step('b', func=journal.note, args=(a.result,))
@@ -546,6 +561,7 @@ def test_an_unpicklable_result_that_is_asked_for_is_a_failure(construct, store, 
 
 
 def test_an_unpicklable_result_that_nobody_asks_for_is_kept_as_its_repr(construct, store, caplog):
+    # semantics 17.4
     flow = a_flow(store, construct)
     flow.add_step('a', func=Unpicklable)
 
@@ -606,6 +622,7 @@ def files_beside(folder):
 
 
 def test_a_large_result_goes_to_a_file_beside_the_store(construct, tmp_path):
+    # semantics 6.11
     flow = a_flow(str(tmp_path / 'etl.db'), construct)
     a = flow.add_step('a', func=large)
     flow.add_step('b', func=len, args=(a.result,))
@@ -622,6 +639,7 @@ def test_a_large_result_goes_to_a_file_beside_the_store(construct, tmp_path):
 
 
 def test_a_result_of_less_than_1_mb_goes_to_no_file(tmp_path):
+    # semantics 6.11
     flow = a_flow(str(tmp_path / 'etl.db'))
     flow.add_step('a', func=large, args=(1000000,))
 
@@ -678,6 +696,7 @@ def test_a_large_result_survives_a_recovery(asks_first, tmp_path):
 
 
 def test_a_large_result_whose_file_is_missing_fails_who_asks_for_it(tmp_path, caplog):
+    # semantics 6.11
     line = Line()
     assert fails_after_large(tmp_path, 'restart', line)() is False
     [path] = files_beside(tmp_path)
@@ -695,6 +714,7 @@ def test_a_large_result_whose_file_is_missing_fails_who_asks_for_it(tmp_path, ca
 
 
 def test_a_store_and_its_results_can_be_moved(tmp_path):
+    # semantics 6.11
     line = Line()
     (tmp_path / 'old').mkdir()
     assert fails_after_large(tmp_path / 'old', 'restart', line)() is False
@@ -796,6 +816,7 @@ def test_a_skipped_step_keeps_its_result(store):
 
 
 def test_results_survive_a_recovery_of_a_recovery(store):
+    # semantics 17.5
     calls, line = Calls(), Line()
     for mode in ('restart', 'recover', 'recover'):
         assert result_flow(store, mode, calls, line)() is False
@@ -948,6 +969,7 @@ def test_a_leaf_with_a_loop_is_passed_over_with_its_results(store):
 
 
 def test_a_step_that_runs_again_gives_its_new_result(store):
+    # semantics 17.5
     line, calls = Line(), Calls()
 
     def make(mode):
@@ -977,6 +999,7 @@ def test_a_failure_that_a_recovery_skips_has_no_result(store):
 
 
 def test_results_survive_kill_9(programs, journal, construct):
+    # semantics 17.5
     programs.write('''
         def show(*found):
             if MODE == 'restart':

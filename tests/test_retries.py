@@ -50,6 +50,7 @@ def waiting(store, func=fail, mode='restart', construct='inline', delay=500, **g
 
 
 def test_a_failed_task_is_tried_again_until_it_succeeds(construct, store, journal):
+    # semantics 4.6
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=Flaky(journal, 2), config={'retries': 5})
     flow.add_step('b', func=journal.note, args=('b',), require=a)
@@ -70,6 +71,7 @@ def test_without_retries_a_failure_is_final(construct, store, journal):
 
 
 def test_retries_is_how_often_a_task_is_tried_again(construct, store, journal):
+    # semantics 4.6
     flow = a_flow(store, construct)
     flow.add_step('a', func=Flaky(journal, 9), config={'retries': 2})
 
@@ -81,6 +83,7 @@ def test_retries_is_how_often_a_task_is_tried_again(construct, store, journal):
 
 
 def test_each_attempt_has_a_record_of_its_own(construct, store, journal):
+    # semantics 4.6
     flow = a_flow(store, construct)
     flow.add_step('a', func=Flaky(journal, 2), config={'retries': 2})
     before = time.time()
@@ -109,6 +112,7 @@ def test_attempts_of_many_short_tasks_have_their_times(store, journal):
 
 
 def test_each_attempt_has_a_log_of_its_own(construct, store, journal, tmp_path):
+    # semantics 4.6
     def one():
         if construct == 'process':
             print('attempt', sequent.current().attempt)
@@ -127,6 +131,7 @@ def test_each_attempt_has_a_log_of_its_own(construct, store, journal, tmp_path):
 
 @pytest.mark.parametrize('construct', ['inline', 'process'])
 def test_the_environment_tells_the_attempt_counted_from_1(construct, store, journal):
+    # semantics 5.1
     def one():
         journal.note(os.environ['SEQUENT_STEP_ATTEMPT'])
         Flaky(journal, 1)()
@@ -157,6 +162,7 @@ def test_the_log_says_of_a_failed_attempt_what_failed_and_when_the_next_is(caplo
 
 
 def test_a_failure_that_will_be_retried_raises_nothing(construct, store, journal):
+    # semantics 4.6
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=Flaky(journal, 1), config={'retries': 1})
     for status in ('failure', 'complete', 'success'):
@@ -169,6 +175,7 @@ def test_a_failure_that_will_be_retried_raises_nothing(construct, store, journal
 
 
 def test_ready_and_active_are_raised_by_the_first_attempt_alone(store, journal):
+    # semantics 4.6
     flow = a_flow(store)
     a = flow.add_step('a', func=Flaky(journal, 2), config={'retries': 2})
     for status in ('ready', 'active'):
@@ -192,6 +199,7 @@ def test_the_last_failure_is_raised_and_can_be_handled(construct, store, journal
 
 
 def test_an_attempt_that_will_be_followed_stops_nothing(store, journal):
+    # semantics 4.6
     flow = a_flow(store)
     flow.add_step('a', func=Flaky(journal, 1), config={'retries': 1, 'retry_delay': 0.02})
     flow.add_step('b', func=journal.note, args=('b',))
@@ -296,6 +304,7 @@ class Derived(Base):
     ({'retry_on': Base, 'retry_unless': [OSError]}, 2),
 ], ids=repr)
 def test_exception_classes_say_what_is_tried_again(config, calls, construct, journal):
+    # semantics 4.8
     def one():
         journal.note('called')
         raise Derived('again')
@@ -324,6 +333,7 @@ def test_exception_classes_say_what_is_tried_again(config, calls, construct, jou
     ('process', lambda: os._exit(0), {'retry_on': 0}, 2),
 ])
 def test_exit_codes_and_signals_say_what_is_tried_again(construct, end, config, calls, journal):
+    # semantics 4.8
     def one():
         journal.note('called')
         end()
@@ -368,18 +378,21 @@ def test_a_class_of_the_main_program_is_known_in_processes_started_by_spawn(prog
     ({'retry_delay': [1, 2], 'retry_backoff': 10}, [1, 2, 2]),
 ], ids=repr)
 def test_the_delay_before_each_attempt(config, delays):
+    # semantics 4.7
     settings = dict(a_flow().settings(), **config)
 
     assert [sequent.retry_delay(settings, attempt, 'x') for attempt in (1, 2, 3)] == delays
 
 
 def test_backoff_grows_beyond_no_bounds():
+    # semantics 4.7
     settings = dict(a_flow().settings(), retry_delay=1, retry_backoff=10)
 
     assert sequent.retry_delay(settings, 10 ** 6, 'x') < float('inf')
 
 
 def test_jitter_varies_the_delay_by_a_share_and_the_same_way_each_time():
+    # semantics 4.7
     settings = dict(a_flow().settings(), retry_delay=100, retry_jitter=0.2)
 
     delays = [sequent.retry_delay(settings, 1, 'task %d' % n) for n in range(200)]
@@ -448,6 +461,7 @@ def test_count_todos_counts_what_waits_and_tells_when_it_is_due(store):
 
 
 def test_waiting_holds_no_slot(construct, store, journal):
+    # semantics 4.7
     flow = a_flow(store, construct, config={'max_concurrent': 1})
     flow.add_step('a', func=fail, config={'retries': 1, 'retry_delay': 500})
     flow.add_step('b', func=journal.note, args=('b',))
@@ -460,6 +474,7 @@ def test_waiting_holds_no_slot(construct, store, journal):
 
 @pytest.mark.parametrize('releases', [None, []], ids=repr)
 def test_waiting_holds_no_resource(releases, construct, store, journal):
+    # semantics 4.7
     pool = ResourcePool('tape', 2)
     flow = a_flow(store, construct)
     flow.add_step('a', func=fail, acquires=[(pool, 2)], releases=releases,
@@ -503,7 +518,7 @@ def test_a_leaf_s_own_cap_is_given_back_while_it_waits(construct, store, journal
 
 
 def test_releasing_more_than_is_out_is_tried_again_no_more_than_it_is_hidden(store, journal):
-    # semantics 4.3: the function has done its work; its failure is the flow's own mistake
+    # semantics 4.3, 4.8: the function has done its work; its failure is the flow's own mistake
     pool = ResourcePool('tape', 2)
     flow = a_flow(store)
     flow.add_step('a', func=journal.note, args=('a',), acquires=[(pool, 1)],
@@ -672,6 +687,7 @@ def kill_waiting(programs, construct, delay):
 
 @pytest.mark.parametrize('mode', ['continue', 'recover'])
 def test_the_due_time_of_an_attempt_survives_kill_9(mode, construct, programs, journal):
+    # semantics 4.7
     kill_waiting(programs, construct, 1000)
     [due] = [one for one in records_in(programs, 'a') if one.status == 'ready']
     assert due.attempt == 2

@@ -459,6 +459,7 @@ def test_a_signal_while_only_a_delay_is_waited_for(programs, journal):
 
 
 def test_threads_are_used_again_and_end_with_the_run():
+    # semantics 8.8
     flow, seen = a_flow(construct='thread', config={'max_concurrent': 2}), set()
     for number in range(50):
         flow.add_step('s%d' % number, func=lambda: seen.add(threading.current_thread()))
@@ -613,6 +614,7 @@ def test_max_concurrent_of_a_container_is_not_that_of_loops_in_it():
 
 
 def test_each_step_may_have_another_construct(store):
+    # semantics 4.12
     flow = a_flow(store, config={'start_method': 'fork'})
     before = ()
     for name in ('process', 'thread', 'inline'):
@@ -647,6 +649,7 @@ def test_tasks_run_in_the_supervisors_current_folder(construct, tmp_path, monkey
 
 
 def test_the_tasks_of_a_run_end_before_run_returns(store, journal):
+    # semantics 8.8
     # nothing of it is left
     flow = a_flow(store, 'process', config={'max_concurrent': 3})
     for name in 'abc':

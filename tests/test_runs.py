@@ -624,6 +624,7 @@ def test_with_keep_result_false_nothing_is_kept(construct, store):
 
 
 def test_tasks_tells_start_end_and_error(construct, store):
+    # semantics 8.7
     flow = a_flow(store, construct)
     flow.add_step('a', func=fail, args=('no disk',), config={'stop_on_exception': False})
     container = flow.add_step('s')
@@ -665,6 +666,7 @@ def test_a_store_in_a_missing_folder_is_refused_before_anything_starts(tmp_path)
 
 
 def test_the_flow_is_not_run_after_close(store):
+    # semantics 8.2
     flow = a_flow(store)
     flow.add_step('a', func=Calls())
     assert flow() is True
@@ -676,11 +678,32 @@ def test_the_flow_is_not_run_after_close(store):
 
 
 def test_a_flow_is_a_context_manager(store):
+    # semantics 8.7
     with a_flow(store) as flow:
         flow.add_step('a', func=Calls())
         assert flow.run() is True
     with pytest.raises(sequent.ClosedError):
         flow.run()
+
+
+def test_making_a_flow_opens_creates_and_locks_nothing(tmp_path):
+    # semantics 8.7
+    folder = tmp_path / 'flow'
+    folder.mkdir()
+    threads = threading.enumerate()
+    descriptors = os.listdir('/dev/fd')
+
+    flow = a_flow(str(folder / 'etl.db'), 'process', config={'logdir': str(folder / 'logs')})
+    a = flow.add_step('a', func=Calls(), loop=range(3))
+    flow.add_step('b', func=Calls(), require=a)
+    flow.add_step('c', command=['true'])
+    beside = a_flow(str(folder / 'etl.db'), mode='recover')
+    flow.close()
+    beside.close()
+
+    assert os.listdir(str(folder)) == []
+    assert len(os.listdir('/dev/fd')) == len(descriptors)
+    assert threading.enumerate() == threads
 
 
 @pytest.mark.parametrize('store', [':memory:', MemoryStore()])
@@ -706,6 +729,7 @@ def told(caplog, level, flow):
 
 @pytest.mark.parametrize('end', ['failed', 'interrupted', 'stopped'])
 def test_a_new_run_names_the_latest_one_that_is_not_done(end, tmp_path, caplog):
+    # semantics 7.11
     path = str(tmp_path / 'etl.db')
     kept = sequent.SqliteStore(path)
     kept.open()
@@ -727,6 +751,7 @@ def test_a_new_run_names_the_latest_one_that_is_not_done(end, tmp_path, caplog):
 
 
 def test_a_recovery_names_the_run_it_takes_and_another_one_that_is_not_done(tmp_path, caplog):
+    # semantics 7.11
     path = str(tmp_path / 'etl.db')
     kept = sequent.SqliteStore(path)
     kept.open()

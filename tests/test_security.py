@@ -78,6 +78,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize('mask', [0, 0o77, 0o777])
 def test_all_that_a_run_makes_is_for_its_owner_alone_under_any_umask(folder, mask):
+    # semantics 6.9
     before = os.umask(mask)
     try:
         make_store(folder)
@@ -101,6 +102,7 @@ def test_an_outcome_file_is_for_its_owner_alone_under_any_umask(folder):
 @pytest.mark.parametrize('create', [True, False])
 @pytest.mark.parametrize('mode', [0o620, 0o602, 0o666])
 def test_a_store_that_others_may_write_is_refused(folder, mode, create):
+    # semantics 6.9
     path, _ = make_store(folder)
     os.chmod(path, mode)
     said = refusal(path, create)
@@ -190,6 +192,7 @@ def result_file(path):
     pytest.param(lambda path: os.chown(path, STRANGER, -1), marks=as_root)],
     ids=['mode', 'folder', 'link', 'pipe', 'owner'])
 def test_a_result_file_that_others_could_have_written_is_not_unpickled(folder, spoil):
+    # semantics 6.9
     path, flow = make_store(folder)
     stored = result_file(path)
     with open(stored, 'wb') as stream:
@@ -213,6 +216,7 @@ def records(path, flow):
 
 @as_root
 def test_an_outcome_of_another_user_is_refused(folder):
+    # semantics 6.9
     path = str(folder / 'a')
     sequent.write_outcome(path, sequent.Outcome('success'))
     os.chown(path, STRANGER, -1)
@@ -226,6 +230,7 @@ def test_an_outcome_of_another_user_is_refused(folder):
 @pytest.mark.parametrize('ending', ['.lock', '-journal', '-wal'])
 @pytest.mark.parametrize('dangling', [False, True])
 def test_a_link_planted_beside_a_store_is_not_followed(folder, ending, dangling):
+    # semantics 6.9
     path, _ = make_store(folder)
     victim = folder / 'victim'
     if not dangling:
@@ -279,6 +284,7 @@ def plant_pipe(log, victim):
     plant_link, plant_pipe, pytest.param(plant_file, marks=as_root)])
 @pytest.mark.parametrize('kind', ['process', 'program', 'inline'])
 def test_nothing_is_written_to_what_is_planted_as_a_log(folder, caplog, kind, plant):
+    # semantics 5.4
     victim = str(folder / 'victim')
     (folder / 'victim').write_bytes(b'precious')
     flow = a_flow(str(folder / 'etl.db'), 'inline' if kind == 'inline' else 'process',
@@ -331,6 +337,7 @@ def call(folder, *arguments):
     'status', 'status --all', 'status --all --json', 'history', 'history --json', 'list',
     'list --json', '-h'])
 def test_verbs_that_only_look_unpickle_nothing(bombed, arguments):
+    # semantics 6.9
     done = call(bombed, *arguments.split())
     assert done.returncode == 0, done.stderr
     assert not (bombed / 'boom').exists()

@@ -86,6 +86,7 @@ sys.exit(sequent.main(['--self-check']))
 
 @pytest.mark.long
 def test_a_healthy_host_gets_a_page_of_facts_and_exit_code_0(folder):
+    # semantics 20.10
     secret = {'SEQUENT_PARAM_PASSWORD': 'hunter2', 'API_TOKEN': 'hunter2',
               'SEQUENT_TASK_CONSTRUCT': 'hunter2', 'SEQUENT_LOGDIR': folder + '/hunter2'}
 
@@ -203,6 +204,7 @@ def mounted(folder, options):
 
 @as_root
 def test_a_folder_that_is_read_only_is_the_matter(folder):
+    # semantics 20.10
     done = mounted(folder, 'ro')
     assert done.returncode == 1
     assert 'Read-only file system' in lines_of(done, 'FAILED')[0]
@@ -236,6 +238,7 @@ def customised(folder, source, only, patience=20.0):
 
 @pytest.mark.long
 def test_what_hangs_is_ended_and_said_and_the_rest_is_tried(folder):
+    # semantics 20.10
     # What spawn starts comes to nothing, neither dead nor alive.
     done = customised(folder, "with open('/proc/self/cmdline') as file:\n"
                               "    if '--multiprocessing-fork' in file.read():\n"
@@ -273,6 +276,7 @@ def test_a_python_without_sqlite_is_the_matter_and_memory_stores_work(folder):
 
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_and_nothing_is_left(folder, number, code):
+    # semantics 20.10
     process = subprocess.Popen(command(), cwd=folder, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, universal_newlines=True,
                                env=dict(os.environ, TMPDIR=folder))

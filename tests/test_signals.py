@@ -431,6 +431,7 @@ def way_to_read(way, argv, **config):
 
 @each_way
 def test_a_step_that_asks_at_the_terminal_fails_and_is_not_stopped(way, programs, tmp_path):
+    # semantics 5.5
     programs.write(READING)
     terminal = Terminal([sys.executable, programs.path], programs.folder, way_to_read(
         way, ['sh', '-c', 'read answer </dev/tty']))
@@ -442,6 +443,7 @@ def test_a_step_that_asks_at_the_terminal_fails_and_is_not_stopped(way, programs
 @each_way
 def test_steps_leave_the_standard_input_alone_unless_they_are_to_inherit_it(
         way, stdin, programs, tmp_path):
+    # semantics 5.5
     # as in: while read host; do python3 flow.py; done <hosts
     programs.write(READING)
     (tmp_path / 'hosts').write_text('one\ntwo\n')
@@ -535,6 +537,7 @@ STOPPED = '''
 @each_way
 def test_a_child_that_a_signal_has_stopped_is_warned_of_once(
         way, orphan, programs, journal, tmp_path):
+    # semantics 5.9
     if orphan and way[0] == 'pool':
         pytest.skip('not for pools: their workers end with the supervisor')
     programs.write(STOPPED)
@@ -604,6 +607,7 @@ def test_a_stop_ends_grandchildren_that_ignore_every_signal(name, what, programs
 @pytest.mark.parametrize('what', ['function', 'program'])
 def test_a_grandchild_in_a_session_of_its_own_is_left_alone_and_keeps_nobody(
         what, programs, journal):
+    # semantics 8.3
     # It has left the task's group as daemons do: a stop ends the group, and waits for no other.
     programs.write(TREE)
     supervisor = programs.start(environment={'WHERE': 'apart', 'WHAT': what})

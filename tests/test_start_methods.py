@@ -210,6 +210,7 @@ WAYS = [
 @pytest.mark.parametrize('place, arguments', WAYS, ids=[
     '%s: %s' % (place.__name__, ' '.join(arguments[:4])) for place, arguments in WAYS])
 def test_functions_run_once_wherever_their_flow_stands(host, place, arguments, method):
+    # semantics 4.16
     path = place(host, HEAD + TWO + (GUARDED if arguments is IMPORTED else UNGUARDED))
 
     done = host.run(arguments, method, path)
@@ -273,6 +274,7 @@ def test_under_fork_what_lives_in_memory_only_runs_too(host, kind):
 @pytest.mark.parametrize('method', SPAWNED)
 @pytest.mark.parametrize('kind', sorted(UNSENT))
 def test_elsewhere_it_is_refused_by_the_name_of_its_step_before_anything_runs(host, kind, method):
+    # semantics 4.16
     path = in_a_file(host, HEAD + LOCAL % UNSENT[kind] + UNGUARDED)
 
     done = host.run(['-m', 'sequent', 'flow.py'], method, path)

@@ -119,6 +119,7 @@ def test_what_a_run_writes_arrives_in_files_and_pipes(night, kind, construct):
 @pytest.mark.parametrize('way', sorted(WAYS))
 @pytest.mark.parametrize('kind', BROKEN)
 def test_a_run_goes_on_whatever_both_are_and_its_code_is_true(night, kind, way, code, construct):
+    # semantics 5.8
     check(night, way, construct, code, stdout=kind, stderr=kind)
 
 
@@ -162,6 +163,7 @@ def command(night):
     ('closed terminal', 'standard output cannot be written: Input/output error'),
     ('closed', 'standard output is closed')])
 def test_data_that_cannot_be_written_is_an_error(command, night, kind, reason, verb):
+    # semantics 5.8
     assert command(verb, stdout=kind) == 4
     assert night.text('stderr').splitlines()[-1].endswith('error: ' + reason)
 
@@ -169,6 +171,7 @@ def test_data_that_cannot_be_written_is_an_error(command, night, kind, reason, v
 @pytest.mark.parametrize('verb', sorted(VERBS))
 @pytest.mark.parametrize('stderr', ['file', 'full', 'closed'])
 def test_a_reader_of_data_that_has_gone_is_no_error(command, stderr, verb):
+    # semantics 5.8
     assert command(verb, stdout='no reader', stderr=stderr) == 0
 
 

@@ -168,6 +168,7 @@ os._exit(0)
 @pytest.mark.parametrize('capture', ['file', 'none'])
 @pytest.mark.parametrize('way', sorted(RUNS))
 def test_no_fork_beside_busy_threads_hangs(programs, tmp_path, way, capture):
+    # semantics 5.10
     programs.write(NOISE + RUNS[way] + END)
 
     with open(str(tmp_path / 'err'), 'wb') as err:
@@ -253,6 +254,7 @@ def test_an_event_loop_around_a_run_has_its_signals_and_callbacks_afterwards(pro
 
 
 def test_a_module_that_another_thread_is_importing_can_be_imported_in_a_child(programs, tmp_path):
+    # semantics 5.10
     (tmp_path / 'slow.py').write_text("""
 import threading
 from runtools import wait_until
@@ -314,6 +316,7 @@ after = 'whole'
 
 
 def test_a_child_logs_to_a_stream_to_which_a_thread_was_writing(programs):
+    # semantics 5.10
     programs.write("""
         import io, logging
 
@@ -365,6 +368,7 @@ def test_a_fork_waits_for_who_is_inside_sqlite_but_not_for_ever():
 
 @pytest.mark.long
 def test_a_child_uses_sqlite_though_a_flow_in_another_thread_was_inside_of_it(programs):
+    # semantics 5.10
     programs.write("""
         def use_sqlite():
             import sqlite3

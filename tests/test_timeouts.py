@@ -51,6 +51,7 @@ def start_grandchild(journal, deaf=False):
 
 @pytest.mark.long
 def test_an_attempt_that_takes_too_long_is_ended_and_has_failed(store, journal):
+    # semantics 4.9
     flow = a_flow(store, 'process', config={'shutdown_grace': 60})
     a = flow.add_step('a', func=stay, args=(journal,), config={'timeout': ENOUGH})
     flow.add_step('b', func=journal.note, args=('b',), require=((a, 'failure'),), handles=True)
@@ -105,6 +106,7 @@ def test_to_retry_on_a_timeout_is_a_timeout_error(config, calls, journal):
 
 @pytest.mark.long
 def test_what_heeds_no_sigterm_is_killed_after_the_grace(journal):
+    # semantics 4.9
     flow = a_flow(MemoryStore(), 'process', config={'shutdown_grace': 0.2})
     flow.add_step('a', func=stay_deaf, args=(journal,), config={'timeout': ENOUGH})
     before = time.monotonic()
@@ -144,6 +146,7 @@ def test_it_can_clean_up_within_the_grace(journal):
 
 @pytest.mark.parametrize('end', [lambda: 'done', lambda: sys.exit(0), lambda: fail('sorry')])
 def test_whatever_it_says_of_the_signal_it_has_timed_out(end, journal):
+    # semantics 4.9
     def one():
         class Asked(BaseException):
             pass
@@ -166,6 +169,7 @@ def test_whatever_it_says_of_the_signal_it_has_timed_out(end, journal):
 @pytest.mark.long
 @pytest.mark.parametrize('deaf', [False, True])
 def test_its_grandchildren_end_with_it(deaf, journal):
+    # semantics 4.9
     def one():
         start_grandchild(journal, deaf)
         stay(journal)
@@ -181,6 +185,7 @@ def test_its_grandchildren_end_with_it(deaf, journal):
 
 @pytest.mark.long
 def test_the_next_attempt_starts_when_nothing_of_the_last_is_left(journal):
+    # semantics 4.9
     def one():
         if sequent.current().attempt == 1:
             start_grandchild(journal, deaf=True)
@@ -223,6 +228,7 @@ def busy_beside(store, journal, work, timeout):
 
 @pytest.mark.long
 def test_what_succeeded_in_time_is_no_timeout_though_the_supervisor_was_busy(journal):
+    # semantics 4.9
     def work():
         journal.sign('a')
         journal.note('done')
@@ -305,6 +311,7 @@ def test_an_eventor_has_timeouts(journal):
 
 @pytest.mark.parametrize('construct', ['thread', 'inline'])
 def test_where_nothing_can_be_ended_a_timeout_is_refused_before_the_run(construct, store, journal):
+    # semantics 4.9
     flow = a_flow(store, 'process')
     flow.add_step('first', func=journal.note, args=('first',))
     flow.add_step('a', func=len, config={'timeout': 5, 'task_construct': construct})
@@ -528,6 +535,7 @@ def until_warned(journal, construct):
 
 
 def test_what_takes_long_is_warned_of_once_and_not_ended(construct, store, journal, caplog):
+    # semantics 4.10
     flow = a_flow(store, construct)
     flow.add_step('a', func=until_warned, args=(journal, construct), config={'warn_after': 0.05})
 
@@ -539,6 +547,7 @@ def test_what_takes_long_is_warned_of_once_and_not_ended(construct, store, journ
 
 
 def test_what_ends_in_time_is_not_warned_of(construct, caplog):
+    # semantics 4.10
     flow = a_flow(MemoryStore(), construct)
     flow.add_step('a', func=len, args=('',), config={'warn_after': 30})
 
@@ -577,6 +586,7 @@ def test_a_warning_comes_before_the_timeout(journal, caplog):
 
 @pytest.mark.long
 def test_a_run_that_takes_too_long_is_stopped_and_returns_false(store, journal, caplog):
+    # semantics 4.11
     flow = a_flow(store, 'process', config={'run_timeout': ENOUGH, 'shutdown_grace': 60})
     a = flow.add_step('a', func=stay, args=(journal,))
     flow.add_step('b', func=journal.note, args=('b',), require=((a, 'complete'),))
@@ -594,6 +604,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_returns_false(store, journal, 
 
 @pytest.mark.long
 def test_continue_goes_on_with_a_run_that_timed_out(store, journal):
+    # semantics 4.11
     def one():
         journal.note('a')
         if journal.count('a') == 1:
@@ -611,6 +622,7 @@ def test_continue_goes_on_with_a_run_that_timed_out(store, journal):
 
 @pytest.mark.long
 def test_run_again_goes_on_with_a_run_that_timed_out(store, journal):
+    # semantics 4.11
     def one():
         journal.note('a')
         if journal.count('a') == 1:
@@ -718,6 +730,7 @@ b = flow.add_step('b', func=work, require=a, config={'timeout': limit, 'retries'
 
 
 def test_a_run_that_timed_out_has_exit_code_1_and_can_be_continued(command):
+    # semantics 4.11, 20.2
     done = command(RUN_LIMIT='0.4')
 
     assert done.returncode == 1

@@ -93,6 +93,7 @@ def write_all(folder, module, place=None):
 
 @pytest.mark.parametrize('packages', [True, False], ids=['packages', 'namespaces'])
 def test_a_copy_in_any_package_runs_every_construct(tmp_path, packages):
+    # semantics 21.1
     place = copy(tmp_path, 'legacy.vendor', packages=packages)
     write_all(tmp_path, 'legacy.vendor.sequent')
     assert_all_ran(run(tmp_path, 'all.py'), os.path.dirname(place))
@@ -110,6 +111,7 @@ def zipped(folder):
 
 @pytest.mark.long
 def test_a_copy_in_a_zip_runs_every_construct(tmp_path):
+    # semantics 21.1
     path = zipped(tmp_path)
     write_all(tmp_path, 'sequent', path)
     assert_all_ran(run(tmp_path, 'all.py'), path)
@@ -142,6 +144,7 @@ READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && shift &&
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('unshare') is None,
                     reason='not for users who cannot mount anything')
 def test_a_copy_in_a_read_only_folder_runs_every_construct(tmp_path):
+    # semantics 21.1
     place = tmp_path / 'lib'
     place.mkdir()
     shutil.copy(os.path.join(ROOT, 'sequent.py'), str(place))
@@ -171,6 +174,7 @@ SWITCHES = [(('-I',), {}), (('-S',), {}), (('-E', '-s'), {}), (('-O',), {}), (('
 @pytest.mark.parametrize('switches, variables', SWITCHES,
                          ids=[' '.join(one + tuple(two)) for one, two in SWITCHES])
 def test_every_construct_runs_under_the_switches_of_python(tmp_path, switches, variables):
+    # semantics 21.1
     place = copy(tmp_path, 'lib')
     write_all(tmp_path, 'sequent', os.path.dirname(place))
 
@@ -263,6 +267,7 @@ def both(tmp_path):
     {'task_construct': 'inline'}, {'task_construct': 'thread'}, {'start_method': 'fork'},
     {'start_method': 'spawn'}], ids=lambda config: '-'.join(config.values()))
 def test_two_copies_run_flows_in_turn_and_at_the_same_time(both, config):
+    # semantics 21.3
     lines = both('''
         def finish(copy, name, results):
             flow = build(copy, name, %r)
@@ -290,6 +295,7 @@ def test_two_copies_run_flows_in_turn_and_at_the_same_time(both, config):
 
 
 def test_a_copy_refuses_a_flow_that_another_copy_runs_and_leaves_its_lock_alone(both):
+    # semantics 21.3
     lines = both('''
         def again():
             """Try to run the flow that is running: by the other copy, and in another program."""
@@ -431,6 +437,7 @@ WAYS = {'attribute': ('', ''), 'call': ('', 'flow()'),
                                   ['run', '--flow', 'night']], ids=' '.join)
 def test_a_flow_of_another_copy_is_refused_by_every_verb_and_says_which_to_use(tmp_path, way,
                                                                                verb):
+    # semantics 21.3
     if '--flow' in verb and way in ('build_flow', 'beside one of ours'):
         pytest.skip('not for flows chosen by another name')
     copy(tmp_path, 'legacy.vendor')

@@ -110,6 +110,7 @@ def recorded(programs):
     ('process', '+5h'), ('process', '-5h'), ('thread', '-5h'), ('inline', '+5h')])
 def test_a_clock_that_is_set_during_a_run_changes_no_wait_and_no_duration(
         construct, shift, clock, programs, journal):
+    # semantics 4.17
     programs.write(COMMON + '''
     limits = {'timeout': 2.5, 'warn_after': 0.6, 'task_construct': 'process'}
     flow = make(%r, config={'max_concurrent': 0})
@@ -212,6 +213,7 @@ def waiting(kind, delay):
 @pytest.mark.parametrize('kind', ['delay', 'retry'])
 def test_after_the_clock_was_set_back_nothing_waits_longer_than_from_its_beginning(
         kind, mode, clock, programs, journal):
+    # semantics 4.17
     programs.write(waiting(kind, 0.3))
     assert clock.run() == 0
     assert programs.last('a') == 'ready'
@@ -239,6 +241,7 @@ def test_what_is_due_when_the_clock_was_set_forward_starts_at_once(kind, clock, 
 
 @needs_clock
 def test_a_delay_of_ten_years_is_counted_kept_and_over_after_ten_years(clock, programs, journal):
+    # semantics 4.4
     programs.write(COMMON + '''
     flow = make()
     flow.add_step('a', func=at, args=('ran',), delay=%r)
