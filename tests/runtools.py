@@ -7,6 +7,7 @@ tests start import this module, too.
 
 import collections
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -39,7 +40,7 @@ PROCESS = {'task_construct': 'process', 'start_method': 'fork'}
 # Small flows, as tests have them, are forked by the supervisor itself. With this environment
 # variable they have a fork server, as large ones do.
 if os.environ.get('SEQUENT_FORK_SERVER'):
-    sequent.ForkServer.WORTH = 1
+    importlib.import_module('sequent.tender').ForkServer.WORTH = 1
 
 
 def wait_until(condition, what, seconds=DEADLINE):

@@ -11,10 +11,10 @@ import pytest
 from runtools import Programs, birth, journal, programs, wait_gone, wait_until  # noqa: F401
 
 import sequent
-from sequent import Sequent
+from sequent import Sequent, tender
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='not for systems without fork')
-MANY = sequent.ForkServer.WORTH
+MANY = tender.ForkServer.WORTH
 SUPERVISOR = os.getpid()
 
 
@@ -253,7 +253,7 @@ class Impatience:
 @pytest.fixture
 def impatience(tmp_path, monkeypatch):
     impatience = Impatience(str(tmp_path / 'stopped'))
-    monkeypatch.setattr(sequent.ForkServer, 'PATIENCE', impatience)
+    monkeypatch.setattr(tender.ForkServer, 'PATIENCE', impatience)
     return impatience
 
 
@@ -274,8 +274,8 @@ def test_a_server_that_does_not_answer_is_done_without(flow, impatience, caplog)
 def test_where_no_server_can_be_made_the_supervisor_forks(flow, monkeypatch):
     def refuse(*given):
         raise OSError(11, 'Resource temporarily unavailable')
-    monkeypatch.setattr(sequent, '_serve_forks', refuse)
-    monkeypatch.setattr(sequent.ForkServer, '__init__', refuse)
+    monkeypatch.setattr(tender, '_serve_forks', refuse)
+    monkeypatch.setattr(tender.ForkServer, '__init__', refuse)
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
 
@@ -405,7 +405,7 @@ def fall_short(monkeypatch, module, name, number, calls):
 
 
 def test_short_of_descriptors_a_start_is_tried_again_and_no_child_is_left(flow, monkeypatch):
-    asked = fall_short(monkeypatch, sequent, '_make_pair', errno.EMFILE, (1, 4))
+    asked = fall_short(monkeypatch, tender, '_make_pair', errno.EMFILE, (1, 4))
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
     given = spares(monkeypatch, lambda child, number: None)
@@ -438,8 +438,8 @@ def spares(monkeypatch, do):
             numbers.append(child.pid)
             do(child, len(numbers))
         return child
-    real, numbers = sequent.ForkServer._await_spare, []
-    monkeypatch.setattr(sequent.ForkServer, '_await_spare', await_spare)
+    real, numbers = tender.ForkServer._await_spare, []
+    monkeypatch.setattr(tender.ForkServer, '_await_spare', await_spare)
     return numbers
 
 
@@ -456,8 +456,8 @@ def test_a_child_that_dies_while_it_waits_is_done_without(flow, monkeypatch, cap
             wait_until(lambda: server.exitcode(child.pid), 'its end')
             child = real(server)
         return child
-    real, killed = sequent.ForkServer._await_spare, []
-    monkeypatch.setattr(sequent.ForkServer, '_await_spare', kill_first)
+    real, killed = tender.ForkServer._await_spare, []
+    monkeypatch.setattr(tender.ForkServer, '_await_spare', kill_first)
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
 
@@ -475,9 +475,9 @@ def test_a_job_whose_child_dies_before_it_takes_it_is_started_again(
         real(child)
         if child.pid == numbers[0]:
             os.kill(child.pid, signal.SIGKILL)
-    real = sequent._ServedChild.release
+    real = tender._ServedChild.release
     numbers = spares(monkeypatch, stop_first)
-    monkeypatch.setattr(sequent._ServedChild, 'release', release)
+    monkeypatch.setattr(tender._ServedChild, 'release', release)
     flow.add_step('a', func=lambda: (tmp_path / 'ran').open('a').write('x'))
     fill_up(flow)
 
@@ -488,7 +488,7 @@ def test_a_job_whose_child_dies_before_it_takes_it_is_started_again(
 
 
 def test_a_job_that_does_not_fit_into_the_socket_is_started_again(flow, monkeypatch, caplog):
-    monkeypatch.setattr(sequent, '_ORDER_SIZE', 1 << 24)
+    monkeypatch.setattr(tender, '_ORDER_SIZE', 1 << 24)
     flow.add_step('a', func=os.getppid, config={'env': {'LARGE': 'x' * (1 << 22)}})
     fill_up(flow)
 
@@ -673,10 +673,10 @@ def test_a_ctrl_c_while_the_server_is_ended_leaves_none(flow, monkeypatch):
         raise KeyboardInterrupt
 
     def close(server):
-        monkeypatch.setattr(sequent, '_await_readable', interrupt)
+        monkeypatch.setattr(tender, '_await_readable', interrupt)
         real(server)
-    real = sequent.ForkServer.close
-    monkeypatch.setattr(sequent.ForkServer, 'close', close)
+    real = tender.ForkServer.close
+    monkeypatch.setattr(tender.ForkServer, 'close', close)
     fill_up(flow)
     before, fds = multiprocessing.active_children(), set(sequent._private_fds)
 

@@ -24,9 +24,10 @@ from runtools import (  # noqa: E402,F401
     read, statuses, store, the_task, wait_gone, wait_until)
 from sequent import (  # noqa: E402
     Command, ConfigError, ConstructError, FlowError, FlowTypeError, ProcessConstruct,
-    ProgramConstruct, ProgramError)
+    ProgramError)
+from sequent.tender import ProgramConstruct  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not sequent._HAS_TENDERS, reason='not for systems without fork')
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='not for systems without fork')
 
 
 # What a Command is ################################################################
@@ -611,12 +612,14 @@ class TestProgram(RunningContract):
 
 
 def test_what_the_tender_runs_names_only_what_it_is_given():
-    sent = {one.__name__ for one in sequent._TENDER_FUNCTIONS} | {'_Tended', '_Tending'}
+    sent = {one.__name__ for one in sequent.tender._TENDER_FUNCTIONS} | {'_Tended', '_Tending'}
     known = sent | {'os', 'sys', 'time'} | set(dir(builtins))
-    with open(sequent.__file__, encoding='utf-8') as file:
-        tree = ast.parse(file.read())
-    top = tree.body + [node for one in tree.body if isinstance(one, ast.If)
-                       for node in one.body + one.orelse]
+    body = []
+    for path in (sequent.__file__, sequent.tender.__file__):
+        with open(path, encoding='utf-8') as file:
+            body += ast.parse(file.read()).body
+    top = body + [node for one in body if isinstance(one, ast.If)
+                  for node in one.body + one.orelse]
     sent = [node for node in top
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in sent]
     wrong = []
@@ -631,7 +634,7 @@ def test_what_the_tender_runs_names_only_what_it_is_given():
                 bound |= {(alias.asname or alias.name).split('.')[0] for alias in one.names}
         wrong += ['%s: %s' % (node.name, one.id) for one in inside
                   if isinstance(one, ast.Name) and one.id not in known | bound]
-    assert len(sent) > len(sequent._TENDER_FUNCTIONS) and wrong == []
+    assert len(sent) > len(sequent.tender._TENDER_FUNCTIONS) and wrong == []
 
 
 @pytest.mark.long
@@ -691,6 +694,15 @@ def test_a_relative_logdir_is_that_of_the_supervisor(tmp_path, monkeypatch):
     flow, ok = run_flow(':memory:', Command('pwd', cwd='in'), config={'logdir': 'logs'})
     assert ok is True
     assert read(log_of(flow, tmp_path / 'logs', 's0')) == str((tmp_path / 'in').resolve()) + '\n'
+
+
+def test_the_single_file_runs_programs_by_itself(store, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'sequent.tender', None)
+    flow, ok = run_flow(store, 'true', sh('echo bad >&2; exit 3'),
+                        config={'logdir': str(tmp_path), 'stop_on_exception': False})
+    assert ok is False
+    assert the_task(flow, 's1').error == 'exited with code 3: bad'
+    assert 'bad' in read(log_of(flow, tmp_path, 's1'))
 
 
 @pytest.mark.parametrize('construct', ['process', 'inline', 'thread', ProcessConstruct()])
@@ -1066,14 +1078,15 @@ def test_nothing_runs_of_what_was_not_released(programs, journal):
 flow = make()
 a = flow.add_step('a', func=work('a'))
 b = flow.add_step('b', func=work('b'), require=((a, 'active'),))
-release = seq.ProgramConstruct.release
+import sequent.tender
+release = seq.tender.ProgramConstruct.release
 def kill_before_b(self, job):
     if job.name == 'b':
         journal.pid('a')
         kill_me()
     release(self, job)
 if MODE == 'restart':
-    seq.ProgramConstruct.release = kill_before_b
+    seq.tender.ProgramConstruct.release = kill_before_b
 leave(flow)
 ''')
     assert programs.run() == -9
@@ -1089,7 +1102,8 @@ def test_an_outcome_that_was_told_and_not_stored_is_left(programs, journal):
 flow = make()
 flow.add_step('a', func=work('a'))
 if MODE == 'restart':
-    seq.ProgramConstruct._finish = lambda *args: kill_me()
+    import sequent.tender
+    seq.tender.ProgramConstruct._finish = lambda *args: kill_me()
 journal.open('a')
 leave(flow)
 ''')

@@ -420,8 +420,7 @@ class _ChildConstruct(TaskConstruct, metaclass=ABCMeta): ...
 class ProcessConstruct(_ChildConstruct):
     def release(self, job: Job) -> None: ...
 
-class ProgramConstruct(_ChildConstruct):
-    def release(self, job: Job) -> None: ...
+ProgramConstruct = ProcessConstruct
 
 class Context(NamedTuple):
     name: str
