@@ -3206,9 +3206,9 @@ def process_alive(identity):
     """Say whether the process that `process_identity` described still runs.
 
     Returns:
-        True or False (a zombie without a keeper is dead, so is what ran before the last boot);
-        None if that cannot be seen from here: it is on another host, in another pid namespace,
-        or unknown.
+        True or False (a zombie without a keeper is dead, so is a process of before the last
+        boot); None if that cannot be seen from here: the process is on another host, in another
+        pid namespace, or unknown.
     """
     host, boot, namespace = _this_system()
     known = _read_identity(identity)
@@ -3228,6 +3228,19 @@ def process_alive(identity):
     return known.get('start') in (None, start)
 
 
+def _takes_signals(pid):
+    """Ask the system whether there is a process: where /proc is missing or hides it."""
+    if os.name == 'nt':  # signal 0 is Ctrl-C there
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def process_age(identity):
     """Return the seconds since a process of this host began its work, whatever the wall clock
     was set to meanwhile; None if that is not known.
@@ -3239,19 +3252,6 @@ def process_age(identity):
     if since is None:
         since = known['start'] / os.sysconf('SC_CLK_TCK')
     return max(0.0, now - since)
-
-
-def _takes_signals(pid):
-    """Ask the system whether there is a process: where /proc is missing or hides it."""
-    if os.name == 'nt':  # signal 0 is Ctrl-C there
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 # The protocol ---------------------------------------------------------------------
@@ -3278,7 +3278,7 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `fold`, `counts` and
+    `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `fold` and
     `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`,
     which tests every promise made here.
     """
@@ -3445,23 +3445,11 @@ class Store(abc.ABC):
         Lazily and without holding anything, as `tasks` does.
         """
 
-    def counts(self, run):
-        """Return ``[(path, kind, status, n)]``: the records that `tasks` gives, counted.
-
-        Paths come in the order in which they were first stored. A `volatile` store counts
-        those that it has dropped, too. Where this would be slow, a store does better.
-        """
-        found = collections.OrderedDict()
-        for task in self.tasks(run):
-            statuses = found.setdefault(task.path, collections.OrderedDict())
-            key = task.kind, task.status
-            statuses[key] = statuses.get(key, 0) + 1
-        return [(path,) + key + (n,) for path in found for key, n in found[path].items()]
-
     def summary(self, run, upto=None):
         """Return a `StepSummary` of each step that has tasks, in the order of their first ones.
 
-        Of what `tasks` gives. Where this would be slow, a store does better.
+        Of what `tasks` gives; a `volatile` store counts what it has dropped, too. Where this
+        would be slow, a store does better.
         """
         found = collections.OrderedDict()  # type: typing.Dict[tuple, StepSummary]
         for record in self.tasks(run, upto=upto):
@@ -3499,7 +3487,7 @@ class StepSummary:
     @property
     def records(self):
         """Those to be shown: the only task, or those that failed or are active."""
-        return self._shown if self.n > 1 else [self._first]
+        return [self._first] if self.n == 1 and self._first else self._shown
 
     def count(self, status, n, started, ended):
         """Count tasks of one status."""
@@ -3726,31 +3714,25 @@ class _Claims:
                 file.release(offset)
 
 
-def _holders(store, flow, run_id, run_only):
-    """Return the records of the runs that keep a run from starting unless they are dead."""
-    return [run for run in store.active_runs(flow) if run.run_id == run_id or not run_only
-            if process_alive(run.process) is not False]
+def _rivals(store, flow, run_id, run_only):
+    """Return the active runs beside which a run may not start unless their supervisors are
+    dead."""
+    return [run for run in store.active_runs(flow) if run.run_id == run_id or not run_only]
 
 
 def _refuse_living(store, flow, run_id, run_only):
     """Raise AlreadyRunningError if the store names a supervisor that lives in another process.
 
-    Its locks do not exclude us if somebody has removed their file, or if the store has a second
-    path, beside which there is another such file.
+    The locks do not exclude that supervisor if somebody has removed the lock file, or if the
+    store has a second path, beside which there is another lock file.
     """
-    living = [run for run in _holders(store, flow, run_id, run_only) if _is_another(run.process)]
-    if living:
-        raise _already_running(flow, run_id, living)
-
-
-def _is_another(identity):
-    """Return whether an identity is certainly that of another process, which lives.
-
-    Where the start of processes is not known, the pid alone does not tell: it may be used again.
-    """
-    known = _read_identity(identity)
-    return (known.get('pid') != os.getpid() and known.get('start') is not None
-            and known['start'] == _proc_stat(known['pid'])[1] and bool(process_alive(identity)))
+    for run in _rivals(store, flow, run_id, run_only):
+        known = _read_identity(run.process)
+        pid, start = known.get('pid'), known.get('start')
+        # Without its start a pid does not tell: another process may have that pid by now.
+        if (pid not in (None, os.getpid()) and start is not None and start == _proc_stat(pid)[1]
+                and process_alive(run.process)):
+            raise _already_running(flow, run_id, [run])
 
 
 def _find_holders(store, flow, run_id, run_only, patient):
@@ -3758,12 +3740,14 @@ def _find_holders(store, flow, run_id, run_only, patient):
 
     A supervisor has its lock before it records its run: if ``patient``, wait a moment for that.
     """
-    holders, pause = _holders(store, flow, run_id, run_only), 0.02
-    while patient and not holders and pause < 1:
+    pause = 0.02
+    while True:
+        holders = [run for run in _rivals(store, flow, run_id, run_only)
+                   if process_alive(run.process) is not False]
+        if holders or not patient or pause > 1:
+            return holders
         time.sleep(pause)
         pause *= 2
-        holders = _holders(store, flow, run_id, run_only)
-    return holders
 
 
 def _already_running(flow, run_id, holders):
@@ -3862,14 +3846,18 @@ class MemoryStore(Store):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
         return iter(kept.records())
 
-    def counts(self, run):
+    def summary(self, run, upto=None):
+        found = super().summary(run, upto)
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
-        found = collections.Counter(kept.folded)
-        for task in self.tasks(run):
-            found[task.path, task.kind, task.status] += 1
+        if not kept.folded:
+            return found
+        known = {(one.path, one.kind): one for one in found}
+        for (path, kind), n in kept.folded.items():
+            if (path, kind) not in known:
+                known[path, kind] = StepSummary(path, kind)
+            known[path, kind].count(SUCCESS, n, None, None)
         order = {path: place for place, path in enumerate(kept.paths)}
-        return [key + (n,) for key, n in
-                sorted(found.items(), key=lambda item: order[item[0][0]])]
+        return sorted(known.values(), key=lambda one: order[one.path])
 
 
 class _Kept:
@@ -3880,7 +3868,7 @@ class _Kept:
         # order in which records were first stored.
         self.places = {}
         self.paths = collections.OrderedDict()  # keys: in the order in which they were stored
-        self.folded = collections.Counter()  # (path, kind, status): how many were dropped
+        self.folded = collections.Counter()  # (path, kind): how many successes were dropped
         self._numbers = itertools.count()
 
     def add(self, record):
@@ -3906,7 +3894,7 @@ class _Kept:
                 del self.places[sequence]
         if path not in self.paths:
             self.paths[path] = None
-        self.folded[path, kind, SUCCESS] += 1
+        self.folded[path, kind] += 1
 
     def attempts_at(self, path, sequence):
         return self.places.get(sequence, {}).get(path, ())
@@ -4021,19 +4009,6 @@ _SQL_TASKS = """SELECT first.id, %s
     _SQL_LATEST_ID % ('first', 'first', 'first', ' AND other.recovery <= ?'))
 _SQL_ATTEMPTS = 'SELECT id, %s FROM tasks WHERE run = ? AND id > ? ORDER BY id LIMIT ?' % (
     _TASK_COLUMNS)
-# All records are counted, and then off those that are not the latest of their task, of which most
-# runs have few: to look for the latest of each task would take twice the time.
-_SQL_COUNTS = """SELECT path, kind, status, count(*), min(id) FROM tasks
-    WHERE run = ? GROUP BY path, kind, status UNION ALL
-SELECT path, kind, status, -count(*), min(id) FROM tasks WHERE id IN (
-    SELECT earlier.id FROM tasks AS later INDEXED BY tasks_place
-    JOIN tasks AS earlier INDEXED BY tasks_place
-    ON earlier.run = later.run AND earlier.sequence = later.sequence AND earlier.path = later.path
-    WHERE later.run = ? AND (later.recovery > 0 OR later.attempt > 1)
-    AND (earlier.recovery < later.recovery
-         OR earlier.recovery = later.recovery AND earlier.attempt < later.attempt))
-    GROUP BY path, kind, status"""
-
 # For a run none of whose tasks was made a second time, so that each has one record.
 _SQL_TRIED_AGAIN = """SELECT 1 FROM tasks INDEXED BY tasks_place
     WHERE run = ? AND (recovery > 0 OR attempt > 1) LIMIT 1"""
@@ -4122,8 +4097,7 @@ class SqliteStore(Store):
             with _looking, _sqlite_use:
                 if not self._find(create):
                     return
-                db = sqlite3.connect(_file_uri(self.path) + '?mode=rw', uri=True,
-                                     timeout=_BUSY, isolation_level=None)
+                db = self._connect_to(self.path)
                 self._file = _file_key(self.path)
                 _opened[os.getpid(), self._file] += 1
             with _sqlite_use:
@@ -4152,15 +4126,11 @@ class SqliteStore(Store):
             raise StoreError('there is no folder %r for the store %r; make it, or give another '
                              'store' % (folder, self.path))
         self._check_trust(folder, create)
-        if create:
-            try:
-                os.close(_make_private(self.path))
-                return True
-            except FileExistsError:
-                pass
+        if create and not os.path.lexists(self.path):
+            self._make()
         if not os.path.exists(self.path):
             return False
-        if create and os.stat(self.path).st_nlink > 1:
+        if create and os.stat(self.path).st_nlink > 1 and not self._remove_asides():
             logger.warning('the store %r has several names (hard links): remove all but one, as '
                            'its journal, outcomes and logs stand beside one name', self.path)
         objection = ('' if _opened[os.getpid(), _file_key(self.path)] else
@@ -4169,6 +4139,41 @@ class SqliteStore(Store):
             raise StoreError('%r cannot be a store: %s; it was not touched. Move it away, or '
                              'give another store' % (self.path, objection))
         return True
+
+    def _make(self):
+        """Make the file aside and link it into place, so that nobody sees half a store."""
+        aside = '%s.new-%d-%d' % (self.path, os.getpid(), threading.get_ident())
+        try:
+            os.close(_make_private(aside))
+            with contextlib.closing(self._connect_to(aside)) as db:
+                self._prepare(db)
+            os.link(aside, self.path)
+        except FileExistsError:
+            pass    # another supervisor was faster
+        except OSError as exc:    # links are not possible here: `_prepare` fills an empty file
+            logger.debug('%s is made in place: %s', self.path, exc)
+            with contextlib.suppress(FileExistsError):
+                os.close(_make_private(self.path))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
+
+    def _remove_asides(self):
+        """Remove the names under which the file was made; return whether there were such names.
+
+        Whoever made the file may have been killed between the link and the removal.
+        """
+        folder, name = os.path.split(self.path)
+        asides = [os.path.join(folder, one) for one in os.listdir(folder)
+                  if one.startswith(name + '.new-')]
+        for aside in asides:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
+        return bool(asides)
+
+    def _connect_to(self, path):
+        return _import_sqlite3().connect(_file_uri(path) + '?mode=rw', uri=True, timeout=_BUSY,
+                                         isolation_level=None)
 
     def _check_trust(self, folder, create):
         """Refuse what another user could have written: pickles are read from here, which run code.
@@ -4208,6 +4213,11 @@ class SqliteStore(Store):
         # A deleted journal may come back with a power cut, and undo the last commit with it; one
         # whose header is overwritten does not, in any version of SQLite. It is faster, too.
         db.execute('PRAGMA journal_mode = PERSIST')
+        self._prepare(db)
+        return True
+
+    def _prepare(self, db):
+        """Set up a connection that writes, and make what is missing in the file."""
         db.execute('PRAGMA synchronous = %s' % self.synchronous)
         # As later versions of SQLite have it by themselves: a new file has pages of the size that
         # disks write, and a commit opens no temporary file, which children would have, too.
@@ -4222,7 +4232,6 @@ class SqliteStore(Store):
         # not; and a COMMIT would wait for all who read.)
         db.execute('PRAGMA user_version = %d' % len(_FORMATS))
         db.execute('COMMIT' if missing else 'ROLLBACK')
-        return True
 
     def _look_for_damage(self, db, version):
         """Refuse a damaged file before anything is written; a large one takes too much time."""
@@ -4410,17 +4419,6 @@ class SqliteStore(Store):
     def attempts(self, run):
         return self._read_on(_task_record, _SQL_ATTEMPTS, self._key(run))
 
-    def counts(self, run):
-        key, found, first = self._key(run), collections.Counter(), {}
-        for row in self._read(_SQL_COUNTS, key, key):
-            path, kind, status, n, number = row
-            if not isinstance(number, int):
-                raise _damaged_record('task', row)
-            found[path, kind, status] += n
-            first[path] = min(number, first.get(path, number))
-        return sorted((one + (n,) for one, n in found.items() if n and one[1] != 'iteration'),
-                      key=lambda row: first[row[0]])
-
     def summary(self, run, upto=None):
         key, found, listed = self._key(run), collections.OrderedDict(), []
         if upto is not None or self._read(_SQL_TRIED_AGAIN, key):
@@ -4586,29 +4584,17 @@ def _objection(path):
         return 'it is not a regular file'
     with open(path, 'rb') as file:
         header = file.read(108)
-    if not header.strip(b'\0'):  # new, or its making was cut short: that is for its journal
+    if not header.strip(b'\0'):    # an empty file, or its making was cut short
         lost = header and not os.path.exists(path + '-journal')
         return 'it is damaged, and begins with zeros' if lost else ''
     if header[:16] != b'SQLite format 3\0':
-        # A cut while it was made may leave whatever was on that part of the disk before.
-        return '' if _undoes_all(path + '-journal') else 'it is not an SQLite database'
+        return 'it is not an SQLite database'
     application = int.from_bytes(header[68:72], 'big')
     no_tables = header[100:101] == b'\x0d' and header[103:105] == b'\0\0'
     if application == _APPLICATION or (
             application == 0 and no_tables and not os.path.exists(path + '-wal')):
         return ''
     return "it is another application's database"
-
-
-def _undoes_all(journal):
-    """Say whether SQLite would make an empty file again of the one that a journal belongs to."""
-    try:
-        with open(journal, 'rb') as file:
-            header = file.read(20)
-    except OSError:
-        return False
-    magic, pages_before = header[:8], header[16:20]
-    return magic == b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7' and pages_before == bytes(4)
 
 
 def _file_key(file):
@@ -11601,7 +11587,7 @@ class _Flow(abc.ABC):
         store = self.open_store(create=False)
         try:
             run, last = self._new_record(store)
-            self._refuse_supervisor(store, run)
+            _refuse_living(store, self.name, run.run_id, not self.settings()['exclusive'])
             noted, differences = {}, []  # type: typing.Any, list
             details, text = self._consists_of()
             if last is None:
@@ -11622,14 +11608,6 @@ class _Flow(abc.ABC):
             yield driver
         finally:
             self.close_store()
-
-    def _refuse_supervisor(self, store, run):
-        """Refuse, by what is recorded, what the locks of a run would refuse."""
-        living = [one for one in _holders(store, self.name, run.run_id,
-                                          not self.settings()['exclusive'])
-                  if process_alive(one.process)]
-        if living:
-            raise _already_running(self.name, run.run_id, living)
 
     def _consists_of(self):
         """Return the `step_details`, which are too large to be kept, and the text that begins

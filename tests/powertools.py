@@ -369,6 +369,8 @@ class Record:
             if paths[1].endswith('.json'):
                 step, sequence = os.path.basename(paths[1]).split('.')[:2]
                 self._left.setdefault(pid, []).append(['left', step, sequence])
+        elif name in ('link', 'linkat'):
+            changes[paths[1]] = self.names[paths[0]]
         elif name in ('unlink', 'unlinkat', 'rmdir'):
             changes[paths[0]] = None
         else:

@@ -151,7 +151,7 @@ def look(path):
             for run in list(store.runs()):
                 list(store.tasks(run))
                 list(store.attempts(run))
-                store.counts(run)
+                store.summary(run)
         return None
     except sequent.StoreError as error:
         return error

@@ -294,9 +294,9 @@ class CountingStore(seq.MemoryStore):
         self.looks += 1
         return seq.MemoryStore.outcomes(self, *args)
 
-    def counts(self, *args):
+    def summary(self, *args):
         self.looks += 1
-        return seq.MemoryStore.counts(self, *args)
+        return seq.MemoryStore.summary(self, *args)
 
 
 def test_a_run_does_not_read_the_tasks_that_it_has_stored(memory_flow):   # semantics 10.8

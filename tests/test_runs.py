@@ -189,8 +189,9 @@ def test_memory_keeps_failures_results_and_counts_of_iterations_that_are_over():
         ('1.71', 'ValueError: at 70')]
     assert the_task(flow, 'last').result == 'kept'
     assert len(tasks) < 20
-    counts = {(path, str(status)): n for path, kind, status, n in
-              flow.store.counts(flow.store.latest('etl')) if kind == 'leaf'}
+    counts = {(one.path, str(status)): n
+              for one in flow.store.summary(flow.store.latest('etl'))
+              for status, n in one.counts.items() if one.kind == 'leaf'}
     assert counts['s_a', 'success'] == 99
     assert counts['s_a', 'failure'] == 1
 
