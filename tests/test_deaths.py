@@ -355,7 +355,7 @@ ELSEWHERE = [{'host': 'elsewhere', 'boot': 'x'}, {'ns': 'another'}]
 @pytest.mark.parametrize('identity', ELSEWHERE)
 def test_an_orphan_that_cannot_be_looked_at_is_an_error_with_the_choices(
         mode, identity, tmp_path):
-    # semantics 6.5, 7.7 7.6
+    # semantics 6.5, 7.6, 7.7
     path = str(tmp_path / 'etl.db')
     recorded(path, **identity)
     calls = Calls()

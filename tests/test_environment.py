@@ -214,7 +214,7 @@ def over(items, construct):
 @pytest.mark.parametrize('character', ['x', '\u20ac'])
 def test_a_loop_value_that_no_program_could_be_given_is_cut_and_a_variable_says_so(
         construct, character):
-    # semantics 1.5, 5.6 5.1
+    # semantics 1.5, 5.1, 5.6
     whole = character * 200000
     flow = over([whole, 'short'], construct)
     seen = the_task(flow, 'batch_function', '1.1').result
@@ -233,7 +233,7 @@ def test_a_loop_value_that_fits_is_whole(construct):
 
 @anywhere
 def test_a_null_character_in_a_loop_value_is_replaced(construct):
-    # semantics 1.5, 5.6 5.1
+    # semantics 1.5, 5.1, 5.6
     flow = over(['a\0b'], construct)
     assert the_task(flow, 'batch_function', '1.1').result == {'': 'a\\x00b'}
 

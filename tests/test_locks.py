@@ -43,7 +43,7 @@ def replace(path):
 @pytest.mark.parametrize('lose', [remove, replace])
 def test_no_supervisor_is_admitted_beside_a_living_one_whose_lock_is_gone(
         lose, mode, construct, programs, journal):  # noqa: F811
-    # semantics 6.5, 6.6 7.6
+    # semantics 6.5, 6.6, 7.6
     programs.write(PROGRAM + '''
     main(make(%r, config={'assume_dead': MODE != 'restart'}))
     ''' % construct)
