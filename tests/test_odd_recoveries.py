@@ -2,14 +2,14 @@
 
 import os
 import signal
-import time
 
 import pytest
 
 
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401
-    a_flow, a_private_temporary_folder, fail, is_running, journal, programs, store)
+    a_flow, a_private_temporary_folder, fail, is_running, journal, programs, store,
+    wait_until)
 from sequent import MemoryStore, Sequent  # noqa: E402
 
 class Steps:
@@ -340,10 +340,10 @@ def test_a_container_with_a_loop_that_a_signal_cut_short_is_not_over(store):
             ran.append(item)
             if fails:
                 os.kill(os.getpid(), signal.SIGTERM)
-                while not flow._driver.port.stopping:
-                    time.sleep(0.001)
+                wait_until(lambda: threads.port.stopping, 'the stop')
             return item
-        flow = a_flow(store, 'thread', mode)
+        threads = sequent.ThreadConstruct()
+        flow = a_flow(store, threads, mode)
         c = flow.add_step('c')
         d = c.add_step('d', loop=[1, 2, 3])
         x = d.add_step('x', func=work, args=(d.item,))
