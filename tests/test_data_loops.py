@@ -263,7 +263,8 @@ def test_items_are_recorded_as_they_are_taken_and_the_end_too(nested, store):
         assert found[:-1] == [('c', '1.1', 0, '', 'x'), ('c', '1.2', 0, '', 'y')]
 
 
-def looped(store, mode, source, line, nested=True, construct='inline', **config):
+def looped(store, mode, source, line, nested=True, construct='inline', last=None,
+           **config):
     """Return a flow over a source that fails at item 3 as long as the line is down."""
     flow = a_flow(store, construct, mode)
 
@@ -277,7 +278,9 @@ def looped(store, mode, source, line, nested=True, construct='inline', **config)
         a = c.add_step('a', func=one, args=(c.item,))
     else:
         a = flow.add_step('c', func=one, args=(sequent.item,), loop=source, config=config)
-    flow.add_step('show', func=give, args=(a.result,))
+    show = flow.add_step('show', func=give, args=(a.result,))
+    if last is not None:
+        flow.add_step('last', func=last, require=show)
     return flow
 
 
@@ -349,9 +352,8 @@ def test_a_recovery_of_an_earlier_state_goes_over_the_items_of_that(store):
     # semantics 7.1: recovery_run
     line = a_line()
     assert looped(store, 'restart', Source([1, 3]), line)() is False
-    first = looped(store, 'recover', Source([1, 3, 4]), line)
     line.down = False
-    first.add_step('z', func=fail, require=((first._paths['show'], 'success'),))
+    first = looped(store, 'recover', Source([1, 3, 4]), line, last=fail)
     assert first() is False
     again = looped(store, 'recover', Source([1, 3, 5]), line)
     again.recovery_run = 0
@@ -642,7 +644,7 @@ def test_iterations_in_flight_at_kill_9_keep_their_items(mode, programs, journal
 
 
 def failing(store, items, bad, construct='inline', mode='restart', loop=None, nested=True,
-            **config):
+            last=None, **config):
     """Return a flow with a loop in which some items fail, and a step after it."""
     flow = a_flow(store, construct, mode)
 
@@ -656,7 +658,9 @@ def failing(store, items, bad, construct='inline', mode='restart', loop=None, ne
         a = c.add_step('a', func=one, args=(c.item,))
     else:
         c = a = flow.add_step('c', func=one, args=(sequent.item,), loop=loop, config=config)
-    flow.add_step('show', func=give, args=(a.result,), require=c)
+    show = flow.add_step('show', func=give, args=(a.result,), require=c)
+    if last is not None:
+        flow.add_step('last', func=last, require=show)
     return flow
 
 
@@ -810,8 +814,7 @@ def test_of_a_loop_that_succeeded_with_tolerated_failures_these_alone_run_again(
     # semantics 7.1
     line = Line()
     for mode in ('restart', 'recover'):
-        flow = failing(store, range(3), {1}, mode=mode, tolerate=1)
-        flow.add_step('last', func=line, require=((flow._paths['show'], 'success'),))
+        flow = failing(store, range(3), {1}, mode=mode, last=line, tolerate=1)
         flow()
         line.down = False
 
