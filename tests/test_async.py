@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import multiprocessing
 import sys
 
 import pytest
@@ -24,7 +25,7 @@ WAYS = {
         concurrent.futures.ProcessPoolExecutor, 1)},
 }
 WAYS.update((method, {'task_construct': 'process', 'start_method': method})
-            for method in seq._start_methods())
+            for method in multiprocessing.get_all_start_methods())
 
 
 def rows():

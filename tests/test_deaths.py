@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 
@@ -362,7 +363,7 @@ def test_an_orphan_that_cannot_be_looked_at_is_an_error_with_the_choices(
     with pytest.raises(AlreadyRunningError) as caught:
         again(path, mode, calls)()
     for words in ("step 'a' at 1", str(os.getpid()), 'go on there', 'assume_dead',
-                  identity.get('host', sequent._host())):
+                  identity.get('host', socket.gethostname())):
         assert words in str(caught.value)
     assert calls.calls == []
 
