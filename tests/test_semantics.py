@@ -118,6 +118,43 @@ def test_paragraphs_that_refer_to_others_refer_to_what_is_there():
     assert [one for one in referred if one not in known] == []
 
 
+# The page on how promises are tried, and the README ##############################
+
+
+@pytest.fixture
+def tried():
+    return read(os.path.join(TESTS, 'README.md'))
+
+
+def test_the_page_on_tests_has_each_test_file_once(tried):
+    there = sorted(name for name in os.listdir(TESTS) if re.match(r'test_\w+\.py$', name))
+
+    assert sorted(re.findall(r'^\| `(test_\w+\.py)` \| \S', tried, re.M)) == there
+
+
+@pytest.mark.parametrize('page', ['README.md', 'tests/README.md'])
+def test_tests_that_pages_name_are_there(page):
+    sources = {os.path.basename(path): read(path) for path in files('tests')}
+    named = re.findall(r'`(test_\w+)`', read(os.path.join(ROOT, page)))
+    named_files = re.findall(r'`(test_\w+\.py)`', read(os.path.join(ROOT, page)))
+
+    assert named_files
+    assert [one for one in named_files if one not in sources] == []
+    assert [one for one in named if not any(
+        re.search(r'^ *def %s\(' % one, text, re.M) for text in sources.values())] == []
+
+
+def test_promises_on_the_page_on_tests_are_paragraphs(tried):
+    rows = re.findall(r'^\| [^`|]+ \| ([\d., to]+) \| ', tried, re.M)
+    known = set(paragraphs(specification()))
+
+    assert len(rows) > 20
+    assert [one for row in rows for one in re.findall(NUMBER, row) if one not in known] == []
+
+
+# How citations are read ##########################################################
+
+
 @pytest.mark.parametrize('text, numbers', [
     ('# semantics 7.6', ['7.6']),
     ('# semantics 1.4, 7.4: nothing', ['1.4', '7.4']),
