@@ -394,9 +394,10 @@ def test_the_file_is_created_for_its_owner_alone(tmp_path):
         run_and_recover(str(tmp_path / 'etl.db'))
     finally:
         os.umask(before)
-    for one in tmp_path.iterdir():
-        if one.name.startswith('etl.db') and one.is_file():
-            assert stat.S_IMODE(one.stat().st_mode) == 0o600, one
+    made = [one for one in tmp_path.iterdir() if one.name.startswith('etl.db') and one.is_file()]
+    assert {'etl.db', 'etl.db.lock'} <= {one.name for one in made}
+    for one in made:
+        assert stat.S_IMODE(one.stat().st_mode) == 0o600, one
 
 
 def test_the_sql_is_what_an_old_sqlite_knows(tmp_path, statements):
