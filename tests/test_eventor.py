@@ -9,7 +9,8 @@ import pytest
 
 import sequent  # noqa: E402
 from runtools import (  # noqa: E402,F401
-    Calls, Line, a_flow, a_private_temporary_folder, construct, fail, journal, store, the_task)
+    Calls, Line, a_flow, a_private_temporary_folder, construct, fail, journal, statuses, store,
+    the_task)
 from sequent import Eventor, FlowError, FlowTypeError, MemoryStore, or_  # noqa: E402
 
 
@@ -367,6 +368,30 @@ def test_events_raised_by_a_step_are_raised_again_when_it_is_skipped(store):
     assert calls.calls == [('head', '1')]
     assert line.calls == [('tail', '5'), ('tail', '5')]
     assert the_task(flow, 'tail').status == 'success'
+
+
+def test_a_step_may_raise_several_events_and_a_recovery_raises_them_all(store):
+    # semantics 9.4
+    calls, line = Calls(), Line()
+    for mode in ('restart', 'recover'):
+        flow = an_eventor(store, mode=mode)
+        start, first, second = [flow.add_event(name) for name in ('start', 'first', 'second')]
+
+        def head(eventor, events=(first, second)):
+            calls()
+            for event in events:
+                eventor.trigger_event(event, 5)
+        flow.add_assoc(start, flow.add_step('head', func=head))
+        flow.add_assoc(first, flow.add_step('a', func=line))
+        flow.add_assoc(second, flow.add_step('b', func=line))
+        flow.trigger_event(start)
+        flow()
+        flow.close()
+        line.down = False
+
+    assert calls.calls == [('head', '1')]
+    assert sorted(line.calls[-2:]) == [('a', '5'), ('b', '5')]
+    assert statuses(flow) == {'head': 'success', 'a': 'success', 'b': 'success'}
 
 
 def test_a_handmade_loop_is_recovered_where_it_failed(store):
