@@ -530,6 +530,29 @@ def test_the_verdict_is_the_same_when_a_run_is_interrupted_and_continued(
     assert task_of(continued, 'bad').handled is handles
 
 
+def test_a_signal_spares_no_reaction_and_a_continued_run_starts_it(new_flow):
+    # semantics 3.4, 7.5, 8.3
+    mails = Switch(False)
+
+    def build(mode='restart'):
+        flow = new_flow(run_mode=mode)
+        bad = flow.add_step('bad', func=fail)
+        flow.add_step('stop', func=os.kill if mode == 'restart' else do_nothing,
+                      args=(os.getpid(), signal.SIGTERM) if mode == 'restart' else (),
+                      require=((bad, STEP_FAILURE),))
+        flow.add_step('mail', func=mails, require=((bad, STEP_FAILURE),), delay=0.05)
+        return flow
+    with pytest.raises(SystemExit):
+        build().run()
+    assert mails.calls == 0
+
+    continued = build(RUN_CONTINUE)
+
+    assert continued.run() is False
+    assert mails.calls == 1
+    assert task_of(continued, 'mail').status == 'success'
+
+
 # A run that is over (8.2) ########################################################
 
 
