@@ -2,6 +2,7 @@
 
 import collections
 import os
+import threading
 import time
 
 import pytest
@@ -613,11 +614,12 @@ def test_of_queued_threads_none_begins_when_a_failure_has_stopped_the_flow():   
         calls.append(number)
         if number == 200:
             raise ValueError('as it must')
+    threads = set(threading.enumerate())
     flow = queued_threads(3000, one)
     assert flow() is False
     called = len(calls)
     statuses = collections.Counter(str(task.status) for task in flow.tasks())
     assert statuses['failure'] == 1 and statuses['success'] == called - 1
     assert set(statuses) <= {'failure', 'success', 'ready'} and sum(statuses.values()) == 3000
-    time.sleep(0.05)
+    wait_for(lambda: set(threading.enumerate()) <= threads, 'the end of the threads')
     assert len(calls) == called
