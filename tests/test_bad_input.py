@@ -136,6 +136,7 @@ def test_a_step_or_event_of_another_flow(refused, memory_flow):
 
 
 def test_a_step_inside_another_container(refused):
+    # semantics 2.5
     inner = refused.add_step('load').add_step('file', func=do_nothing)
 
     with pytest.raises(seq.FlowError, match="'a' requires.*'load'"):
@@ -149,6 +150,7 @@ def test_a_requirement_that_can_never_hold(refused):
 
 
 def test_a_circle(refused):
+    # semantics 2.6
     container = refused.add_step('c')
     container.add_step('a', func=do_nothing, require=container)
 
@@ -167,6 +169,7 @@ def test_a_pool_that_is_none(given):
 
 
 def test_a_pool_asked_for_more_than_it_has(refused):
+    # semantics 4.3
     pool = seq.ResourcePool('tapes', 2)
     refused.add_step('a', func=do_nothing, acquires=[(pool, 3)])
 
@@ -202,6 +205,7 @@ def test_a_delay_that_is_none(refused, delay):
 
 @pytest.mark.parametrize('loop', [5, 1.5, True, object()], ids=lambda loop: type(loop).__name__)
 def test_a_loop_that_is_not_iterable(refused, loop):
+    # semantics 1.4
     with pytest.raises(TypeError, match="'a': loop must be"):
         refused.add_step('a', func=do_nothing, loop=loop)
 
@@ -426,6 +430,7 @@ def test_recovery_from_an_unknown_recovery(stored_flow, new_flow):
 
 
 def test_a_run_id_that_is_taken(stored_flow, new_flow):
+    # semantics 6.1
     store = new_flow.store
     run_once(store)
 
@@ -453,6 +458,7 @@ def test_a_flow_run_again_after_close(refused):
 
 
 def test_a_flow_that_was_run_and_closed_is_not_run_again(memory_flow, trace):
+    # semantics 8.2
     with memory_flow() as flow:
         flow.add_step('a', func=trace.run)
         assert flow.run() is True
@@ -504,6 +510,7 @@ def test_cycles_that_are_no_number(refused, cycles):
     ('handled_by', True), ('handled_by', 'all'), ('keep_result', 'yes'), ('logdir', 5),
     ('workdir', None), ('task_construct', '')])
 def test_a_config_value_that_is_wrong(key, value):
+    # semantics 8.6
     with pytest.raises(seq.ConfigError, match=key):
         seq.Sequent('flow', ':memory:', config={key: value})
 

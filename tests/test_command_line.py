@@ -270,6 +270,7 @@ def test_a_run_in_memory_can_end_with_json(night):
 
 
 def test_recover_runs_only_what_is_not_done(night):
+    # semantics 20.1, 7.3
     assert night('night').returncode == 1
 
     done = mended(night)('night', 'recover')
@@ -361,6 +362,7 @@ def test_a_recovery_that_is_not_there_exits_2(night):
 
 
 def test_continue_goes_on_as_the_same_recovery(shop):
+    # semantics 20.1, 7.5
     shop.write('waiting.py', WAITING)
     program = shop.start('waiting')
     program.send_signal(signal.SIGTERM)
@@ -987,6 +989,7 @@ def test_option_flow_beats_the_attribute(shop):
 
 
 def test_several_flows_and_no_choice_is_an_error_that_lists_them(shop):
+    # semantics 20.3
     shop.write('m.py', flows('a', 'b'))
 
     for verb in ('run', 'list', 'status', 'history', 'recover'):
@@ -1014,12 +1017,14 @@ def test_build_flow_is_called_where_the_module_makes_no_flow(shop):
 
 
 def test_build_flow_is_not_called_where_there_is_a_flow(shop):
+    # semantics 20.3
     shop.write('m.py', flows('a') + 'def build_flow():\n    raise ValueError\n')
 
     assert ran(shop('m')) == ['a']
 
 
 def test_build_flow_decides_between_several(shop):
+    # semantics 20.3
     shop.write('m.py', flows('a', 'b') + 'def build_flow():\n    return b\n')
 
     assert ran(shop('m')) == ['b']
@@ -1062,6 +1067,7 @@ def test_a_flow_of_another_copy_of_the_library_is_named_as_such(shop):
 
 
 def test_a_module_in_a_package(shop):
+    # semantics 20.1
     shop.write('jobs/__init__.py', '')
     shop.write('jobs/names.py', 'NAME = "month"\n')
     shop.write('jobs/month.py', 'from .names import NAME\nassert NAME\n' + flows('flow'))
@@ -1222,6 +1228,7 @@ def test_an_unguarded_flow_is_not_run_by_verbs_that_only_look(shop, verb):
 
 
 def test_an_unguarded_flow_is_recovered(shop):
+    # semantics 20.4
     shop.write('m.py', textwrap.dedent(NIGHT) + 'flow()\n')
     assert shop('m').returncode == 1
 
@@ -1231,6 +1238,7 @@ def test_an_unguarded_flow_is_recovered(shop):
 
 
 def test_a_guarded_flow_runs_once(shop):
+    # semantics 20.4
     shop.write('m.py', flows('flow') + "if __name__ == '__main__':\n    flow()\n")
 
     assert ran(shop('m')) == ['flow']
@@ -1593,6 +1601,7 @@ def test_an_interrupt_while_the_module_is_loaded_exits_130(shop):
 
 
 def test_a_crashed_run_is_shown_as_such_and_recovered(shop):
+    # semantics 20.7, 7.1
     shop.write('waiting.py', WAITING)
     program = shop.start('waiting')
     program.kill()
@@ -1647,6 +1656,7 @@ EVENTS = '''
 
 
 def test_all_verbs_work_for_an_eventor(shop):
+    # semantics 20.1
     shop.write('events.py', EVENTS)
 
     assert ran(shop('events')) == ['fetch', 'ship']
@@ -1687,6 +1697,7 @@ def test_list_of_an_eventor_as_json(shop):
 
 @pytest.mark.parametrize('target', ['m', 'm.py'])
 def test_a_vendored_copy_works_and_says_how_it_was_called(shop, target):
+    # semantics 21.1
     vendor = shop.folder / 'legacy' / 'vendor'
     vendor.mkdir(parents=True)
     shop.write('legacy/__init__.py', '')

@@ -63,6 +63,7 @@ def warnings(caplog):
 
 @every_key
 def test_each_key_has_its_documented_default(key):
+    # semantics 8.4
     default = KEYS[key][0]
     found = setting(key)
     assert found == default or key == 'start_method' and found in (None, default)
@@ -71,12 +72,14 @@ def test_each_key_has_its_documented_default(key):
 
 @every_key
 def test_the_environment_counts_over_the_default(key, monkeypatch):
+    # semantics 8.4
     monkeypatch.setenv('SEQUENT_' + key.upper(), KEYS[key][2])
     assert setting(key) == KEYS[key][1]
 
 
 @every_key
 def test_the_argument_counts_over_the_environment(key, monkeypatch, tmp_path):
+    # semantics 8.4
     default, other, text, _ = KEYS[key]
     monkeypatch.setenv('SEQUENT_' + key.upper(), text)
     argument = default if default != '' else str(tmp_path)
@@ -86,6 +89,7 @@ def test_the_argument_counts_over_the_environment(key, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('key', sorted(key for key in KEYS if KEYS[key][3]))
 def test_a_step_may_set_what_is_documented_so(key, caplog):
+    # semantics 8.6
     flow = a_flow()
     flow.add_step('a', func=None, config={key: KEYS[key][1]})
     assert flow() is True
@@ -94,6 +98,7 @@ def test_a_step_may_set_what_is_documented_so(key, caplog):
 
 @pytest.mark.parametrize('key', sorted(key for key in KEYS if not KEYS[key][3]))
 def test_what_means_nothing_on_a_step_is_warned_of(key, caplog):
+    # semantics 8.6
     flow = a_flow()
     flow.add_step('the_step', func=Calls(), config={key: KEYS[key][1]})
     assert flow() is True
@@ -227,6 +232,7 @@ def test_a_wrong_type_or_value_on_a_step_is_an_error_that_names_it(key, value):
     ('env', 'A=b')])
 def test_a_wrong_text_in_the_environment_is_an_error_before_anything_starts(
         key, text, monkeypatch):
+    # semantics 8.6
     monkeypatch.setenv('SEQUENT_' + key.upper(), text)
     calls = Calls()
     with pytest.raises(ConfigError, match='SEQUENT_' + key.upper()):

@@ -67,6 +67,7 @@ def test_a_loop_goes_over_what_an_earlier_step_returned(construct, store):
 
 
 def test_a_leaf_goes_over_what_an_earlier_step_returned(construct, store):
+    # semantics 17.2
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=give, args=({'x': 1, 'y': 2},))
     b = flow.add_step('b', func=str.upper, args=(sequent.item,), loop=a.result)
@@ -78,6 +79,7 @@ def test_a_leaf_goes_over_what_an_earlier_step_returned(construct, store):
 
 
 def test_a_loop_requires_the_success_of_the_step_whose_result_it_goes_over(store, journal):
+    # semantics 17.2
     flow = a_flow(store)
     a = flow.add_step('a', func=fail)
     flow.add_step('c', func=journal.note, args=(sequent.item,), loop=a.result)
@@ -102,6 +104,7 @@ def test_a_loop_over_the_items_of_the_loop_around_it(construct, store):
 
 
 def test_a_loop_over_a_result_of_the_same_iteration(construct, store):
+    # semantics 17.2
     flow = a_flow(store, construct)
     c = flow.add_step('c', loop=[2, 0, 1])
     a = c.add_step('a', func=lambda n: list(range(n)), args=(c.item,))
@@ -163,6 +166,7 @@ def test_a_loop_that_exits_fails_its_container(error, lazily, store):
     ({1, 2}, r'the <result of a> is a set, whose order changes from run to run; use sorted\(\)'),
 ], ids=repr)
 def test_a_result_that_is_no_loop_fails_the_container(value, text, store):
+    # semantics 17.2
     flow = a_flow(store)
     a = flow.add_step('a', func=give, args=(value,))
     flow.add_step('c', func=give, args=(sequent.item,), loop=a.result)
@@ -203,6 +207,7 @@ def test_a_loop_out_of_scope_is_refused_before_anything_starts(loop, journal):
 
 
 def test_iterations_run_side_by_side_and_results_stand_in_order(store, journal):
+    # semantics 1.4, 17.3
     def one(item):
         journal.note('runs')
         journal.wait_for('runs', 8)       # all eight have to run at one time
@@ -324,6 +329,7 @@ def test_where_the_end_is_recorded_the_callable_is_not_called_again(nested, stor
 
 
 def test_an_empty_loop_s_end_is_recorded_too(store):
+    # semantics 7.10
     line, other = a_line(), Source([1, 2])
     for mode, source in (('restart', Source([])), ('recover', other)):
         flow = looped(store, mode, source, line)
@@ -336,6 +342,7 @@ def test_an_empty_loop_s_end_is_recorded_too(store):
 
 
 def test_recorded_items_hold_in_a_recovery_of_a_recovery(store):
+    # semantics 7.10
     line = a_line()
     assert looped(store, 'restart', Source([1, 2, 3, 4]), line)() is False
     assert looped(store, 'recover', Source([7, 7, 7, 7, 7]), line)() is False
@@ -454,6 +461,7 @@ def test_a_loop_over_a_result_goes_over_the_recorded_items_though_the_step_ran_a
 
 
 def test_a_loop_over_a_result_in_a_recovery_that_skips_the_step(store):
+    # semantics 7.10
     line = a_line()
 
     def make(mode):
@@ -528,6 +536,7 @@ def test_a_succeeded_loop_is_passed_over_without_calling_its_callable(store):
 
 
 def test_a_loop_that_is_rerun_goes_over_its_recorded_items(store):
+    # semantics 7.10
     source, seen = Source([1, 2]), []
     for mode in ('restart', 'recover'):
         flow = a_flow(store, mode=mode)
@@ -617,6 +626,7 @@ def test_after_kill_9_past_the_end_the_callable_is_not_called_again(programs, jo
 
 @pytest.mark.parametrize('mode', ['continue', 'recover'])
 def test_iterations_in_flight_at_kill_9_keep_their_items(mode, programs, journal):
+    # semantics 7.10
     programs.write('''
         def source():
             for number in range(6):
@@ -697,7 +707,7 @@ def test_one_failed_iteration_more_fails_the_container_and_stops_it(nested, cons
 @pytest.mark.parametrize('config', [{}, {'tolerate': 0}, {'tolerate': None}, {'tolerate': '0%'}],
                          ids=repr)
 def test_without_it_the_first_failure_counts(config, store):
-    # semantics 3.4
+    # semantics 3.4, 3.8
     flow = failing(store, range(3), {1}, **config)
 
     assert flow() is False
@@ -719,6 +729,7 @@ def test_a_share_of_the_iterations(share, bad, ok, given, store):
 
 @pytest.mark.parametrize('number', range(1, 101))
 def test_a_share_of_100_is_as_many(number):
+    # semantics 3.8
     # whatever floating point makes of it
     items = list(range(100))
     flow = failing(':memory:', items, set(items[:number]), tolerate='%d%%' % number)
@@ -737,6 +748,7 @@ def test_a_share_of_what_has_no_length_is_looked_at_when_the_loop_is_over(store)
 
 
 def test_a_tolerated_failure_is_told_as_such(store, caplog):
+    # semantics 3.7, 3.8
     caplog.set_level(logging.INFO, 'sequent')
     flow = failing(store, range(3), {1}, tolerate=1)
 
@@ -772,6 +784,7 @@ def test_several_failures_in_one_iteration_count_once(store):
 
 
 def test_an_iteration_whose_attempts_are_used_up_counts_once(store, journal):
+    # semantics 3.8
     def one(item):
         journal.note(item)
         if item == 1:
@@ -850,6 +863,7 @@ def test_a_wrong_tolerance_is_refused_with_a_sentence(value):
 
 
 def test_tolerate_without_a_loop_is_refused(journal):
+    # semantics 3.8
     flow = a_flow()
     flow.add_step('first', func=journal.note, args=('first',))
     flow.add_step('a', func=None, config={'tolerate': 1})

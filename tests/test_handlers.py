@@ -39,6 +39,7 @@ class Switch:
 
 
 def test_a_handler_of_a_step_that_is_no_sibling_is_refused(new_flow):
+    # semantics 3.3
     flow = new_flow()
     bad = flow.add_step('bad', func=fail)
     flow.add_step('c').add_step('mail', func=do_nothing, require=(bad, STEP_FAILURE),
@@ -75,6 +76,7 @@ def test_handles_takes_nothing_but_true_and_false(new_flow):
 
 
 def test_a_handler_makes_good_only_failures_recorded_before_it_began(memory_flow, stepped):
+    # semantics 3.3
     flow = memory_flow(task_construct=stepped, max_concurrent=0)
     a = flow.add_step('a', func=fail)
     slow = flow.add_step('slow', func=do_nothing)
@@ -90,6 +92,7 @@ def test_a_handler_makes_good_only_failures_recorded_before_it_began(memory_flow
 
 
 def test_of_a_handler_that_is_retried_the_attempt_that_succeeded_counts(memory_flow, stepped):
+    # semantics 3.3
     tried = Switch()
 
     def at_second():
@@ -109,6 +112,7 @@ def test_of_a_handler_that_is_retried_the_attempt_that_succeeded_counts(memory_f
 
 
 def test_a_handler_that_failed_has_made_nothing_good(new_flow):
+    # semantics 3.3
     flow = new_flow()
     bad = flow.add_step('bad', func=fail)
     flow.add_step('handler', func=fail, handles=True, require=(bad, STEP_FAILURE))
@@ -119,6 +123,7 @@ def test_a_handler_that_failed_has_made_nothing_good(new_flow):
 
 
 def test_a_handler_whose_own_failure_is_made_good_has_handled(new_flow):
+    # semantics 3.3
     flow = new_flow()
     bad = flow.add_step('bad', func=fail)
     first = flow.add_step('first', func=fail, handles=True, require=(bad, STEP_FAILURE))
@@ -146,6 +151,7 @@ def test_a_handler_may_be_a_container(new_flow, trace, handles):
 
 def test_an_expected_failure_that_is_not_made_good_counts_at_the_end_of_its_iteration(
         new_flow, trace):
+    # semantics 3.4
     flow = new_flow(max_concurrent=1)
     loop = flow.add_step('c', loop=range(3))
     bad = loop.add_step('bad', func=trace.fail)
@@ -217,6 +223,7 @@ def test_the_mail_about_one_failure_is_not_lost_because_of_another(new_flow, tra
 
 
 def test_a_stop_spares_what_waits_because_of_an_earlier_failure(memory_flow, stepped):
+    # semantics 3.4
     pool = seq.ResourcePool('p', 1)
     flow = memory_flow(task_construct=stepped, max_concurrent=2)
     first = flow.add_step('first', func=fail, config={'stop_on_exception': False})
@@ -231,6 +238,7 @@ def test_a_stop_spares_what_waits_because_of_an_earlier_failure(memory_flow, ste
 
 
 def test_a_step_that_needs_no_failure_is_no_reaction_and_is_dropped(memory_flow, stepped):
+    # semantics 3.4
     flow = memory_flow(task_construct=stepped, max_concurrent=2)
     ok = flow.add_step('ok', func=do_nothing)
     bad = flow.add_step('bad', func=fail)
@@ -255,6 +263,7 @@ def test_what_follows_from_a_reaction_by_its_success_is_no_reaction(new_flow, tr
 
 
 def test_all_inside_a_reaction_is_spared(new_flow, trace):
+    # semantics 3.4
     flow = new_flow()
     bad = flow.add_step('bad', func=fail)
     clean = flow.add_step('clean', loop=range(2), require=(bad, STEP_FAILURE))
@@ -506,6 +515,7 @@ def test_recovering_a_run_in_which_nothing_is_left_runs_nothing_and_succeeds(new
 @pytest.mark.parametrize('handles', [True, False])
 def test_the_verdict_is_the_same_when_a_run_is_interrupted_and_continued(
         new_flow, moment, handles):
+    # semantics 3.3, 7.5
     interrupts = Switch()
 
     def interrupt(where):
@@ -758,6 +768,7 @@ def test_the_end_of_a_run_says_what_was_not_run_and_what_a_stop_dropped(memory_f
 
 
 def test_what_waits_for_a_failure_that_did_not_happen_is_not_mentioned(memory_flow, caplog):
+    # semantics 3.5
     flow = memory_flow()
     ok = flow.add_step('ok', func=do_nothing)
     mail = flow.add_step('mail', func=do_nothing, require=(ok, STEP_FAILURE))

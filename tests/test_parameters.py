@@ -108,6 +108,7 @@ def test_the_environment_counts_before_the_default(monkeypatch):
 
 
 def test_an_empty_variable_is_a_value(monkeypatch):
+    # semantics 18.1
     monkeypatch.setenv('SEQUENT_PARAM_DAY', '')
 
     assert seq.parameter('day', default='monday') == ''
@@ -129,6 +130,7 @@ def test_none_as_default_makes_a_parameter_optional():
     ('a', '7', '7'), (1, '7', 7), (1.5, '7', 7.0), (None, '7', '7'), (False, 'yes', True),
     (True, 'OFF', False), (True, '0', False)])
 def test_without_a_type_that_of_the_default_counts(monkeypatch, default, text, value):
+    # semantics 18.1
     monkeypatch.setenv('SEQUENT_PARAM_X', text)
 
     found = seq.parameter('x', default=default)
@@ -137,6 +139,7 @@ def test_without_a_type_that_of_the_default_counts(monkeypatch, default, text, v
 
 
 def test_without_type_and_default_a_value_is_text(monkeypatch):
+    # semantics 18.1
     monkeypatch.setenv('SEQUENT_PARAM_X', '7')
 
     assert seq.parameter('x') == '7'
@@ -150,6 +153,7 @@ def test_a_type_makes_the_value_of_the_text(monkeypatch):
 
 
 def test_bool_as_type_takes_words(monkeypatch):
+    # semantics 18.1
     monkeypatch.setenv('SEQUENT_PARAM_X', 'no')
 
     assert seq.parameter('x', type=bool) is False
@@ -158,6 +162,7 @@ def test_bool_as_type_takes_words(monkeypatch):
 @pytest.mark.parametrize('given, text', [
     ({'default': 1}, 'seven'), ({'type': float}, 'seven'), ({'type': bool}, 'maybe')])
 def test_a_text_that_the_type_refuses_is_an_error_that_names_both(monkeypatch, given, text):
+    # semantics 18.2
     monkeypatch.setenv('SEQUENT_PARAM_X', text)
 
     with pytest.raises(seq.ParameterError, match=r"parameter 'x': '%s' \(SEQUENT_PARAM_X\) is "
@@ -173,6 +178,7 @@ def test_whatever_a_type_raises_refuses_the_text(monkeypatch):
 
 
 def test_the_refusal_of_a_secret_does_not_tell_it(monkeypatch):
+    # semantics 18.4
     monkeypatch.setenv('SEQUENT_PARAM_PIN', 'hunter2')
 
     with pytest.raises(seq.ParameterError) as caught:
@@ -201,12 +207,14 @@ def test_a_default_that_is_text_is_read_like_a_given_one():
     {'default': datetime.date(2026, 11, 22)}, {'default': ['a']}, {'default': 1.5, 'type': int},
     {'default': b'a'}, {'default': [1], 'type': list}])
 def test_a_default_that_cannot_be_read_back_is_refused(given):
+    # semantics 18.1
     with pytest.raises(seq.FlowError, match="parameter 'day': its default .* give a type"):
         seq.parameter('day', **given)
 
 
 @pytest.mark.parametrize('name', ['a-b', '', '1st', 'a b'])
 def test_a_name_must_be_an_identifier(name):
+    # semantics 18.1
     with pytest.raises(seq.FlowError, match='must be an identifier, not %r' % name):
         seq.parameter(name, default='')
 
@@ -262,6 +270,7 @@ def rerun(store, mode='recover'):
 @pytest.mark.parametrize('mode', ['recover', 'continue'])
 def test_another_value_than_the_recorded_one_is_an_error_that_names_both(store, mode,
                                                                          monkeypatch):
+    # semantics 18.3
     seq.parameter('day', default='monday')
     run_failing(store)
     monkeypatch.setenv('SEQUENT_PARAM_DAY', 'friday')
@@ -303,6 +312,7 @@ def test_none_is_recorded_and_a_value_differs_from_it(store):
 
 
 def test_parameters_that_are_gone_and_new_are_named_in_the_log(store, caplog):
+    # semantics 18.3
     seq.parameter('day', default='monday')
     run_failing(store)
     seq._parameters.declared.clear()
@@ -316,6 +326,7 @@ def test_parameters_that_are_gone_and_new_are_named_in_the_log(store, caplog):
 
 
 def test_a_secret_may_change_between_run_and_recovery(store):
+    # semantics 18.4
     seq.parameter('password', default='old', secret=True)
     run_failing(store)
     seq.parameter('password', default='new', secret=True)
@@ -358,6 +369,7 @@ def test_a_secret_is_masked_in_errors_and_log(store, construct, given, caplog):
 
 
 def test_a_secret_is_masked_as_repr_shows_it(store):
+    # semantics 18.4
     seq.parameter('password', default='a\\b\nc', secret=True)
     flow = a_flow(store)
     flow.add_step('a', func={}.__getitem__, args=('a\\b\nc',))
@@ -378,6 +390,7 @@ def test_what_the_type_makes_of_a_secret_is_masked_if_it_is_text(store):
 
 
 def test_a_secret_that_was_given_is_asked_for_again_although_it_has_a_default(store, monkeypatch):
+    # semantics 18.4
     def make(mode):
         seq.parameter('password', default='', secret=True)
         flow = seq.Sequent('etl', store=store, run_mode=mode,
@@ -429,6 +442,7 @@ def test_a_secret_is_masked_where_the_module_cannot_be_loaded(shop):
 
 @pytest.mark.parametrize('method', multiprocessing.get_all_start_methods())
 def test_the_outcome_that_an_orphan_leaves_masks_secrets(shop, method):
+    # semantics 18.4
     shop.write('orphan.py', '''
         import os
         import time
@@ -632,12 +646,14 @@ def test_list_shows_parameters_with_their_values(night):
 
 
 def test_list_as_json_has_the_parameters(night):
+    # semantics 18.6
     assert json.loads(night('night', 'list', '--json').stdout)['parameters'] == [
         {'name': 'day', 'value': 'monday', 'secret': False, 'source': 'default',
          'help': 'the day to extract'}]
 
 
 def test_list_masks_secrets_also_in_loops(shop):
+    # semantics 18.6
     shop.write('secret.py', SECRET + '''
     flow.add_step('each', func=None, loop=[password])
 ''')
@@ -813,6 +829,7 @@ def stop_instead_of_failing(shop):
 
 
 def test_a_recovery_needs_no_required_value_again(shop):
+    # semantics 18.3
     shop.write('night.py', REQUIRED)
     shop('night', '--set', 'day=friday')
     mend(shop)
@@ -902,6 +919,7 @@ def test_force_set_changes_only_what_is_set(shop):
 
 
 def test_a_variable_gives_way_to_the_recorded_value_with_a_warning(night):
+    # semantics 18.3
     night('night', '--set', 'day=friday')
     mend(night)
 

@@ -125,6 +125,7 @@ def test_a_partial_stays_as_it_was_and_keeps_its_attributes():
 
 @pytest.mark.parametrize('method', ['spawn', 'forkserver', 'pool'])
 def test_a_partial_is_filled_where_functions_are_sent(method):
+    # semantics 17.1
     if method != 'pool' and method not in multiprocessing.get_all_start_methods():
         pytest.skip('not for this version of Python: no %s' % method)
     flow = a_flow(construct='pool' if method == 'pool' else 'process',
@@ -174,6 +175,7 @@ def test_a_callable_dataclass_is_filled():
 
 
 def test_what_a_partial_asks_for_is_required_first(store, journal):
+    # semantics 17.1
     flow = a_flow(store, 'thread')
     e = flow.add_step('extract', func=lambda: journal.note('extract'), delay=0.05)
     flow.add_step('load', func=functools.partial(lambda rows: journal.note('load'), e.result))
@@ -223,6 +225,7 @@ def test_a_placeholder_that_is_hidden_in_an_object_is_refused(hiding, given, jou
                                     if callable(HIDING[one](None))])
 @pytest.mark.parametrize('kind', [seq.Sequent, seq.Eventor])
 def test_a_function_that_holds_a_placeholder_is_refused(hiding, kind, journal):
+    # semantics 17.1
     flow = kind('etl', store=':memory:', config={'task_construct': 'inline'})
     e = flow.add_step('extract', func=journal.note, args=('extract',))
     with pytest.raises(FlowTypeError, match="step 'load': .*(<result of extract>|placeholders)"):
@@ -232,6 +235,7 @@ def test_a_function_that_holds_a_placeholder_is_refused(hiding, kind, journal):
 
 
 def test_an_eventor_refuses_placeholders_in_a_partial():
+    # semantics 17.1
     flow = seq.Eventor('etl', store=':memory:')
     e = flow.add_step('extract', func=give)
     with pytest.raises(FlowTypeError, match="step 'load': placeholders"):
@@ -239,6 +243,7 @@ def test_an_eventor_refuses_placeholders_in_a_partial():
 
 
 def test_a_step_in_place_of_its_result_is_refused():
+    # semantics 17.1
     flow = a_flow()
     e = flow.add_step('extract', func=int)
     for given in ({'args': (e,)}, {'kwargs': {'rows': e}}, {'args': ([{'rows': e}],)},
@@ -252,6 +257,7 @@ def test_a_step_in_place_of_its_result_is_refused():
     lambda result: lambda: [result()], lambda result: lambda: iter([(1, result())]),
     lambda result: lambda: [{'rows': [result()]}]])
 def test_an_item_that_holds_a_placeholder_fails_the_loop_when_it_comes(make, construct):
+    # semantics 17.1
     flow, steps = a_flow(construct=construct), {}
     flow.add_step('load', func=give, args=(seq.item,),
                   loop=make(lambda: steps['extract'].result))

@@ -106,6 +106,7 @@ def test_what_a_verb_shows_controls_no_terminal(shop, arguments, shown):
     (['f.py', '--store', EVIL + '/' + EVIL], {}),
     (['f.py'], {'BAD': '1'})], ids=repr)
 def test_an_error_of_the_command_line_controls_no_terminal(shop, arguments, environment):
+    # semantics 5.7
     code, stdout, stderr = shop(*arguments, **environment)
     assert code != 0
     check(stdout)
@@ -113,6 +114,7 @@ def test_an_error_of_the_command_line_controls_no_terminal(shop, arguments, envi
 
 
 def test_what_a_module_raises_controls_no_terminal(tmp_path):
+    # semantics 5.7
     shop = Shop(tmp_path, 'raise ValueError(%r)' % ('error' + EVIL))
     for arguments in (['f.py'], ['f.py', '-h']):
         code, stdout, stderr = shop(*arguments)
@@ -166,6 +168,7 @@ def test_what_tasks_print_is_relayed_and_kept_as_it_is(tmp_path):    # semantics
 
 
 def test_a_handler_of_the_application_is_given_escaped_sentences_too(tmp_path):
+    # semantics 5.7
     shop = Shop(tmp_path, 'import logging\nlogging.basicConfig(level=10)\n'
                 + textwrap.dedent(FLOW))
     code, _, stderr = shop('f.py')

@@ -67,6 +67,7 @@ def test_a_result_requires_the_success_of_its_step_without_saying_so(construct, 
 
 
 def test_a_step_whose_asked_result_failed_is_not_run(construct, store, journal):
+    # semantics 17.1
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=fail)
     flow.add_step('b', func=journal.note, args=(a.result,))
@@ -135,6 +136,7 @@ def test_arguments_that_contain_themselves_are_left_alone():
 
 
 def test_arguments_that_contain_themselves_and_a_placeholder_are_filled_or_refused():
+    # semantics 17.1
     flow = a_flow(MemoryStore())
     a = flow.add_step('a', func=give, args=(7,))
     round_about = [a.result]
@@ -172,6 +174,7 @@ def test_each_task_gets_its_own_copy_of_a_result(store):
 
 
 def test_none_is_a_result_too(construct, store):
+    # semantics 17.1
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=give, args=(None,))
     empty = flow.add_step('empty', func=None)
@@ -193,6 +196,7 @@ def test_a_result_of_several_steps(construct, store):
 
 
 def test_a_chain_of_results(construct, store):
+    # semantics 17.1
     flow = a_flow(store, construct)
     last = flow.add_step('s0', func=give, args=(1,))
     for n in range(1, 5):
@@ -243,6 +247,7 @@ def test_a_func_that_could_not_be_sent_is_found_before_the_run(journal):
 
 
 def test_a_sibling_in_a_loop_is_read_at_the_same_iteration(construct, store):
+    # semantics 17.3
     flow = a_flow(store, construct)
     c = flow.add_step('c', loop=[1, 2, 3], config={'max_concurrent': 3})
     a = c.add_step('a', func=lambda item: item * 10, args=(c.item,))
@@ -254,6 +259,7 @@ def test_a_sibling_in_a_loop_is_read_at_the_same_iteration(construct, store):
 
 
 def test_an_outer_step_is_read_at_its_shorter_sequence(construct, store):
+    # semantics 17.3
     flow = a_flow(store, construct)
     top = flow.add_step('top', func=give, args=('top',))
     c = flow.add_step('c', loop=[1, 2])
@@ -281,6 +287,7 @@ def test_outside_a_container_a_result_is_the_list_over_its_iterations(construct,
 
 
 def test_a_container_without_loop_gives_a_list_of_one(store):
+    # semantics 17.3
     flow = a_flow(store)
     c = flow.add_step('c')
     d = c.add_step('d', func=give, args=(5,))
@@ -292,6 +299,7 @@ def test_a_container_without_loop_gives_a_list_of_one(store):
 
 
 def test_an_empty_loop_gives_an_empty_list(store):
+    # semantics 17.3
     flow = a_flow(store)
     c = flow.add_step('c', loop=[])
     d = c.add_step('d', func=give, args=(5,))
@@ -352,6 +360,7 @@ def test_results_stand_in_loop_order_however_iterations_end(store, journal):
 
 
 def test_a_result_from_within_a_container_requires_its_success(store, journal):
+    # semantics 17.3
     flow = a_flow(store)
     c = flow.add_step('c', config={'stop_on_exception': False})
     d = c.add_step('d', func=give, args=(1,))
@@ -479,6 +488,7 @@ def test_a_step_of_another_flow_is_refused(what, refused):
 @pytest.mark.parametrize('make', [
     lambda c, other: sequent.item, lambda c, other: c.item, lambda c, other: other.item])
 def test_an_item_of_what_has_no_loop_or_is_not_around_is_refused(make, refused):
+    # semantics 17.2
     c = refused.add_step('c')
     other = refused.add_step('other', loop=[1])
     other.add_step('x', func=None)
@@ -528,6 +538,7 @@ def test_a_placeholder_elsewhere_is_refused(where, refused):
     lambda step: {'args': (step.result,)}, lambda step: {'kwargs': {'x': [step.result]}},
     lambda step: {'args': ({'x': sequent.item},)}])
 def test_an_eventor_refuses_placeholders_with_a_sentence(make):
+    # semantics 17.1
     flow = Eventor('e', store=':memory:')
     a = flow.add_step('a', func=give)
     with pytest.raises(FlowTypeError, match="step 'b': placeholders for results and items are "
@@ -599,6 +610,7 @@ class Broken:
 
 
 def test_a_result_that_does_not_unpickle_fails_who_asks_for_it(construct, store):
+    # semantics 17.4
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=Broken)
     flow.add_step('b', func=give, args=(a.result,))
@@ -683,6 +695,7 @@ def fails_after_large(folder, mode, line, asks=True, size=1 << 21):
 
 @pytest.mark.parametrize('asks_first', [True, False])
 def test_a_large_result_survives_a_recovery(asks_first, tmp_path):
+    # semantics 6.11, 17.5
     line = Line()
     assert fails_after_large(tmp_path, 'restart', line, asks_first)() is False
     line.down = False
@@ -876,6 +889,7 @@ class Times:
 @pytest.mark.parametrize('inner, expected', [
     (False, [10, 20, 30]), (True, [[10, 10], [20, 20], [30, 30]])])
 def test_a_container_that_is_passed_over_has_its_results(inner, expected, store):
+    # semantics 17.5
     calls, line = Times(), Line()
     for mode in ('restart', 'recover', 'recover'):
         assert looped(store, mode, calls, line, inner=inner)() is False
@@ -919,6 +933,7 @@ def test_results_of_a_loop_whose_items_changed(store):
 
 
 def test_results_of_a_loop_that_has_become_shorter(store):
+    # semantics 17.5
     calls, line = Times(), Line()
     assert looped(store, 'restart', calls, line, items=(1, 2, 3))() is False
     line.down = False
@@ -987,6 +1002,7 @@ def test_a_step_that_runs_again_gives_its_new_result(store):
 
 
 def test_a_failure_that_a_recovery_skips_has_no_result(store):
+    # semantics 7.2, 17.5
     line = Line()
     for mode in ('restart', 'recover'):
         flow = a_flow(store, mode=mode)

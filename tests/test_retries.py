@@ -62,6 +62,7 @@ def test_a_failed_task_is_tried_again_until_it_succeeds(construct, store, journa
 
 
 def test_without_retries_a_failure_is_final(construct, store, journal):
+    # semantics 4.6
     flow = a_flow(store, construct)
     flow.add_step('a', func=Flaky(journal, 1))
 
@@ -100,7 +101,7 @@ def test_each_attempt_has_a_record_of_its_own(construct, store, journal):
 
 
 def test_attempts_of_many_short_tasks_have_their_times(store, journal):
-    # semantics 6.2: their starts are committed ahead
+    # semantics 6.2, 4.6: their starts are committed ahead
     flow = a_flow(store)
     for number in range(20):
         flow.add_step('a%d' % number, func=Flaky(journal, 1), config={'retries': 1})
@@ -187,6 +188,7 @@ def test_ready_and_active_are_raised_by_the_first_attempt_alone(store, journal):
 
 
 def test_the_last_failure_is_raised_and_can_be_handled(construct, store, journal):
+    # semantics 4.6
     flow = a_flow(store, construct)
     a = flow.add_step('a', func=Flaky(journal, 9), config={'retries': 1})
     flow.add_step('mend', func=journal.note, args=('mend',), require=((a, 'failure'),),
@@ -211,6 +213,7 @@ def test_an_attempt_that_will_be_followed_stops_nothing(store, journal):
 
 @pytest.mark.parametrize('construct', ['process'])
 def test_a_process_that_dies_is_tried_again(construct, store, journal):
+    # semantics 4.6
     def one():
         journal.note(sequent.current().attempt)
         if sequent.current().attempt == 1:
@@ -227,6 +230,7 @@ def test_a_process_that_dies_is_tried_again(construct, store, journal):
 
 
 def test_iterations_are_tried_again_one_by_one(construct, store, journal):
+    # semantics 4.6
     def one():
         item, attempt = sequent.current().item, sequent.current().attempt
         journal.note('%s %d' % (item, attempt))
@@ -403,6 +407,7 @@ def test_jitter_varies_the_delay_by_a_share_and_the_same_way_each_time():
 
 
 def test_the_due_time_of_the_next_attempt_is_stored(construct, store):
+    # semantics 4.7
     flow = waiting(store, construct=construct)
 
     assert flow.run(max_loops=1) is True
@@ -415,6 +420,7 @@ def test_the_due_time_of_the_next_attempt_is_stored(construct, store):
 
 
 def test_no_attempt_is_made_before_it_is_due(construct, store, journal):
+    # semantics 4.7
     flow = a_flow(store, construct)
     flow.add_step('a', func=Flaky(journal, 2), config={
         'retries': 2, 'retry_delay': 0.03, 'retry_backoff': 2})
@@ -488,6 +494,7 @@ def test_waiting_holds_no_resource(releases, construct, store, journal):
 
 
 def test_an_attempt_waits_for_its_resources_anew(construct, store, journal):
+    # semantics 4.7
     pool = ResourcePool('tape', 1)
 
     def other():
@@ -544,6 +551,7 @@ def stopped(store, mode='restart', journal=None, b=fail, delay=500):
 
 
 def test_a_stop_drops_what_waits_and_keeps_its_status_and_due_time(store):
+    # semantics 3.4
     flow, _ = stopped(store)
 
     assert flow() is False
@@ -555,6 +563,7 @@ def test_a_stop_drops_what_waits_and_keeps_its_status_and_due_time(store):
 
 
 def test_what_a_stop_dropped_counts_as_failed_with_its_last_error(store, caplog):
+    # semantics 3.4
     caplog.set_level(logging.INFO, 'sequent')
     flow, _ = stopped(store)
 
@@ -595,6 +604,7 @@ def test_what_a_stop_dropped_starts_in_a_recovery_when_it_is_due(store):
 @pytest.mark.parametrize('construct', ['thread', 'process'])
 def test_what_fails_when_its_container_is_stopped_is_not_tried_again(
         construct, store, journal, caplog):
+    # semantics 3.4
     def one():
         journal.open('a runs')
         journal.pass_gate('b has failed')
@@ -880,6 +890,7 @@ def test_the_attempt_of_an_earlier_recovery_is_not_of_this_budget(programs, jour
 @pytest.mark.parametrize('number, code', [
     (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_wait_for_an_attempt(number, code, construct, programs, journal):
+    # semantics 8.3
     programs.write('''
         def work():
             raise ValueError('on purpose')
@@ -930,6 +941,7 @@ def test_an_attempt_that_a_signal_ended_has_not_failed(programs, journal):
 
 
 def test_an_eventor_triggers_by_the_last_attempt_alone(construct, store, journal):
+    # semantics 4.6
     flow = Eventor('e', store=store, config={'task_construct': construct})
     go, good, bad = map(flow.add_event, ('go', 'good', 'bad'))
     flow.add_assoc(go, flow.add_step(

@@ -99,6 +99,7 @@ def check(night, way, construct, code, **given):
 @pytest.mark.parametrize('construct', CONSTRUCTS)
 @pytest.mark.parametrize('kind', BROKEN)
 def test_a_run_goes_on_whatever_stderr_is_and_its_code_is_true(night, kind, construct):
+    # semantics 5.8
     check(night, 'command', construct, 0, stderr=kind)
 
 
@@ -128,6 +129,7 @@ def test_a_run_goes_on_whatever_both_are_and_its_code_is_true(night, kind, way, 
     ('full', 'No space left on device'), ('no reader', 'Broken pipe'),
     ('closed terminal', 'Input/output error')])
 def test_that_stdout_cannot_be_written_is_said_once(night, kind, reason, construct):
+    # semantics 5.8
     check(night, 'script', construct, 0, stdout=kind)
     assert night.text('stderr').count("'<stdout>' cannot be written (%s)" % reason) == 1
 
@@ -187,6 +189,7 @@ def test_data_is_the_same_whatever_stderr_is(command, night, stderr, verb):
 
 @pytest.mark.parametrize('stderr', BROKEN)
 def test_an_error_that_cannot_be_said_has_its_exit_code(night, stderr):
+    # semantics 5.8
     given = {'CONSTRUCT': 'inline', 'CODE': '0', 'stderr': stderr}
     assert night('-m', 'sequent', 'g.py', **given) == 3
     assert night('-m', 'sequent', 'f.py', 'recover', **given) == 2

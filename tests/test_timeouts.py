@@ -78,6 +78,7 @@ def test_what_ends_in_time_is_left_alone(journal):
 
 @pytest.mark.long
 def test_each_attempt_has_the_whole_time(store, journal):
+    # semantics 4.9
     def one():
         journal.note(sequent.current().attempt)
         if sequent.current().attempt < 3:
@@ -120,6 +121,7 @@ def test_what_heeds_no_sigterm_is_killed_after_the_grace(journal):
 
 
 def test_without_grace_it_is_killed_at_once(journal):
+    # semantics 4.9
     flow = a_flow(MemoryStore(), 'process', config={'shutdown_grace': 0})
     flow.add_step('a', func=stay_deaf, args=(journal,), config={'timeout': 0.2})
 
@@ -243,6 +245,7 @@ def test_what_succeeded_in_time_is_no_timeout_though_the_supervisor_was_busy(jou
 
 @pytest.mark.long
 def test_what_failed_in_time_is_no_timeout_though_the_supervisor_was_busy(journal):
+    # semantics 4.9
     def work():
         journal.sign('a')
         journal.note('done')
@@ -282,6 +285,7 @@ def test_a_container_is_not_timed_itself(journal):
 
 @pytest.mark.long
 def test_iterations_are_timed_one_by_one(journal):
+    # semantics 4.9
     def one():
         if sequent.current().item == 2:
             stay(journal)
@@ -298,6 +302,7 @@ def test_iterations_are_timed_one_by_one(journal):
 
 @pytest.mark.long
 def test_an_eventor_has_timeouts(journal):
+    # semantics 4.9
     flow = Eventor('e', store=MemoryStore(), config={
         'task_construct': 'process', 'timeout': ENOUGH})
     go, late = flow.add_event('go'), flow.add_event('late')
@@ -565,6 +570,7 @@ def test_what_ends_in_time_is_not_warned_of(construct, caplog):
 
 
 def test_each_attempt_is_warned_of(construct, journal, caplog):
+    # semantics 4.10
     def one():
         until_warned(journal, construct)
         if sequent.current().attempt == 1:
@@ -644,6 +650,7 @@ def test_run_again_goes_on_with_a_run_that_timed_out(store, journal):
 
 @pytest.mark.long
 def test_the_time_of_a_run_passes_while_only_delays_are_waited_for(store, construct):
+    # semantics 4.11
     flow = a_flow(store, construct, config={'run_timeout': ENOUGH})
     flow.add_step('a', func=len, args=('',), delay=500)
     flow.add_step('b', func=fail, config={'retries': 1, 'retry_delay': 500})
@@ -657,6 +664,7 @@ def test_the_time_of_a_run_passes_while_only_delays_are_waited_for(store, constr
 
 
 def test_a_run_that_ends_in_time_does_not_time_out(construct):
+    # semantics 4.11
     flow = a_flow(MemoryStore(), construct, config={'run_timeout': 30})
     flow.add_step('a', func=len, args=('',))
 
@@ -664,6 +672,7 @@ def test_a_run_that_ends_in_time_does_not_time_out(construct):
 
 
 def test_a_loop_without_end_is_stopped():
+    # semantics 4.11
     flow = a_flow(MemoryStore(), config={'run_timeout': 0.1})
     flow.add_step('a', func=len, args=('',), loop=lambda: iter(int, 1))
 
