@@ -29,6 +29,8 @@ The file reads downward; no section names a later one:
     8 Driver             the only loop
     9 Facades            Eventor, Sequent
     10 Command line      python -m sequent
+
+What a flow means stands in tests/SEMANTICS.md; "semantics 7.6" names a paragraph of it.
 """
 
 # The types of what users see stand in backends/stubs; here they are inferred, also under --strict:
