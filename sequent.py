@@ -1647,14 +1647,14 @@ def _raise_circle(waiting, possible, thing):
 
 # 5 Engine ########################################################################
 #
-# The engine decides everything and does nothing. The driver hands in what happened, with the
-# time; the engine answers with actions:
+# The engine decides everything and does nothing. The driver calls a method of it for each thing
+# that happened (`begin`, `trigger`, `tick`, `done`, `lost`, `opened`, `loop_failed`, `halt`), with
+# the time in seconds as the last argument. Each returns a list of the actions that follow:
 #
-#     Begin, Trigger, Tick, Done, Lost, Opened, LoopFailed, Halt   ->   handle(input, now)
 #     ('record', task)   its status is to be stored, with the next commit, before what follows
 #     ('submit', task)   its status is to be stored; start it, once that is committed
-#     ('open', task)     the container asks for its next loop item: answer with Opened or
-#                        LoopFailed before anything else is handed in
+#     ('open', task)     the container asks for its next loop item: answer with `opened` or
+#                        `loop_failed` before any other input
 #     ('attempt', (task, recovery, attempt, status, error))   that attempt ended, and another one
 #                        will be made: it failed, or what it had reacted to has failed anew
 #     ('dropped', task)  a stop came while it waited for its next attempt: it counts as failed
@@ -1683,73 +1683,6 @@ def _raise_circle(waiting, possible, thing):
 # stops it (`_fail`, `_stop`). A stop drops what is ready or delayed, but *spares* the reactions:
 # steps whose requirement would not hold without a failure. A task that is spared goes on in a
 # scope that is stopped, and what is inside it is not stopped at all.
-
-
-class Begin(typing.NamedTuple):
-    """The run begins. ``earlier``: outcomes of the top-level steps, or None in a new run."""
-
-    earlier: typing.Optional[dict] = None
-
-
-class Done(typing.NamedTuple):
-    """A submitted task ended with ``success`` or ``failure``.
-
-    ``again``: seconds until the next attempt, if such a failure may be tried again at all.
-    """
-
-    task: typing.Any
-    status: str
-    error: typing.Optional[str] = None
-    again: typing.Optional[float] = None
-
-
-class Lost(typing.NamedTuple):
-    """What came of a task is gone, with the process of an adopted one: it runs again.
-
-    ``begun`` is False of what was taken back before it began: the same attempt is made later.
-    """
-
-    task: typing.Any
-    begun: bool = True
-
-
-class Tick(typing.NamedTuple):
-    """Time has passed: the earliest delay may be over. Hand it in while ``next_due()`` is past."""
-
-
-class Opened(typing.NamedTuple):
-    """The answer to ``open``: the next item of the container's loop, or ``over``.
-
-    ``blob`` is the item as stored; ``floor`` is kept for the driver. ``earlier`` maps paths to
-    `Earlier` at the new iteration's sequence; None says that nothing earlier counts there.
-    """
-
-    task: typing.Any
-    over: bool
-    item: typing.Any = None
-    blob: typing.Optional[bytes] = None
-    earlier: typing.Optional[dict] = None
-    floor: int = 0
-
-
-class LoopFailed(typing.NamedTuple):
-    """The answer to ``open`` when the container's loop raised."""
-
-    task: typing.Any
-    error: str
-
-
-class Trigger(typing.NamedTuple):
-    """An event is raised from outside (dynamic plans). ``earlier`` as in `Begin`, where the
-    sequence is new."""
-
-    event: str
-    sequence: str
-    earlier: typing.Optional[dict] = None
-
-
-class Halt(typing.NamedTuple):
-    """From now on nothing new starts; what runs may still end."""
 
 
 class Earlier(typing.NamedTuple):
@@ -1908,8 +1841,7 @@ class Engine:
         'over', 'root', 'roots', '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet',
         '_over', '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
-        '_handlers', '_reran', 'reacted', '_reactions', 'unmet', 'dropped',
-        '_replays')
+        '_reran', 'reacted', '_reactions', 'unmet', 'dropped', '_replays')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -1961,18 +1893,6 @@ class Engine:
         self.dropped = 0
         # What had begun before a run was continued is begun again before anything else happens.
         self._replays = mode == 'continue'
-        self._handlers = {
-            Begin: self._begin, Done: self._done, Lost: self._lost, Tick: self._tick,
-            Opened: self._opened, LoopFailed: self._loop_failed, Trigger: self._trigger,
-            Halt: self._halt}
-
-    def handle(self, event, now):
-        """Take one input at a time (seconds) and return the list of actions that follow."""
-        self._now = now
-        self._handlers[type(event)](event)
-        self._proceed()
-        actions, self._actions = self._actions, []
-        return actions
 
     def next_due(self):
         """Return when the earliest delay is over (seconds), or None."""
@@ -2007,25 +1927,34 @@ class Engine:
         return [(task, failed) for task in self._reactions for failed in task.reacts_to
                 if not (failed.handled or failed.borne)]
 
-    # Inputs.
+    # Inputs. ``now`` is the time in seconds; each input returns the list of actions that follow.
 
-    def _begin(self, event):
+    def begin(self, earlier, now):
+        """Begin the run. ``earlier``: outcomes of the top-level steps, or None in a new run."""
+        self._now = now
         self.root.status = ACTIVE
         if not self.plan.dynamic:
             self.root.exhausted = True
-            self._open_scope(self.root, 1, (), event.earlier)
+            self._open_scope(self.root, 1, (), earlier)
+        return self._proceed()
 
-    def _trigger(self, event):
-        scope = self.roots.get(event.sequence)
+    def trigger(self, event, sequence, earlier, now):
+        """Raise an event from outside (dynamic plans). ``earlier`` as in `begin`, where the
+        sequence is new."""
+        self._now = now
+        scope = self.roots.get(sequence)
         if scope is None:
-            scope = Scope(self.root, event.sequence, (), (), event.earlier, None, None, 0)
-            self.roots[event.sequence] = scope
+            scope = Scope(self.root, sequence, (), (), earlier, None, None, 0)
+            self.roots[sequence] = scope
             self.root.live[scope] = None
         self.over = False
-        scope.triggered += (event.event,)
-        self._agenda.append((scope, (self.plan.events[event.event],)))
+        scope.triggered += (event,)
+        self._agenda.append((scope, (self.plan.events[event],)))
+        return self._proceed()
 
-    def _tick(self, event):
+    def tick(self, now):
+        """Start what has been delayed until now; for use while `next_due` is past."""
+        self._now = now
         self._replays = False
         due = self.next_due()
         while due is not None and due <= self._now and self._delays[0][0] == due:
@@ -2035,24 +1964,30 @@ class Engine:
             self._become_ready(task)
             if self.next_due() is None:
                 break
+        return self._proceed()
 
-    def _done(self, event):
-        task = event.task
+    def done(self, task, status, error, again, now):
+        """End a submitted task with ``success`` or ``failure``.
+
+        ``again``: seconds until the next attempt; None if a failure is not to be tried again.
+        """
+        self._now = now
         self._replays = False
         self.running -= 1
         if task.step.serial and not task.adopted:
             self._serial_runs = False
         elif task.step.queues:
             self.queueing -= 1
-        task.error = event.error
-        if task.stale or event.status == FAILURE and self.retries(task, event.again):
-            self._try_again(task, event.status, 0 if task.stale else event.again)
-            return
-        self._end(task, event.status)
-        self._leave(task.scope)
+        task.error = error
+        if task.stale or status == FAILURE and self.retries(task, again):
+            self._try_again(task, status, 0 if task.stale else again)
+        else:
+            self._end(task, status)
+            self._leave(task.scope)
+        return self._proceed()
 
     def retries(self, task, again):
-        """Whether a task that fails now, ``again`` as in `Done`, would be tried again."""
+        """Whether a task that fails now, ``again`` as in `done`, would be tried again."""
         made = task.attempt if task.recovery == self.recovery else 0
         return (again is not None and 0 < task.step.retries >= made
                 and not is_dropped(task))
@@ -2074,13 +2009,18 @@ class Engine:
         task.recovery = self.recovery
         task.adopted = task.granted = task.stale = False
 
-    def _lost(self, event):
-        task, attempt = event.task, event.task.attempt
+    def lost(self, task, begun, now):
+        """Make a submitted task ready again, because its outcome is lost.
+
+        The next attempt is made, or, if the task had not ``begun``, the same one.
+        """
+        self._now = now
+        attempt = task.attempt
         self._replays = False
         self.running -= 1
         self.queueing -= task.step.queues
         self._next_attempt(task)
-        if not event.begun:
+        if not begun:
             task.attempt, task.status = attempt, READY
             self._actions.append(('record', task))
         if is_dropped(task):
@@ -2088,37 +2028,60 @@ class Engine:
             self._leave(task.scope)
         else:
             self._become_ready(task)
+        return self._proceed()
 
-    def _opened(self, event):
-        task = event.task
-        self._answered(task)
-        if event.over:
-            task.exhausted = True
-        elif not task.stopped or task.resumes and event.earlier:
-            self._open_iteration(task, event)
+    def opened(self, task, item, blob, earlier, floor, now):
+        """Answer ``open`` with the next item of the container's loop.
+
+        Args:
+            blob: the item as it is stored.
+            earlier: maps paths to `Earlier` at the sequence of the new iteration; None: nothing
+                earlier counts there.
+            floor: outcomes of earlier recoveries than this one do not count there.
+        """
+        self._now = now
+        if not task.stopped or task.resumes and earlier:
+            task.opened += 1
+            items = task.scope.items
+            if task.step.loops:
+                items += (item,)
+            else:
+                task.exhausted = True
+            self._open_scope(task, task.opened, items, earlier, item, blob, floor)
         else:
             task.resumes = False    # no further iteration had begun
-        self._advance(task)
-        self._leave(task.scope)
+        return self._answered(task)
 
-    def _loop_failed(self, event):
-        task = event.task
-        self._answered(task)
+    def loop_over(self, task, now):
+        """Answer ``open``: the container's loop has no more items."""
+        self._now = now
+        task.exhausted = True
+        return self._answered(task)
+
+    def loop_failed(self, task, error, now):
+        """Answer ``open``: the container's loop raised."""
+        self._now = now
         task.exhausted = task.failed = True
-        task.error = event.error
-        self._advance(task)
-        self._leave(task.scope)
+        task.error = error
+        return self._answered(task)
 
     def _answered(self, task):
         self._opening -= 1
         task.opening = False
+        self._advance(task)
+        self._leave(task.scope)
+        return self._proceed()
 
-    def _halt(self, event):
+    def halt(self, now):
+        """Start nothing new from now on; what runs may still end."""
+        self._now = now
         self.halted = True
+        return self._proceed()
 
-    # What follows from an input, until nothing more does.
+    # What follows from an input.
 
     def _proceed(self):
+        """Do what follows from an input until nothing more does; return the actions."""
         agenda = self._agenda
         while True:
             if agenda:
@@ -2141,6 +2104,8 @@ class Engine:
         if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
                                       or self._opening):
             self._finish()
+        actions, self._actions = self._actions, []
+        return actions
 
     def _finish(self):
         for scope in self.roots.values():
@@ -2712,17 +2677,6 @@ class Engine:
                 self._opening += 1
                 self._enter(task.scope)
                 self._actions.append(('open', task))
-
-    def _open_iteration(self, task, event):
-        """Open the iteration that the driver got an item for."""
-        task.opened += 1
-        _, _, item, blob, earlier, floor = event
-        items = task.scope.items
-        if task.step.loops:
-            items += (item,)
-        else:
-            task.exhausted = True
-        self._open_scope(task, task.opened, items, earlier, item, blob, floor)
 
     def _open_scope(self, task, number, items, earlier, item=None, blob=None, floor=0):
         sequence, place, outer = '%d' % number, (number,), task.scope
@@ -9061,7 +9015,7 @@ class Driver:
             self._watch_orphans()
         if self.history is not None and not self.plan.dynamic:
             earlier = self.history.earlier('1').earlier
-        self._feed(Begin(earlier))
+        self._feed(self.engine.begin(earlier, self.clock()))
 
     def _loop(self, max_loops):
         cycles = 0
@@ -9144,7 +9098,7 @@ class Driver:
             if due is None or due > self.clock():
                 break
             self._between_cycles = False
-            self._feed(Tick())
+            self._feed(self.engine.tick(self.clock()))
         if self._failed and self._queueing:
             self._recall_stopped()
 
@@ -9155,12 +9109,12 @@ class Driver:
             self.engine.ahead = pool.ahead
             self.engine.room = pool.slots + self.engine.ahead
 
-    def _feed(self, event, now=None):
-        """Hand an input to the engine, and the answers to what it asks for; note the actions."""
+    def _feed(self, actions):
+        """Note the actions that the engine returned; answer what it asks for."""
         opens = self._opens
-        while event is not None:
+        while actions is not None:
             dirty = self._dirty    # a loop that calls flow.tasks() has it committed
-            for kind, what in self.engine.handle(event, self.clock() if now is None else now):
+            for kind, what in actions:
                 if kind == 'record':
                     dirty[what] = None
                     if what.status == FAILURE:
@@ -9173,8 +9127,7 @@ class Driver:
                     opens.append(what)
                 else:
                     self._note(kind, what)
-            event = self._open_iteration(opens.popleft()) if opens else None
-            now = None    # the loop may have taken its time
+            actions = self._open_iteration(opens.popleft()) if opens else None
 
     def _recall_stopped(self):
         """Take back what is queued and not begun where a failure has stopped its container."""
@@ -9250,15 +9203,15 @@ class Driver:
         earlier = None
         if self.history is not None and sequence not in self.engine.roots:
             earlier = self.history.earlier(sequence).earlier
-        self._feed(Trigger(event, sequence, earlier))
+        self._feed(self.engine.trigger(event, sequence, earlier, self.clock()))
 
     def _open_iteration(self, task):
-        """Return the answer to the engine's ``open``; None if a signal came first."""
-        past, step = _NO_PAST, task.step
+        """Answer the engine's ``open``; return its actions, or None if a signal came first."""
+        engine, past, step = self.engine, _NO_PAST, task.step
         if self.history is not None and task.scope.earlier is not None:
             past = self.history.earlier(self._next_sequence(task), step.path, task.floor)
         if not step.loops:
-            return Opened(task, False, None, None, past.earlier, past.floor)
+            return engine.opened(task, None, None, past.earlier, past.floor, self.clock())
         try:
             item, blob, over = self._next_item(task, past)
         except BaseException as error:    # sys.exit() in a loop is its failure, too
@@ -9266,20 +9219,20 @@ class Driver:
                 return None
             logger.error('%s: its loop failed', _describe(task),
                          exc_info=not isinstance(error, SequentError))
-            return LoopFailed(task, 'its loop failed: %s' % describe_error(error))
+            return engine.loop_failed(
+                task, 'its loop failed: %s' % describe_error(error), self.clock())
         if over:
             self._note_end_of_loop(task, past)
-            return Opened(task, True)
+            return engine.loop_over(task, self.clock())
         earlier = past.earlier
         if earlier and not self.loops.same(item, blob, past.item):
             sequence = self._next_sequence(task)
             refusal = self._refuse_other_item(task, sequence)
             if self.run_record.mode == 'continue' and refusal is None:
-                refusal = LoopFailed(task, 'the loop item of iteration %s is not the one '
-                                     'recorded: a run that is continued goes on with the '
-                                     'same items; recover it' % sequence)
+                refusal = ('the loop item of iteration %s is not the one recorded: a run that is '
+                           'continued goes on with the same items; recover it' % sequence)
             if refusal is not None:
-                return refusal
+                return engine.loop_failed(task, refusal, self.clock())
             self._run_anew(task, sequence)
             earlier = None
         if (blob is not None and (earlier is None or past.item is None)
@@ -9287,7 +9240,7 @@ class Driver:
             self._rows.append(TaskRecord(step.path, self._next_sequence(task),
                                          self.run_record.recovery, 1, 'iteration', '',
                                          item=blob))
-        return _new_tuple(Opened, (task, False, item, blob, earlier, past.floor))
+        return engine.opened(task, item, blob, earlier, past.floor, self.clock())
 
     def _run_anew(self, task, sequence):
         """What is recorded at an iteration belongs to another loop item."""
@@ -9555,13 +9508,12 @@ class Driver:
         task.started = record.started
 
     def _refuse_other_item(self, task, sequence):
-        """Return the answer to ``open`` where an orphan still works on another loop item."""
+        """Return why an iteration is not opened: an orphan still works on another loop item."""
         path = task.step.path
         for name, at in self._orphans:
             if (at + '.').startswith(sequence + '.') and (name + '_').startswith(path + '_'):
-                return LoopFailed(task, (
-                    'the loop item of iteration %s is not the one recorded, with which step %s '
-                    'still runs; recover again when that has ended' % (sequence, name)))
+                return ('the loop item of iteration %s is not the one recorded, with which step '
+                        '%s still runs; recover again when that has ended' % (sequence, name))
         return None
 
     def _open_construct(self, construct):
@@ -9714,7 +9666,7 @@ class Driver:
                 self._trigger(event, sequence)
         self._trace = outcome.trace
         task.job = None    # a circle would keep both until the garbage collector comes by
-        self._feed(_new_tuple(Done, (task, outcome.status, outcome.error, again)), now)
+        self._feed(self.engine.done(task, outcome.status, outcome.error, again, now))
         if self._tells and task.status == SUCCESS:
             logger.info('%s ended with success', _describe(task))
 
@@ -9735,7 +9687,7 @@ class Driver:
         task.job = None
         if queued:
             task.started = None
-        self._feed(Lost(task, not queued))
+        self._feed(self.engine.lost(task, not queued, self.clock()))
 
     def _take_result(self, task, outcome):
         """Note the result of a task; return its outcome, a failure if others lack the result."""
@@ -10033,7 +9985,7 @@ class Driver:
         logger.error('%s: nothing new starts; running tasks that are ended: %d',
                      why or 'an error', len(self._jobs))
         self._opens.clear()
-        self._feed(Halt())
+        self._feed(self.engine.halt(self.clock()))
         while self._inline:
             job, construct = self._inline.popleft()
             self._jobs.pop(job, None)
@@ -10213,7 +10165,7 @@ class DryRun(Driver):
         while True:
             starting, self._starting = self._starting, []
             for task in starting:
-                self._feed(Done(task, SUCCESS))
+                self._feed(self.engine.done(task, SUCCESS, None, None, self.clock()))
             if not starting and not self._go_on():
                 break
             yield from self._take()
@@ -10232,7 +10184,7 @@ class DryRun(Driver):
             self._trigger(*self.triggers.popleft())
         elif due is not None:
             self.pretended.now = max(self.pretended.now, due)
-            self._feed(Tick())
+            self._feed(self.engine.tick(self.clock()))
         return bool(self.triggers or due is not None or self._found or self._starting)
 
     def _watch_orphans(self):

@@ -133,31 +133,34 @@ class Engine:
         self.result = None
         self.engine = sequent.Engine(build_plan(flow), flow.max_concurrent, recovery, mode)
         self.now = now
-        self.feed(sequent.Begin(None if mode == 'restart' else records.at('1')))
+        self.feed(self.engine.begin, None if mode == 'restart' else records.at('1'))
 
     def finish(self, path, sequence, ok):
         task = self.running.pop((path, sequence))
         if ok:
-            self.feed(sequent.Done(task, 'success', None))
+            self.feed(self.engine.done, task, 'success', None, None)
             return
         again = self.flow.nodes[path].retry_delay
         attempt, retries = task.attempt, self.engine.retries(task, again)
-        self.feed(sequent.Done(task, 'failure', 'broken', again))
+        self.feed(self.engine.done, task, 'failure', 'broken', again)
         assert ((path, sequence, attempt) in self.tried) == retries, \
             'the engine says retries(%s at %s) is %s' % (path, sequence, retries)
 
     def advance(self, now=None):
         self.now = self.engine.next_due() if now is None else now
         while self.engine.next_due() == self.now:
-            self.feed(sequent.Tick())
+            self.feed(self.engine.tick)
 
-    def feed(self, event):
-        """Hand in one input, answer what the engine asks, commit, start."""
+    def feed(self, enter, *given):
+        """Make one input, answer what the engine asks, commit, start.
+
+        ``enter`` is the method of the engine, ``given`` what it is given beside the time.
+        """
         self.records.turns += 1
         assert self.result is None, 'something happens after the end'
-        dirty, tried, dropped, submitted, opens, events = {}, [], [], [], [], [event]
-        while events:
-            actions = self.engine.handle(events.pop(0), self.now)
+        dirty, tried, dropped, submitted, opens = {}, [], [], [], []
+        actions = enter(*given + (self.now,))
+        while actions is not None:
             for i, (kind, what) in enumerate(actions):
                 if kind in ('record', 'submit'):
                     dirty[what] = None
@@ -176,8 +179,7 @@ class Engine:
                     opens.append(what)
                 elif kind == 'finish':
                     self.result = what
-            if opens and not events:
-                events.append(self.open(opens.pop(0)))
+            actions = self.open(opens.pop(0)) if opens else None
         self.commit(tried, dirty)
         for task in dropped:
             self.drop(task)
@@ -215,13 +217,14 @@ class Engine:
         node = self.flow.nodes[task.step.path]
         k, runs = node.loop_fails or (0, 0)
         if task.step.loops and task.opened + 1 == k and self.recovery < runs:
-            return sequent.LoopFailed(task, 'no more of this')
+            return self.engine.loop_failed(task, 'no more of this', self.now)
         if task.step.loops and task.opened >= node.loop:
-            return sequent.Opened(task, True)
+            return self.engine.loop_over(task, self.now)
         earlier = None
         if self.mode != 'restart' and task.scope.earlier is not None:
             earlier = self.records.at('%s.%d' % (task.sequence, task.opened + 1), task.floor)
-        return sequent.Opened(task, False, task.opened, None, earlier, task.floor)
+        return self.engine.opened(
+            task, task.opened, None, earlier, task.floor, self.now)
 
     def commit(self, tried, dirty):
         if self.lifetime is not None:
