@@ -241,11 +241,13 @@ else:
     _UNFIT_METHODS = ('forkserver',)  # it does not tell yet how a process has ended
 
 
-def _start_methods():
-    """Return what config ``start_method`` can be here."""
+def start_methods():
+    """Return the values that config ``start_method`` can have here, the default first."""
     import multiprocessing
     known = multiprocessing.get_all_start_methods()
-    return [one for one in known if one not in _UNFIT_METHODS]
+    return sorted((one for one in known if one not in _UNFIT_METHODS),
+                  key=lambda one: one != _START_METHOD)
+
 
 if sys.version_info >= (3, 7):
     def _freeze_garbage():
@@ -3097,7 +3099,7 @@ def _proc_stat(pid):
         return None, None, None
 
 
-def _members(field, number):
+def process_members(field, number):
     """Yield the pids of what runs in a process group (field 2) or session (3); zombies do not."""
     try:
         pids = [name for name in os.listdir('/proc') if name.isdigit()]
@@ -3174,7 +3176,7 @@ def process_alive(identity):
         return False
     if known.get('ns') != namespace:
         return None
-    if 'program' in known and any(_members(3, known['pid'])):
+    if 'program' in known and any(process_members(3, known['pid'])):
         return True    # of a session whose leader is dead nobody else has the number
     state, start, parent = _proc_stat(known['pid'])
     if state is None:
@@ -4081,7 +4083,7 @@ class SqliteStore(Store):
         if not found:
             raise StoreError('there is no folder %r for the store %r; make it, or give another '
                              'store' % (folder, self.path))
-        self._check_trust(folder, create)
+        self.check_trust(folder, create)
         if create and not os.path.lexists(self.path):
             self._make()
         if not os.path.exists(self.path):
@@ -4131,7 +4133,7 @@ class SqliteStore(Store):
         return _import_sqlite3().connect(_file_uri(path) + '?mode=rw', uri=True, timeout=_BUSY,
                                          isolation_level=None)
 
-    def _check_trust(self, folder, create):
+    def check_trust(self, folder, create):
         """Refuse what another user could have written: pickles are read from here, which run code.
 
         The file beside it whose name ends in -journal is played back into the store by SQLite.
@@ -6323,7 +6325,7 @@ def _checked_codes(ok):
 # Programs: what is said of them, by the supervisor and by the tender ----------------
 
 
-def _manner(code):
+def manner_of_end(code):
     """Return how a process ended, by its exit code, which is negative for a signal."""
     import _signal as raw  # type: ignore  # signal itself is too large for the tender
     if code >= 0:
@@ -6335,7 +6337,7 @@ def _manner(code):
 
 def _end_of_program(code, tail):
     """Return why a program failed: how it ended, and the last lines of its stderr."""
-    return _manner(code) + (':\n' if '\n' in tail else ': ' if tail else '') + tail
+    return manner_of_end(code) + (':\n' if '\n' in tail else ': ' if tail else '') + tail
 
 
 def _last_lines(log, start):
@@ -6756,7 +6758,7 @@ def warn_of_shortage(name, sequence, reason):
 def _group_runs(number):
     """Whether anything of a process group runs. Without /proc zombies count, too."""
     if os.path.exists('/proc/self/stat'):
-        return any(True for _ in _members(2, number))
+        return any(True for _ in process_members(2, number))
     try:
         os.killpg(number, 0)
     except PermissionError:
@@ -6842,7 +6844,7 @@ class _Child:
         if code is None:
             return ('ended before its outcome was delivered; how is not known, as this program '
                     'ignores SIGCHLD or waits for processes that are not its own')
-        return _manner(code) + (
+        return manner_of_end(code) + (
             ' before its outcome was delivered' if code >= 0 else '')
 
     def lost(self, job):
@@ -7253,7 +7255,7 @@ def _start_method(config, name):
     """Return the start method of a step; raise ConstructError for one that is not known here."""
     method = config.get('start_method') or _START_METHOD
     if method != _START_METHOD:
-        known = _start_methods()
+        known = start_methods()
         if method not in known:
             raise ConstructError('step %r: no start_method %r here%s' % (
                 name, method, _choices(method, known)))
@@ -7927,44 +7929,64 @@ def _named_class(spec):
 
 def _backend_class(name):
     """Return the task construct in the optional backend of that name."""
-    full = '%s.%s' % (__name__, name)
     try:
-        module = importlib.import_module(full) if name.isidentifier() else None
+        module = load_backend(name)
     except ModuleNotFoundError as error:
-        if error.name != full:
-            raise ConstructError('task construct %r needs the module %r, which is not installed'
-                                 % (name, error.name)) from error
-        module = None
-    for one in vars(module).values() if module else ():
-        if (isinstance(one, type) and issubclass(one, TaskConstruct)
-                and one.__module__ == full and not one.__name__.startswith('_')):
-            return one
-    known = [one for one in _CONSTRUCTS if one != 'invoke'] + _backend_names()
-    raise ConstructError('no task construct %r%s' % (name, _choices(name, known)))
+        raise ConstructError('task construct %r needs the module %r, which is not installed'
+                             % (name, error.name)) from error
+    if module is None or 'construct' not in module.BACKEND:
+        known = [one for one in _CONSTRUCTS if one != 'invoke'] + backend_names()
+        raise ConstructError('no task construct %r%s' % (name, _choices(name, known)))
+    return getattr(module, module.BACKEND['construct'])
 
 
-def _accelerator(name):
-    """Return the optional backend of that name that makes something faster, or None."""
+# Backends -------------------------------------------------------------------------
+#
+# A file in backends/ describes itself in one literal, ``BACKEND = {...}``, which is read without
+# importing the file. What the file offers stands there by these keys:
+#
+#     'construct'     the name of its TaskConstruct, for task_construct='<name of the file>'
+#     'accelerates'   the construct that it makes faster
+#     'options'       {'--option': {'verbs': [verb, ...], 'call': function, 'help': text, 'short':
+#                     ['-o']}}: options of the command line that do something in place of the verb.
+#                     The function is given (flow, options, say) and returns the exit code; of an
+#                     option without verbs, which takes no module, it is given (options, say).
+
+
+def load_backend(name):
+    """Import ``backends/<name>.py`` and return it, or None if there is no such file.
+
+    Raises:
+        ModuleNotFoundError: a module that the file needs is missing.
+    """
     full = '%s.%s' % (__name__, name)
     try:
-        return importlib.import_module(full)
+        return importlib.import_module(full) if name.isidentifier() else None
     except ModuleNotFoundError as error:
         if error.name != full:
             raise
         return None
 
 
-def _backend_names():
-    """Return the names of the optional backends that hold a task construct."""
+def descriptions():
+    """Return {name: description} of the files in ``backends/``, without importing them."""
+    import ast
     import importlib.util
     import pkgutil
-    names = []
+    found = {}
     for _, name, _ in pkgutil.iter_modules(__path__):
         full = '%s.%s' % (__name__, name)
         spec = importlib.util.find_spec(full)  # type: typing.Any
-        if '(TaskConstruct)' in (spec.loader.get_source(full) or ''):
-            names.append(name)
-    return names
+        literal = re.search(r'^BACKEND = ({[^\n]*}$|{.*?^})', spec.loader.get_source(full) or '',
+                            re.MULTILINE | re.DOTALL)
+        if literal:
+            found[name] = ast.literal_eval(literal.group(1))
+    return found
+
+
+def backend_names():
+    """Return the names of the optional backends that hold a task construct."""
+    return [name for name, one in descriptions().items() if 'construct' in one]
 
 # 8 Driver ########################################################################
 #
@@ -10389,7 +10411,7 @@ def _check_value(key, value, who):
     kind = CONFIG_KEYS[key].kind
     wanted = _CHECKS.get(kind)
     if wanted is None:
-        choices = kind.split('|') if '|' in kind else _start_methods()
+        choices = kind.split('|') if '|' in kind else start_methods()
         if value in choices or value is None and kind == 'start method':
             return value
         raise ConfigError('%s: config %r cannot be %r%s' % (
@@ -11081,7 +11103,7 @@ class _Flow(abc.ABC):
     def _construct_of_program(constructs, key):
         """Return what runs a `Command`."""
         # Not where a class of the user's is derived from it.
-        tender = _accelerator('tender')
+        tender = load_backend('tender')
         if (type(constructs[key]) is not ProcessConstruct or tender is None
                 or not tender.CAN_START_PROGRAMS):
             return constructs[key]
@@ -11337,7 +11359,7 @@ class _Flow(abc.ABC):
 
     def _fork_server(self):
         """Return what starts children for the run from a small process, or None."""
-        settings, tender = self.settings(), _accelerator('tender')
+        settings, tender = self.settings(), load_backend('tender')
         if (tender is None or not _HAS_GROUPS
                 or type(find_construct(settings['task_construct'])) is not ProcessConstruct
                 or (settings['start_method'] or _START_METHOD) != 'fork'):
@@ -12263,7 +12285,19 @@ def _main(argv, stdout):
         return end.code
     if options is None:
         return _EXIT_SUCCESS
-    return _self_check(options) if options.self_check else _Session(options).run()
+    if options.instead is not None and not options.module:
+        return _do_instead(options)
+    return _Session(options).run()
+
+
+def _do_instead(options):
+    """Do what an option of a backend asks for; return the exit code."""
+    name, function = options.instead[:2]
+    try:
+        with _output(options.stdout) as say:
+            return getattr(load_backend(name), function)(options, say)
+    except SystemExit as end:    # a signal came
+        return end.code
 
 
 # Arguments ------------------------------------------------------------------------
@@ -12322,8 +12356,6 @@ def _make_parser():
     add('--json', action='store_true', help='print JSON; after a run, how it ended')
     add('--all', action='store_true', help='status, --dry-run: show every task')
     add('--version', action='store_true', help='show the version, and which file this is')
-    add('--self-check', action='store_true', help='without a module: try each construct and '
-        'store in the folder of --store, or a temporary one, and show what this host can do')
     add('-h', '--help', action='store_true', help='show this text')
     return parser
 
@@ -12350,6 +12382,9 @@ def _parse_arguments(argv, stdout):
     parser = _make_parser()
     # Without positional arguments of its own the parser lets them stand between options.
     options, words = parser.parse_known_args(argv)
+    options.instead = None
+    if options.help or any(word.startswith('-') for word in words):
+        options, words = _parse_with_backends(parser, argv)
     options.stdout = stdout
     options.given = {}    # {name: (text, source)}
     for name, _, text in (one.partition('=') for one in options.set):
@@ -12368,20 +12403,42 @@ def _parse_arguments(argv, stdout):
     objection = _objection_to(options, words, parser)
     if objection:
         parser.error(objection)
-    if options.self_check:
-        return options
-    options.module, options.verb = words[0], (words[1:] or ['run'])[0]
+    options.module = options.verb = None
+    if words:
+        options.module, options.verb = words[0], (words[1:] or ['run'])[0]
     return options
+
+
+#: The options that need a file in backends/: {option: name of the file}.
+_BESIDE = {'--self-check': 'self_check'}
+
+
+def _parse_with_backends(parser, argv):
+    """Parse the arguments again, with the options that backends add.
+
+    Returns:
+        The options and the words. ``instead`` is None, or (backend, function, option, verbs) of
+        an option that was given.
+    """
+    added = [(name, option, one) for name, description in descriptions().items()
+             for option, one in description.get('options', {}).items()]
+    for name, option, one in added:
+        parser.add_argument(option, *one.get('short', ()), dest='instead', action='store_const',
+                            const=(name, one['call'], option, one['verbs']), help=one['help'])
+    return parser.parse_known_args(argv)
 
 
 def _objection_to(options, words, parser):
     """Say what is wrong with the arguments, or return None."""
     unknown = [word for word in words if word.startswith('-')]
     if unknown:
+        if unknown[0] in _BESIDE:
+            return '%s needs the file backends/%s.py: copy it to a folder backends beside %s' % (
+                unknown[0], _BESIDE[unknown[0]], os.path.abspath(__file__))
         known = [one for action in parser._actions for one in action.option_strings]
         return 'unknown option %r%s' % (unknown[0], _nearest(unknown[0], known))
-    if options.self_check:
-        return '--self-check takes no module, not %r' % words[0] if words else None
+    if options.instead is not None and not options.instead[3]:
+        return '%s takes no module, not %r' % (options.instead[2], words[0]) if words else None
     if not words:
         return 'which flow? Give a module or a file; -h shows examples'
     verb = (words[1:] or ['run'])[0]
@@ -12514,354 +12571,6 @@ def _say_table(say, header, rows):
         for row in chunk:
             cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
             say('  '.join(cells + [_cut(row[-1], room)]).rstrip())
-
-
-# Self-check -----------------------------------------------------------------------
-#
-# Whatever could hang is tried in a process of its own, which is ended when its time is over: the
-# supervising process itself never touches the folder, whose file server may be gone.
-
-_TRIAL_PATIENCE = 20.0  # seconds
-_TRIAL = """\
-import importlib, json, sys
-sys.path[:] = json.loads(sys.argv[2])
-sys.exit(importlib.import_module(sys.argv[1])._try(*sys.argv[3:]))
-"""
-
-#: What is known of versions of SQLite and concerns a store: (since, mended in, what).
-_SQLITE_DEFECTS = (
-    ((0,), (3, 7, 17), 'older than 3.7.17, the oldest that the library is made for'),
-    ((3, 7), (3, 51, 3), 'before 3.51.3 the WAL-reset bug can lose commits in WAL mode, unless '
-     'your\n        distribution has mended it; a store is not in that mode if nobody has set it'),
-)
-_MEMORY_SYSTEMS = ('tmpfs', 'ramfs')
-_NETWORK_SYSTEMS = ('nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', '9p', 'ceph', 'lustre', 'gpfs', 'afs',
-                    'beegfs', 'glusterfs', 'fuse.glusterfs', 'fuse.sshfs')
-
-
-def _self_check(options):
-    """Print a page on what this host can do; return 1 if something fails that must work."""
-    before, check = {}, _SelfCheck()
-    if threading.current_thread() is threading.main_thread():
-        for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, check.on_signal)
-    try:
-        with _output(options.stdout) as say:
-            check.run(options.store, lambda text: (_say_lines(say, text), options.stdout.flush()))
-        return _EXIT_FAILURE if check.failed else _EXIT_SUCCESS
-    except SystemExit as end:    # a signal came
-        return end.code
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _SelfCheck:
-    """Tries one thing after the other, and prints a line on each."""
-
-    failed = ()  # type: typing.Tuple[str, ...]  # the labels of what did not work
-    waits = False  # for the end of a trial that may be cut short
-    signal = 0  # the one that came
-
-    def run(self, store, say):
-        self.say = say
-        say('sequent self-check')
-        folder = self.tried('the folder', 'make', store or '')
-        if folder is not None:
-            try:
-                self.try_all(folder)
-            finally:
-                self.tried('the removal of %s' % folder, 'remove', folder)
-        say('\n' + ('does not work: ' + '; '.join(self.failed) if self.failed else
-                    'all that must work works'))
-
-    def try_all(self, folder):
-        self.say('%s\n' % (self.tried('the facts', 'facts', folder) or ''))
-        for label, *what in _trials():
-            if not what:
-                self.say('no      ' + label)
-            elif self.tried(label, what[0], folder, *what[1:],
-                            waiting=self.waiting()) is not None:
-                self.say('ok      ' + label)
-
-    def on_signal(self, number, frame):
-        self.signal = number
-        if self.waits:
-            raise SystemExit(128 + number)
-
-    @contextlib.contextmanager
-    def waiting(self):
-        """Let a signal cut short the wait for a trial: not its start, where it would be lost."""
-        self.waits = True
-        try:
-            if self.signal:
-                raise SystemExit(128 + self.signal)
-            yield
-        finally:
-            self.waits = False
-
-    def tried(self, label, *what, **waiting):
-        """Return what a trial printed; None, and say so, if it failed."""
-        printed, trouble = _in_trial(what, **waiting)
-        if trouble is not None:
-            self.failed += label,
-            self.say('FAILED  %s: %s' % (label, trouble))
-        return printed
-
-
-def _in_trial(what, nested=False, waiting=None):
-    """Run `_try` in a process; return (what it printed, None) or (None, what is the matter).
-
-    Args:
-        waiting: a context manager within which it is waited, or None.
-    """
-    import json
-    import subprocess
-    switches = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    patience = _TRIAL_PATIENCE / 4 if nested else _TRIAL_PATIENCE
-    try:
-        process = subprocess.Popen(
-            [sys.executable, '-B'] + switches + ['-c', _TRIAL, __name__, json.dumps(sys.path)]
-            + list(what), start_new_session=not nested, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={name: value for name, value in os.environ.items()
-                 if not name.startswith('SEQUENT_')})
-    except (OSError, ValueError, TypeError) as error:
-        return None, 'this Python (%r) cannot be started: %s' % (sys.executable, error)
-    try:
-        with waiting or contextlib.ExitStack():
-            printed, errors = process.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-        return None, 'it hangs, and was ended after %g s' % patience
-    finally:
-        if process.returncode is None:
-            _end_trial(process)
-    if process.returncode == 0:
-        return printed.decode('utf-8').replace('\r', '').rstrip('\n'), None
-    lines = errors.decode('utf-8', 'replace').splitlines()
-    return None, next((line for line in reversed(lines) if line), _manner(process.returncode))
-
-
-def _end_trial(process):
-    """End a trial; do not wait for what is stuck in a file server that is gone."""
-    import subprocess
-    session = {process.pid, *_members(3, process.pid)}
-    children = {one for pid in session for one in _members(1, pid)}    # in sessions of their own
-    for pid in session | children:
-        try:
-            os.kill(pid, getattr(signal, 'SIGKILL', signal.SIGTERM))
-        except OSError:
-            pass  # it has ended meanwhile
-    try:
-        process.communicate(timeout=2.0)
-    except subprocess.TimeoutExpired:
-        pass
-
-
-def _trials():
-    """Return what is tried, [(label, how, ...)]; only a label: what is not for this system."""
-    trials = [('inline steps, memory store', 'flow', ':memory:', 'inline'),
-              ('thread steps, memory store', 'flow', ':memory:', 'thread'),
-              ('inline steps, SQLite store', 'flow', '', 'inline'),
-              ('thread steps, SQLite store', 'flow', '', 'thread')
-              ]  # type: typing.List[typing.Tuple[str, ...]]
-    if _HAS_GROUPS:
-        trials += [('process steps by %s, SQLite store' % method, 'flow', '', 'process', method)
-                   for method in _start_methods()]
-        trials.append(('programs, SQLite store', 'flow', '', 'program'))
-    else:
-        trials.append(('process steps: this system has no process groups and signal masks',))
-    try:
-        import fcntl  # noqa: F401
-        trials.append(('POSIX locks: they keep a second program out', 'locks'))
-    except ImportError:
-        trials.append(('POSIX locks: nothing keeps a second program from running a flow',))
-    names = _backend_names()
-    tried = [name for name in ('executor', 'pool') if name in names and (
-        name == 'executor' or _HAS_GROUPS)]
-    trials += [('%s steps, SQLite store' % name, 'flow', '', name) for name in tried]
-    return trials + [('backend %s: it is there, but not tried' % name,) for name in names
-                     if name not in tried]
-
-
-# In the process of a trial:
-
-
-def _try(what, *given):
-    trials = {'make': _make_trial_folder, 'facts': _facts, 'locks': _try_locks, 'lock': _try_lock,
-              'flow': _try_flow, 'remove': _remove_trial_folder}  # type: typing.Dict
-    try:
-        printed = trials[what](*given) or ''
-        sys.stdout.buffer.write(printed.encode('utf-8', 'backslashreplace'))
-        return 0
-    except Exception as error:
-        text = '\n' + describe_error(error).replace('\n', ' ')
-        sys.stderr.buffer.write(text.encode('utf-8', 'backslashreplace'))
-        return 1
-
-
-def _make_trial_folder(store):
-    import tempfile
-    folder = None
-    if store:
-        there = SqliteStore(store)
-        folder = os.path.dirname(there.path)
-        there._check_trust(folder, create=True)
-    return tempfile.mkdtemp(prefix='sequent-check-', dir=folder)
-
-
-def _remove_trial_folder(folder):
-    import shutil
-    shutil.rmtree(folder)
-
-
-def _try_flow(folder, store, construct, method=None):
-    """Run and recover a small flow."""
-    import tempfile
-    if len(os.fsencode(folder)) < 64:    # the path of a socket has room for 107 bytes
-        tempfile.tempdir = folder
-    config = {'task_construct': 'process' if construct == 'program' else construct,
-              'logdir': os.path.join(folder, 'logs')}
-    if method is not None:
-        config['start_method'] = method
-    if construct == 'executor':
-        config['executor'] = 'concurrent.futures:ThreadPoolExecutor'
-    store = store or os.path.join(folder, '%s%s.db' % (construct, method or ''))
-    for mode in ['restart'] + ['recover'] * (store != ':memory:'):
-        flow = Sequent('check', store=store, run_mode=mode, config=config, logging_level=50)
-        a = flow.add_step('a', func=operator.add, args=(1, 2))
-        each = flow.add_step('each', loop=[3], require=a)
-        each.add_step('b', func=operator.mul, args=(each.item, a.result))
-        if construct == 'program':
-            flow.add_step('c', func=Command([sys.executable, '-S', '-c', 'pass']), require=each)
-        if not flow.run():
-            raise ProgramError('; '.join(task.error for task in flow.tasks() if task.error))
-
-
-def _try_locks(folder):
-    path = os.path.join(folder, 'locks')
-    held = _LockFile(path)
-    held.acquire(1, True)
-    taken = _in_trial(('lock', path), nested=True)
-    held.release(1)
-    free = _in_trial(('lock', path), nested=True)
-    if (taken, free) != (('refused', None), ('granted', None)):
-        raise StoreError('one that is taken: %s; one that is free: %s; put stores on another '
-                         'file system' % (taken[1] or taken[0], free[1] or free[0]))
-
-
-def _try_lock(path):
-    return 'granted' if _LockFile(path).acquire(1, True) else 'refused'
-
-
-# The facts ------------------------------------------------------------------------
-
-
-def _facts(folder):
-    """Return what there is to know of this host, as lines of text."""
-    rows = [('file', '%s, version %s' % (os.path.abspath(__file__), __version__))]
-    for name, told in (('Python', _python), ('system', _system_text), ('SQLite', _sqlite),
-                       ('folder', _file_system), ('disk', _disk), ('clock', _clock),
-                       ('limits', _limits), ('has', _abilities)):
-        try:
-            rows.append((name, told(folder)))
-        except Exception as error:
-            rows.append((name, 'unknown (%s)' % describe_error(error)))
-    return '\n'.join('%-8s%s' % row for row in rows)
-
-
-def _python(folder):
-    import platform
-    return '%s %s, %s' % (platform.python_implementation(), platform.python_version(),
-                          sys.executable)
-
-
-def _system_text(folder):
-    import platform
-    return '%s %s %s, host %s, CPUs: %s' % (platform.system(), platform.release(),
-                                            platform.machine(), _host(), os.cpu_count())
-
-
-def _sqlite(folder):
-    sqlite3 = _import_sqlite3()
-    return '\n        '.join([sqlite3.sqlite_version] + [
-        what for since, mended, what in _SQLITE_DEFECTS
-        if since <= sqlite3.sqlite_version_info < mended])
-
-
-def _file_system(folder):
-    """Return the type of the file system of a folder, and what that means for a store."""
-    folder, found = os.path.realpath(folder) + os.sep, ('', 'file system unknown', '')
-    try:
-        with open('/proc/self/mountinfo', 'rb') as file:
-            lines = os.fsdecode(file.read()).splitlines()
-        for fields in (line.split(' ') for line in lines):
-            place = re.sub(r'\\([0-7]{3})', lambda one: chr(int(one.group(1), 8)), fields[4])
-            if folder.startswith(place.rstrip('/') + '/') and len(place) >= len(found[0]):
-                found = place, fields[fields.index('-') + 1], fields[5]
-    except (OSError, ValueError, IndexError):
-        pass    # not Linux
-    remark = (': in memory, gone after the next boot' if found[1] in _MEMORY_SYSTEMS else
-              ': of a server, which must do POSIX locks for all hosts alike'
-              if found[1] in _NETWORK_SYSTEMS else '')
-    return '%s %s %s' % (os.path.dirname(folder[:-1]), found[1], found[2]) + remark
-
-
-def _disk(folder):
-    """Return how much room there is, and how long it takes to make something durable."""
-    import shutil
-    times = []
-    for number in range(5):
-        start = time.monotonic()
-        write_aside(os.path.join(folder, 'a', 'b', 'c', 'd%d' % number), b'durable?')
-        times.append(time.monotonic() - start)
-    return '%.1f GB free, %.1f ms to make a file durable' % (
-        shutil.disk_usage(folder).free / 1e9, sorted(times)[2] * 1000)
-
-
-def _clock(folder):
-    path = os.path.join(folder, 'clock')
-    now = time.time()
-    write_aside(path, b'')
-    skew = os.stat(path).st_mtime - now
-    return '%s%s, time zone %s%s' % (
-        time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now)), time.strftime('%z'),
-        '/'.join(time.tzname), '' if abs(skew) < 2 else
-        '; that of the file system is off by %.0f s' % skew)
-
-
-def _limits(folder):
-    import resource
-    names = (('NOFILE', 'open files'), ('NPROC', 'processes'), ('FSIZE', 'file size'),
-             ('AS', 'address space'), ('CPU', 'CPU seconds'), ('CORE', 'core'))
-    found = []
-    for name, what in names:
-        if hasattr(resource, 'RLIMIT_' + name):
-            soft = resource.getrlimit(getattr(resource, 'RLIMIT_' + name))[0]
-            found.append('%s %s' % (what, 'any' if soft == resource.RLIM_INFINITY else soft))
-    return ', '.join(found)
-
-
-def _abilities(folder):
-    """Return which of the means that the library makes use of this system has."""
-    import multiprocessing
-    has = [(name, hasattr(os, name)) for name in ('fork', 'posix_spawn', 'waitid')]
-    fd = _watch_pid(os.getpid())
-    if fd is not None:
-        os.close(fd)
-    has += [('pidfd_open', fd is not None), ('process groups', _HAS_GROUPS),
-            ('/proc', _proc_stat(os.getpid())[1] is not None)]
-    try:
-        multiprocessing.get_context(_START_METHOD).Lock()
-        has.append(('sem_open', True))
-    except (ImportError, OSError):
-        has.append(('sem_open', False))
-    return '%s; start methods %s' % (
-        ', '.join(name if there else 'no ' + name for name, there in has),
-        ', '.join([_START_METHOD + ' (default)'] + [
-            one for one in _start_methods() if one != _START_METHOD]))
 
 
 # The module -----------------------------------------------------------------------

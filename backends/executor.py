@@ -59,6 +59,8 @@ from . import (
     take_parameters,
 )
 
+BACKEND = {'construct': 'ExecutorConstruct'}
+
 if sys.version_info >= (3, 7):
     BrokenExecutor = concurrent.futures.BrokenExecutor
 else:

@@ -63,6 +63,8 @@ from . import (
 )
 from .executor import _PATIENCE, BrokenExecutor, _PoolParts, _some_ended
 
+BACKEND = {'construct': 'PoolConstruct'}
+
 # How the library itself treats its processes; that is not for others to build on.
 _own: typing.Any = importlib.import_module(__package__)
 
@@ -442,10 +444,10 @@ class _Pool:
         pid = None if cell is None else self._cells[cell]
         if pid in self._codes:
             code = self._codes[pid]
-            return Outcome('failure', 'its worker %s' % _own._manner(code), code=code)
+            return Outcome('failure', 'its worker %s' % _own.manner_of_end(code), code=code)
         if pid == 0 and self.proven:
             return None
-        others = ', '.join(sorted(set(map(_own._manner, self._codes.values()))))
+        others = ', '.join(sorted(set(map(_own.manner_of_end, self._codes.values()))))
         others = others or str(self._error or 'ended')
         if pid == 0:    # nothing has ever run in it, and might not in the next one
             return Outcome('failure',

@@ -38,8 +38,8 @@ from . import (  # type: ignore
     _leave_outcome,
     _make_folder,
     _make_pair,
-    _manner,
-    _members,
+    manner_of_end,
+    process_members,
     _no_folder,
     _no_program,
     _no_stdin,
@@ -69,6 +69,8 @@ from . import (  # type: ignore
     warn_of_shortage,
     write_aside,
 )
+
+BACKEND = {'accelerates': 'process'}
 
 CAN_START_PROGRAMS = all(hasattr(os, name) for name in ('fork', 'waitid', 'environb'))
 
@@ -778,7 +780,7 @@ class _Tender:
         """End all that a dead tender has started: the session is its own."""
         patience = time.monotonic() + 0.5
         while time.monotonic() < patience:
-            left = list(_members(3, self.pid))
+            left = list(process_members(3, self.pid))
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -986,7 +988,7 @@ class ProgramConstruct(_ChildConstruct):
 
     def _lose_tender(self):
         """The tender died: its programs are ended, as nobody could tell how they end."""
-        works, manner = self._tender.works, _manner(self._part())
+        works, manner = self._tender.works, manner_of_end(self._part())
         logger.error('the process that watches over programs %s; they are ended', manner)
         for job in list(self._programs.values()):
             child = job.state
@@ -1431,7 +1433,7 @@ def _execute(found, argv, env, streams, defaults):
 
 _TENDER_FUNCTIONS = (
     is_shortage, _spawn, _proc_stat, _change_variables, _write, _make_folder, _open_log, _remove,
-    write_aside, _sync_folder, _leave_outcome, _framed, _unframed, _manner, _end_of_program,
+    write_aside, _sync_folder, _leave_outcome, _framed, _unframed, manner_of_end, _end_of_program,
     _last_lines, _escaped, _no_folder, _no_stdin, _candidates, _no_program, _program_outcome,
     _open_log_of, _enter, _find, _execute)
 

@@ -196,7 +196,7 @@ def descriptors():
 
 def session_of(tender):
     """Return the pids of all that runs of what a tender has started."""
-    return list(sequent._members(3, tender))
+    return list(sequent.process_members(3, tender))
 
 
 class TestProgram(RunningContract):

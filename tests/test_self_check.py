@@ -7,18 +7,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import types
 
 import pytest
 
 import sequent
+from sequent import self_check
 
 from runtools import is_running, wait_until
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TRIED = (['inline steps, memory store', 'thread steps, memory store',
           'inline steps, SQLite store', 'thread steps, SQLite store']
-         + ['process steps by %s, SQLite store' % method for method in sequent._start_methods()]
+         + ['process steps by %s, SQLite store' % method for method in sequent.start_methods()]
          + ['programs, SQLite store', 'POSIX locks: they keep a second program out'])
 as_root = pytest.mark.skipif(os.geteuid() != 0 or shutil.which('unshare') is None,
                              reason='not for users who cannot mount anything')
@@ -69,14 +69,21 @@ def write(path, text):
         file.write(text)
 
 
+def copy_beside(folder):
+    """Copy the self-check into the folder backends/ beside a copy of the core."""
+    os.mkdir(os.path.join(folder, 'backends'))
+    shutil.copy(os.path.join(ROOT, 'backends', 'self_check.py'), os.path.join(folder, 'backends'))
+
+
 #: Leaves out what takes time and is not what a test is about.
 FEW = '''
 import sys
 sys.path.insert(0, %(path)r)
 import sequent
-trials = sequent._trials
-sequent._trials = lambda: [one for one in trials() if one[0].startswith(%(only)r)]
-sequent._TRIAL_PATIENCE = %(patience)r
+from sequent import self_check
+trials = self_check.trials
+self_check.trials = lambda: [one for one in trials() if one[0].startswith(%(only)r)]
+self_check.PATIENCE = %(patience)r
 sys.exit(sequent.main(['--self-check']))
 '''
 
@@ -111,14 +118,10 @@ def test_a_healthy_host_gets_a_page_of_facts_and_exit_code_0(folder):
 @pytest.mark.parametrize('version, known', [
     ((3, 7, 16), ['older than 3.7.17', 'WAL-reset']), ((3, 7, 17), ['WAL-reset']),
     ((3, 51, 2), ['WAL-reset']), ((3, 51, 3), []), ((3, 53, 0), [])], ids=str)
-def test_what_is_known_of_a_version_of_sqlite_is_told(monkeypatch, version, known):
-    text = '.'.join(map(str, version))
-    monkeypatch.setattr(sequent, '_import_sqlite3', lambda: types.SimpleNamespace(
-        sqlite_version=text, sqlite_version_info=version))
+def test_what_is_known_of_a_version_of_sqlite_is_told(version, known):
+    told = self_check.known_of_sqlite(version)
 
-    told = sequent._sqlite('/')
-
-    assert told.splitlines()[0] == text
+    assert told.splitlines()[0] == '.'.join(map(str, version))
     assert [one for one in ('older than 3.7.17', 'WAL-reset') if one in told] == known
 
 
@@ -128,6 +131,7 @@ def test_a_vendored_copy_checks_itself_in_the_folder_of_a_store_and_leaves_that_
     path = os.path.join(folder, 'legacy', 'vendor', 'sequent.py')
     write(path, '')
     shutil.copy(os.path.join(ROOT, 'sequent.py'), path)
+    copy_beside(os.path.dirname(path))
     store = tmp_path / 'etl.db'    # a long path
     store.write_text('not looked at')
 
@@ -135,7 +139,7 @@ def test_a_vendored_copy_checks_itself_in_the_folder_of_a_store_and_leaves_that_
                   '--self-check', '--store', str(store)], folder, PYTHONPATH=folder)
 
     assert (done.returncode, done.stderr) == (0, ''), done.stdout
-    assert lines_of(done, 'ok') == TRIED    # no backends are beside it
+    assert lines_of(done, 'ok') == TRIED    # no other backends are beside it
     assert lines_of(done, 'file')[0].startswith(path + ', version ')
     assert lines_of(done, 'folder')[0].startswith(os.path.realpath(str(tmp_path)) + ' ')
     assert os.listdir(str(tmp_path)) == ['etl.db'] and store.read_text() == 'not looked at'
@@ -147,7 +151,8 @@ def test_a_copy_in_a_zip_checks_itself_under_switches_of_python(folder):
     import zipfile
     path = os.path.join(folder, 'lib.zip')
     with zipfile.ZipFile(path, 'w') as archive:
-        archive.write(os.path.join(ROOT, 'sequent.py'), 'sequent.py')
+        for file in ('sequent.py', 'backends/self_check.py'):
+            archive.write(os.path.join(ROOT, *file.split('/')), file)
     program = FEW % {'path': path, 'only': ('thread', 'process steps by spawn', 'programs'),
                      'patience': 20.0}
 
@@ -165,6 +170,16 @@ def test_what_does_not_go_with_it_is_a_usage_error(folder, arguments, complaint)
     done = ended(command(*arguments), folder)
     assert done.returncode == 2 and complaint in done.stderr
     assert re.search('^usage: ', done.stderr)
+
+
+def test_a_core_without_the_file_says_which_one_to_copy(folder):
+    shutil.copy(os.path.join(ROOT, 'sequent.py'), folder)
+
+    done = ended(command(), folder, PYTHONPATH=folder)
+
+    assert (done.returncode, done.stdout) == (2, '')
+    assert ('--self-check needs the file backends/self_check.py: copy it to a folder backends '
+            'beside %s' % os.path.join(folder, 'sequent.py')) in done.stderr
 
 
 # What does not work ###############################################################
@@ -258,7 +273,7 @@ def test_locks_that_lock_nothing_are_the_matter(folder):
 
     assert done.returncode == 1
     [failure] = lines_of(done, 'FAILED')
-    assert failure.startswith('POSIX locks: ') and 'one that is taken: granted' in failure
+    assert failure.startswith('POSIX locks: ') and 'a lock that is taken: granted' in failure
 
 
 def test_a_python_without_sqlite_is_the_matter_and_memory_stores_work(folder):
