@@ -7947,6 +7947,7 @@ def _backend_class(name):
 #
 #     'construct'     the name of its TaskConstruct, for task_construct='<name of the file>'
 #     'accelerates'   the construct that it makes faster
+#     'config'        {key: the fields of a `ConfigKey`}: keys of configuration that it adds
 #     'options'       {'--option': {'verbs': [verb, ...], 'call': function, 'help': text, 'short':
 #                     ['-o']}}: options of the command line that do something in place of the verb.
 #                     The function is given (flow, options, say) and returns the exit code; of an
@@ -10365,50 +10366,120 @@ def _unknown_items(loop):
 
 
 class ConfigKey(typing.NamedTuple):
-    """One configuration key: its default, what it takes, and whether steps may set it."""
+    """One configuration key.
+
+    ``kind`` says what it takes: a key of `_CHECKS`, ``'start method'``, or words between ``|``.
+    ``on_steps``: steps may set it. ``shown`` stands for the default where that is no literal.
+    """
 
     default: typing.Any
     kind: str
     on_steps: bool
+    help: str
+    shown: str = ''
 
 
 CONFIG_KEYS = {
-    'workdir': ConfigKey('', 'path', False),
-    'logdir': ConfigKey('', 'path', False),
-    'task_construct': ConfigKey('process', 'construct', True),
-    'max_concurrent': ConfigKey(None, 'int', True),
-    'stop_on_exception': ConfigKey(True, 'bool', True),
-    'sleep_between_loops': ConfigKey(1.0, 'seconds', False),
-    'envvar_prefix': ConfigKey('', 'prefix', False),
-    'start_method': ConfigKey(None, 'start method', True),
-    'shutdown_grace': ConfigKey(10.0, 'seconds', False),
-    'exclusive': ConfigKey(True, 'bool', False),
-    'synchronous': ConfigKey('full', 'full|normal|off', False),
-    'group_commit': ConfigKey(0.02, 'seconds', False),
-    'capture': ConfigKey('relay', 'relay|file|none', True),
-    'stdin': ConfigKey('null', 'null|inherit', True),
-    'handled_by': ConfigKey('handles', 'handles|failure|complete', False),
-    'keep_result': ConfigKey(True, 'bool', True),
-    'retries': ConfigKey(0, 'count', True),
-    'retry_delay': ConfigKey(0, 'delays', True),
-    'retry_backoff': ConfigKey(1, 'factor', True),
-    'retry_jitter': ConfigKey(0, 'share', True),
-    'retry_on': ConfigKey(None, 'failures', True),
-    'retry_unless': ConfigKey(None, 'failures', True),
-    'timeout': ConfigKey(None, 'limit', True),
-    'warn_after': ConfigKey(None, 'limit', True),
-    'run_timeout': ConfigKey(None, 'limit', False),
-    'tolerate': ConfigKey(None, 'tolerance', True),
-    'assume_dead': ConfigKey(False, 'bool', False),
-    'executor': ConfigKey(None, 'any', True),
-    'cwd': ConfigKey('', 'path', True),
-    'env': ConfigKey({}, 'JSON object', True),
+    'workdir': ConfigKey('', 'path', False,
+        "folder for the library's own temporary files", "system's"),
+    'logdir': ConfigKey('', 'path', False,
+        'folder of the log files of tasks; without a file store a private one in the temporary '
+        'directory', '<store>.logs'),
+    'task_construct': ConfigKey('process', 'construct', True,
+        "what runs a function: 'process', 'thread', 'inline', a backend's name, "
+        "'package.module:Class', class, instance"),
+    'max_concurrent': ConfigKey(None, 'int', True,
+        'tasks running at one time; on a leaf, tasks of it; on a container, iterations in '
+        "flight (default 1); below 1: no limit. An Eventor's default is 1", 'CPUs, >= 2'),
+    'stop_on_exception': ConfigKey(True, 'bool', True,
+        'an unexpected failure stops the container (semantics 3.4)'),
+    'sleep_between_loops': ConfigKey(1.0, 'seconds', False,
+        'seconds between looks at what cannot wake the supervisor'),
+    'envvar_prefix': ConfigKey('', 'prefix', False,
+        "of the variables of a running task ('EVENTOR_')", "'SEQUENT_'"),
+    'start_method': ConfigKey(None, 'start method', True,
+        "of multiprocessing, for 'process' and 'pool'; other methods than 'fork' need functions "
+        'that can be imported', "'fork'"),
+    'shutdown_grace': ConfigKey(10.0, 'seconds', False, 'seconds between SIGTERM and SIGKILL'),
+    'exclusive': ConfigKey(True, 'bool', False,
+        'refuse a second concurrent run of this flow in the store'),
+    'synchronous': ConfigKey('full', 'full|normal|off', False,
+        "of SQLite: 'full', 'normal' or 'off'"),
+    'group_commit': ConfigKey(0.02, 'seconds', False,
+        'seconds of work of inline and pool tasks that may share a commit'),
+    'capture': ConfigKey('relay', 'relay|file|none', True,
+        "output of process tasks: 'relay' (log file and standard error), 'file' (log file "
+        "only), 'none' (left alone)"),
+    'stdin': ConfigKey('null', 'null|inherit', True,
+        "what process tasks, pool workers and programs read: 'null' (nothing), 'inherit' (what "
+        'the supervisor reads)'),
+    'handled_by': ConfigKey('handles', 'handles|failure|complete', False,
+        "which steps make failures good (semantics 3.3): 'handles', those with "
+        "``handles=True``; 'failure', also each that requires the failure of a sibling; "
+        "'complete', also each that requires its completion"),
+    'keep_result': ConfigKey(True, 'bool', True, 'store what functions return'),
+    'retries': ConfigKey(0, 'count', True,
+        'how often a failed task is tried again in each recovery'),
+    'retry_delay': ConfigKey(0, 'delays', True,
+        'seconds before that, or a list of them; the last stays'),
+    'retry_backoff': ConfigKey(1, 'factor', True,
+        'factor by which one ``retry_delay`` grows from attempt to attempt'),
+    'retry_jitter': ConfigKey(0, 'share', True,
+        'share of the delay, 0 to 1, by which it is varied'),
+    'retry_on': ConfigKey(None, 'failures', True,
+        'try only these failures again: exception classes or their names, exit codes (minus a '
+        'signal); one or a list'),
+    'retry_unless': ConfigKey(None, 'failures', True, 'do not try these again'),
+    'timeout': ConfigKey(None, 'limit', True,
+        'seconds after which an attempt is ended, and has failed'),
+    'warn_after': ConfigKey(None, 'limit', True,
+        'seconds after which a running task is warned of, once'),
+    'run_timeout': ConfigKey(None, 'limit', False,
+        'seconds after which the run is stopped, as by a SIGTERM; ``run()`` returns False, and '
+        'continue can go on with it'),
+    'tolerate': ConfigKey(None, 'tolerance', True,
+        "failed iterations that a loop bears: a number, or a share such as '10%' (of what has a "
+        'length, else looked at when the loop is over); not inherited'),
+    'assume_dead': ConfigKey(False, 'bool', False,
+        'take processes for dead that were recorded on another host and cannot be looked at'),
+    'cwd': ConfigKey('', 'path', True,
+        'folder in which tasks run: process, inline, programs', "supervisor's"),
+    'env': ConfigKey({}, 'JSON object', True,
+        '{name: str, or None to remove it}: changes to the environment of tasks: process, '
+        'inline, programs'),
 }
+
+
+def config_table():
+    """Return the configuration keys, their defaults and their meanings as the lines of a table."""
+    lines = []
+    for name, one in CONFIG_KEYS.items():
+        head = name + ' *' * one.on_steps
+        lines += ['%-21s  %s' % (head, one.shown or repr(one.default)), '   ']
+        for word in one.help.split():
+            if len(lines[-1]) + len(word) > 91:
+                lines.append('   ')
+            lines[-1] += ' ' + word
+    return lines
+
+
+def config_key(name, described=None):
+    """Return the `ConfigKey` of a name, of the core or of a file in ``backends/``, or None.
+
+    Args:
+        described: what `descriptions` returned, if that is known.
+    """
+    if name in CONFIG_KEYS:
+        return CONFIG_KEYS[name]
+    for one in (descriptions() if described is None else described).values():
+        if name in one.get('config', {}):
+            return ConfigKey(**one['config'][name])
+    return None
 
 
 def _check_value(key, value, who):
     """Return a configuration value, converted; raise `ConfigError` if it is not of its kind."""
-    kind = CONFIG_KEYS[key].kind
+    kind = config_key(key).kind
     wanted = _CHECKS.get(kind)
     if wanted is None:
         choices = kind.split('|') if '|' in kind else start_methods()
@@ -10495,11 +10566,16 @@ _CHECKS = {
 
 def _environment_settings():
     """Return the settings that the environment gives, converted to what their keys take."""
-    found = {}
-    for key, (_, kind, _) in CONFIG_KEYS.items():
-        text = os.environ.get('SEQUENT_' + key.upper())
-        if text:
-            found[key] = _from_text(key, kind, text)
+    found, described = {}, None
+    for variable, text in os.environ.items():
+        key = variable[len('SEQUENT_'):].lower()
+        if not text or not variable.startswith('SEQUENT_'):
+            continue
+        if key not in CONFIG_KEYS and described is None:
+            described = descriptions()
+        one = config_key(key, described)
+        if one is not None:
+            found[key] = _from_text(key, one.kind, text)
     return found
 
 
@@ -10567,10 +10643,11 @@ def _checked_config(config, who, warnings, on_step=False):
             warnings.append("%s: config key 'DATABASES' is ignored; give the path of a file, or a "
                             'Store, as store=' % who)
             continue
-        if key not in CONFIG_KEYS:
+        one = config_key(key)
+        if one is None:
             warnings.append('%s: unknown config key %r is ignored%s'
                             % (who, key, _nearest(key, CONFIG_KEYS)))
-        elif on_step and not CONFIG_KEYS[key].on_steps:
+        elif on_step and not one.on_steps:
             warnings.append('%s: config key %r means nothing on a step; set it on the flow'
                             % (who, key))
         elif key == 'tolerate' and not on_step:
@@ -11085,7 +11162,9 @@ class _Flow(abc.ABC):
         """Return the construct of a step, if it can do what the settings ask of it."""
         settings = step.settings
         spec = settings['task_construct']
-        key = (spec if isinstance(spec, (str, type)) else id(spec), settings['executor'])
+        key = (spec if isinstance(spec, (str, type)) else id(spec),
+               ' '.join(repr(value) for name, value in settings.items()
+                        if name not in CONFIG_KEYS))
         if key not in constructs:
             constructs[key] = find_construct(spec)
         construct = constructs[key]
@@ -11778,61 +11857,9 @@ class Sequent(_Flow):
         config: a dict, or the path of a JSON file; see the table.
         config_tag: the key (or keys, joined by dots) in config under which this flow's stand.
 
-    A key of ``config`` can be set in the environment as ``SEQUENT_<KEY>``; those marked * on
-    steps, too, from which the leaves below inherit it, except ``max_concurrent``.
-
-    =====================  =============  =====================================================
-    key                    default        meaning
-    =====================  =============  =====================================================
-    workdir                system's       folder for the library's own temporary files
-    logdir                 <store>.logs   folder of the log files of tasks; without a file store
-                                          a private one in the temporary directory
-    task_construct *       'process'      what runs a function: 'process', 'thread', 'inline', a
-                                          backend's name, 'package.module:Class', class, instance
-    max_concurrent *       CPUs, >= 2     tasks running at one time; on a leaf, tasks of it; on a
-                                          container, iterations in flight (default 1); below 1:
-                                          no limit. An Eventor's default is 1
-    stop_on_exception *    True           an unexpected failure stops the container (semantics
-                                          3.4)
-    sleep_between_loops    1              seconds between looks at what cannot wake the supervisor
-    envvar_prefix          'SEQUENT_'     of the variables of a running task ('EVENTOR_')
-    start_method *         'fork'         of multiprocessing, for 'process'
-    shutdown_grace         10             seconds between SIGTERM and SIGKILL
-    exclusive              True           refuse a second concurrent run of this flow in the store
-    synchronous            'full'         of SQLite: 'full', 'normal' or 'off'
-    group_commit           0.02           seconds of work of inline and pool tasks that may share
-                                          a commit
-    capture *              'relay'        output of process tasks: 'relay' (log file and standard
-                                          error), 'file' (log file only), 'none' (left alone)
-    stdin *                'null'         what process tasks, pool workers and programs read:
-                                          'null' (nothing), 'inherit' (what the supervisor reads)
-    handled_by             'handles'      which steps make failures good (semantics 3.3):
-                                          'handles', those with ``handles=True``; 'failure', also
-                                          each that requires the failure of a sibling;
-                                          'complete', also each that requires its completion
-    keep_result *          True           store what functions return
-    retries *              0              how often a failed task is tried again in each recovery
-    retry_delay *          0              seconds before that, or a list of them; the last stays
-    retry_backoff *        1              factor by which one ``retry_delay`` grows from attempt to
-                                          attempt
-    retry_jitter *         0              share of the delay, 0 to 1, by which it is varied
-    retry_on *             None           try only these failures again: exception classes or their
-                                          names, exit codes (minus a signal); one or a list
-    retry_unless *         None           do not try these again
-    timeout *              None           seconds after which an attempt is ended, and has failed
-    warn_after *           None           seconds after which a running task is warned of, once
-    run_timeout            None           seconds after which the run is stopped, as by a SIGTERM;
-                                          ``run()`` returns False, and continue can go on with it
-    tolerate *             None           failed iterations that a loop bears: a number, or a share
-                                          such as '10%' (of what has a length, else looked at when
-                                          the loop is over); not inherited
-    assume_dead            False          take processes for dead that were recorded on another
-                                          host and cannot be looked at
-    executor *             None           for 'executor': 'package.module:factory' of an executor
-    cwd *                  supervisor's   folder in which tasks run: process, inline, programs
-    env *                  {}             {name: str, or None to remove it}: changes to the
-                                          environment of tasks: process, inline, programs
-    =====================  =============  =====================================================
+    A key of ``config`` can be set in the environment as ``SEQUENT_<KEY>``. Those marked * can be
+    set on steps, too, from which the leaves below inherit them, except ``max_concurrent``. These
+    are the keys, with their defaults; files in ``backends/`` have more:
     """
 
     def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None, run_id='',
@@ -12007,6 +12034,9 @@ class Sequent(_Flow):
                                                        for one in self.find_asked(step, []))
                    for step in self._root.children)
 
+
+if Sequent.__doc__:    # which Python removes under -OO
+    Sequent.__doc__ += '\n    %s\n' % '\n    '.join(config_table())
 
 _STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
                    'releases', 'recovery', 'config', 'command', 'handles')

@@ -59,7 +59,17 @@ from . import (
     take_parameters,
 )
 
-BACKEND = {'construct': 'ExecutorConstruct'}
+BACKEND = {
+    'construct': 'ExecutorConstruct',
+    'config': {
+        'executor': {
+            'default': None,
+            'kind': 'any',
+            'on_steps': True,
+            'help': "for 'executor': 'package.module:factory' of an executor",
+        },
+    },
+}
 
 if sys.version_info >= (3, 7):
     BrokenExecutor = concurrent.futures.BrokenExecutor
@@ -123,7 +133,7 @@ class ExecutorConstruct(TaskConstruct):
     def _executor(self, job):
         if self._given is not None:
             return self._given
-        spec = job.config['executor']
+        spec = job.config.get('executor')
         if spec not in self._made:
             made = _find_factory(job.name, job.config)()
             if not callable(getattr(made, 'submit', None)):

@@ -332,10 +332,15 @@ def test_the_construct_of_the_readme_runs_as_pasted(run, readme):
 def test_the_readme_and_the_docstring_tell_of_every_configuration_key(readme):
     table = re.search(r'^\| key \| default .*?\n\n', readme, re.M | re.S).group(0)
     keys = re.findall(r'^\| `(\w+)`', table, re.M)
+    known = list(sequent.CONFIG_KEYS) + [
+        key for one in sequent.descriptions().values() for key in one.get('config', {})]
 
-    assert sorted(keys) == sorted(sequent.CONFIG_KEYS)
-    told = re.findall(r'^ *(\w+)(?: \*)?  ', sequent.Sequent.__doc__, re.M)
-    assert [key for key in keys if key not in told] == []
+    assert sorted(keys) == sorted(known)
+    for name, one in sequent.CONFIG_KEYS.items():
+        mark = ' *' if one.on_steps else ''
+        assert re.search(r'^    %s +%s\n' % (re.escape(name + mark), re.escape(
+            one.shown or repr(one.default))), sequent.Sequent.__doc__, re.M)
+        assert ' '.join(one.help.split()) in ' '.join(sequent.Sequent.__doc__.split())
 
 
 def test_the_readme_shows_the_help_of_the_command_line(run, readme):
