@@ -193,62 +193,90 @@ SHAPES = collections.OrderedDict((one.__name__, one) for one in (
 REACTIONS = {'handled_failure': {'b.1': 'a.1', 'c.1': 'a.1'}}
 
 
-class KillingStore(sequent.SqliteStore):
-    """Kills its process at its n-th commit."""
-
-    def __init__(self, path, kill=None, synchronous='off'):
-        super().__init__(path, synchronous)
-        self.when, self.number = kill or ('never', 0)
-        self.commits = 0
+class NotingStore(sequent.SqliteStore):
+    """Notes which process begins a run or a recovery."""
 
     def begin(self, run):
         note(os.path.dirname(self.path), 'begun', os.getpid(), '-', 0)
         super().begin(run)
 
-    def _at(self, when):
+
+class Killer:
+    """Kills its process at its n-th commit: before it, within it, or after it.
+
+    What it sees of commits are the statements that the process gives to SQLite.
+    """
+
+    WRITES = ('INSERT', 'REPLACE', 'UPDATE', 'DELETE', 'CREATE', 'ALTER')
+
+    def __init__(self, kill=None):
+        self.when, self.number = kill or ('never', 0)
+        self.commits = 0
+
+    def watch(self):
+        """Watch all connections that this process makes from now on."""
+        sqlite3.connect = functools.partial(
+            sqlite3.connect, factory=type('Connection', (WatchedConnection,), {'killer': self}))
+
+    def at(self, when):
         if self.when == when and self.commits == self.number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _begins(self):
+    def begins(self):
         self.commits += 1
-        self._at('before')
+        self.at('before')
 
-    def _check_format(self, db, create):
-        new = create and not db.execute('PRAGMA user_version').fetchone()[0]
-        if new:
-            self._begins()
-        good = super()._check_format(db, create)
-        if new:
-            self._at('after')
-        return good
-
-    def _write(self, work, *arguments):
-        self._begins()
-        result = super()._write(self._torn, work, *arguments)
-        self._at('after')
-        return result
-
-    def _torn(self, db, work, *arguments):
-        result = work(db, *arguments)
+    def tears(self, db):
         if self.when == 'torn' and self.commits == self.number:
             # So much that pages go into the file before the COMMIT.
-            db.execute('PRAGMA cache_size = 1')
-            db.execute('CREATE TABLE scrap (content)')
-            db.executemany('INSERT INTO scrap VALUES (randomblob(?))', [(3000,)] * 30)
-            self._at('torn')
+            execute = super(WatchedConnection, db).execute
+            execute('PRAGMA cache_size = 1')
+            execute('CREATE TABLE scrap (content)')
+            for _ in range(30):
+                execute('INSERT INTO scrap VALUES (randomblob(3000))')
+            self.at('torn')
+
+
+class WatchedConnection(sqlite3.Connection):
+    """A connection that tells its `Killer` of the commits that write something."""
+
+    killer = None    # type: Killer
+    writes = False
+
+    def execute(self, statement, *given):
+        self._begins(statement)
+        ends = statement.split()[0] == 'COMMIT' and self.writes
+        if ends:
+            self.killer.tears(self)
+        result = super().execute(statement, *given)
+        if ends:
+            self.writes = False
+            self.killer.at('after')
         return result
 
+    def executemany(self, statement, rows):
+        self._begins(statement)
+        return super().executemany(statement, rows)
 
-def a_flow(folder, shape, construct, mode='restart', kill=None, synchronous='off', **given):
-    """Return a flow and its store."""
+    def _begins(self, statement):
+        word = statement.split()[0]
+        if word == 'BEGIN':
+            self.writes = False
+        elif word in Killer.WRITES and not self.writes:
+            self.writes = True
+            self.killer.begins()
+
+
+def a_flow(folder, shape, construct, mode='restart', synchronous='off', **given):
+    """Return a flow."""
     config = dict(CONSTRUCTS[construct][0], sleep_between_loops=0.05, max_concurrent=3,
                   capture='file')
     config.update(given.pop('config', {}))
-    store = KillingStore(os.path.join(folder, 'kills.db'), kill, synchronous)
+    store = NotingStore(os.path.join(folder, 'kills.db'), synchronous)
     flow = sequent.Sequent(NAME, store=store, run_mode=mode, config=config,
                            logging_level='WARNING', **given)
     SHAPES[shape](flow, Maker(folder, construct))
-    return flow, store
+    return flow
 
 
 # Supervisors ----------------------------------------------------------------------
@@ -282,10 +310,12 @@ def exit_code(status):
 
 def supervise(folder, shape, construct, mode, kill=None, synchronous='off'):
     """Run a flow; return 0 for its success. Leaves the number of commits in a file."""
-    flow, store = a_flow(folder, shape, construct, mode, kill, synchronous)
+    killer = Killer(kill)
+    killer.watch()
+    flow = a_flow(folder, shape, construct, mode, synchronous)
     ok = flow()
     with open(os.path.join(folder, 'commits'), 'w') as stream:
-        stream.write(str(store.commits))
+        stream.write(str(killer.commits))
     return 0 if ok else 1
 
 
@@ -628,7 +658,7 @@ def try_dose(folder, seed, iterations):
 def run_dose(folder, mode, iterations):
     """Run a flow of four process tasks in each iteration of a loop."""
     flow = sequent.Sequent(
-        NAME, store=KillingStore(os.path.join(folder, 'kills.db')), run_mode=mode,
+        NAME, store=NotingStore(os.path.join(folder, 'kills.db')), run_mode=mode,
         logging_level='CRITICAL', config=dict(
             CONSTRUCTS['process'][0], max_concurrent=12, stop_on_exception=False, capture='file'))
     rows = flow.add_step('rows', loop=range(iterations), config={'max_concurrent': 8})
@@ -707,7 +737,7 @@ def run_race(folder, mode, run_id, exclusive, function):
         note(folder, 'start', '', os.getpid())
         function()
     flow = sequent.Sequent(
-        NAME, store=KillingStore(os.path.join(folder, 'kills.db')), run_mode=mode, run_id=run_id,
+        NAME, store=NotingStore(os.path.join(folder, 'kills.db')), run_mode=mode, run_id=run_id,
         logging_level='CRITICAL', config={'task_construct': 'inline', 'exclusive': exclusive})
     flow.add_step('a', func=one if function else fail)
     return 0 if flow() else 1
