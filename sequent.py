@@ -1650,8 +1650,9 @@ def _raise_circle(waiting, possible, thing):
 # 5 Engine ########################################################################
 #
 # The engine decides everything and does nothing. The driver calls a method of it for each thing
-# that happened (`begin`, `trigger`, `tick`, `done`, `lost`, `opened`, `loop_failed`, `halt`), with
-# the time in seconds as the last argument. Each returns a list of the actions that follow:
+# that happened (`begin`, `trigger`, `tick`, `done`, `lost`, `opened`, `loop_failed`, `hold`,
+# `unhold`, `halt`), with the time in seconds as the last argument. Each returns a list of the
+# actions that follow:
 #
 #     ('record', task)   its status is to be stored, with the next commit, before what follows
 #     ('submit', task)   its status is to be stored; start it, once that is committed
@@ -1843,7 +1844,8 @@ class Engine:
         'over', 'root', 'roots', '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet',
         '_over', '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
         'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
-        '_reran', 'reacted', '_reactions', 'unmet', 'dropped', '_replays')
+        '_reran', 'reacted', '_reactions', 'unmet', 'dropped', '_replays', '_patterns', '_held',
+        '_is_held')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -1895,6 +1897,11 @@ class Engine:
         self.dropped = 0
         # What had begun before a run was continued is begun again before anything else happens.
         self._replays = mode == 'continue'
+        # Patterns of paths that are held; the ready tasks that are held (an ordered set);
+        # {step: whether a pattern holds it}.
+        self._patterns = set()  # type: typing.Set[str]
+        self._held = collections.OrderedDict()  # type: typing.Dict[Task, None]
+        self._is_held = {}  # type: typing.Dict[PlanStep, bool]
 
     def next_due(self):
         """Return when the earliest delay is over (seconds), or None."""
@@ -2073,6 +2080,64 @@ class Engine:
         self._advance(task)
         self._leave(task.scope)
         return self._proceed()
+
+    def hold(self, pattern, now):
+        """Start no task whose path, or that of a container around it, matches a pattern.
+
+        A task that is ready stays so, and keeps its iteration open, until it is released by
+        `unhold` or dropped by a stop. A task that runs goes on.
+
+        Args:
+            pattern: of a path, as in `fnmatch`; upper and lower case differ.
+        """
+        self._now = now
+        self._change_patterns(self._patterns | {pattern})
+        queues = [self._plain, self._serial, self._queued] + self._queues
+        held = {task for queue in queues for task in queue
+                if self._holds_back(task.step) and not is_dropped(task)}
+        for task in sorted(held, key=operator.attrgetter('order')):
+            task.granted = False
+            self._held[task] = None
+        for queue in queues:
+            kept = [task for task in queue if task not in held]
+            queue.clear()
+            queue.extend(kept)
+        self._granted = [entry for entry in self._granted if entry[1] not in held]
+        heapq.heapify(self._granted)
+        for number in range(len(self._queues)):
+            self._grant_next(number)
+        return self._proceed()
+
+    def unhold(self, pattern, now):
+        """Take back `hold` of the same pattern: what no other pattern holds becomes ready anew."""
+        self._now = now
+        self._change_patterns(self._patterns - {pattern})
+        for task in list(self._held):
+            if is_dropped(task) or not self._holds_back(task.step):
+                del self._held[task]
+                if not is_dropped(task):
+                    self.ready -= 1
+                    task.scope.ready -= not task.spared
+                    task.order = 0
+                    self._become_ready(task)
+        return self._proceed()
+
+    def held(self):
+        """Return the tasks that are ready and held, in the order in which they became so."""
+        return [task for task in self._held if not is_dropped(task)]
+
+    def _change_patterns(self, patterns):
+        self._patterns = patterns
+        self._is_held.clear()
+
+    def _holds_back(self, step):
+        """Whether a pattern holds a step or a container around it."""
+        if step not in self._is_held:
+            import fnmatch    # here, as few runs need it
+            self._is_held[step] = any(fnmatch.fnmatchcase(one.path, pattern)
+                                      for one in [step] + step.around()
+                                      for pattern in self._patterns)
+        return self._is_held[step]
 
     def halt(self, now):
         """Start nothing new from now on; what runs may still end."""
@@ -2266,7 +2331,8 @@ class Engine:
     def _become_ready(self, task):
         """What needs no slot and no resource starts at once; the rest is put in order later."""
         step = task.step
-        if step.needs or step.calls and step.children is None:
+        if (step.needs or step.calls and step.children is None
+                or self._patterns and self._holds_back(step)):
             self.ready += 1
             task.scope.ready += not task.spared
             self._fresh.append(task)
@@ -2291,7 +2357,9 @@ class Engine:
             self._actions.append(('record', task))
             if step.told & _READY:
                 self._raise(scope, step, READY)
-            if step.needs:
+            if self._patterns and self._holds_back(step):
+                self._held[task] = None
+            elif step.needs:
                 for number, _ in step.needs:
                     self._queues[number].append(task)
                 self._grant(task)
@@ -2917,7 +2985,7 @@ class Engine:
 
     def _fail_deadlocked(self):
         """When all that is left waits for resources that nobody will give back, fail the first."""
-        if self.delayed:
+        if self.delayed or self.held():
             return False
         task = min((one for queue in self._queues for one in queue
                     if one.status == READY and not is_dropped(one)),

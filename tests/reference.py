@@ -100,6 +100,7 @@ t.  (3.4) A task in a stopped container that waits for its next attempt is dropp
 """
 
 import collections
+import fnmatch
 import typing
 from fractions import Fraction
 
@@ -214,9 +215,11 @@ class Reference:
         now: the time at which it begins.
         continued: this is not a recovery: the run with that number goes on (7.5).
         events: how many events there were before, as `Past` numbers them.
+        patterns: of the paths that are held from the beginning.
     """
 
-    def __init__(self, flow, earlier=None, recovery=0, now=0, continued=False, events=0):
+    def __init__(self, flow, earlier=None, recovery=0, now=0, continued=False, events=0,
+                 patterns=()):
         self.flow = flow
         self.earlier = {name: one if isinstance(one, Past) else Past(one)
                         for name, one in (earlier or {}).items()}
@@ -231,6 +234,7 @@ class Reference:
         self.given_up = 0               # how many iterations ended though they awaited something
         self.deadlocks = 0              # how often something failed for want of resources
         self.tried = set()              # (path, sequence, attempt) of what was tried again
+        self.patterns = set(patterns)           # of the paths that are held
         self.exceeded = set()           # by which kinds of tolerance containers failed
         self.events = events            # to tell what came first
         self._kept = set()
@@ -280,6 +284,29 @@ class Reference:
             if self._is_delayed(task) and task.due <= self.now:
                 self._make_ready(task)
         self._settle()
+
+    def hold(self, pattern):
+        """What matches, or is inside what does, does not start."""
+        self.patterns.add(pattern)
+        self._settle()
+
+    def unhold(self, pattern):
+        """What nothing holds any more becomes ready anew."""
+        held = self.held()
+        self.patterns.discard(pattern)
+        for task in self.tasks.values():
+            if task.name in held and not self._is_held(task):
+                task.place, task.stored = None, True
+        self._settle()
+
+    def held(self):
+        """Return the (path, sequence) of every ready task that is held."""
+        return {task.name for task in self.tasks.values()
+                if self._is_ready(task) and self._is_held(task)}
+
+    def _is_held(self, task):
+        return any(fnmatch.fnmatchcase(node.path, pattern) for pattern in self.patterns
+                   for node in [task.node, *task.node.above()])
 
     def over(self):
         """Tell whether there is nothing left to do."""
@@ -585,7 +612,8 @@ class Reference:
 
     def _start_what_needs_nothing(self):
         found = [task for task in self._unplaced()
-                 if not self._has_function(task) and not self._acquired_by(task)]
+                 if not self._has_function(task) and not self._acquired_by(task)
+                 and not self._is_held(task)]
         for task in found:
             task.raised.add('ready')
             self._start(task)
@@ -603,6 +631,8 @@ class Reference:
         """Start the first in ready order that can (4.1, 4.3)."""
         asked = set()
         for task in self._ready():
+            if self._is_held(task):
+                continue
             pools = dict(self._acquired_by(task))
             free = all(self.out[pool] + n <= self.flow.pools[pool] for pool, n in pools.items())
             if free and not asked & set(pools) and self._has_slot(task):
@@ -646,7 +676,8 @@ class Reference:
     def _fail_if_stuck(self):
         ready = self._ready()
         tasks = self.tasks.values()
-        if not ready or any(task.running or self._is_delayed(task) for task in tasks):
+        if not ready or self.held() or any(
+                task.running or self._is_delayed(task) for task in tasks):
             return False
         self.deadlocks += 1
         self._fail(ready[0])

@@ -109,10 +109,11 @@ class Engine:
         mode: ``'restart'``, ``'recover'`` or ``'continue'``.
         lifetime: the number of records after which the supervisor dies: the turn in which that is
             reached is not committed any more, or it is, and then nothing else happens.
+        patterns: of paths that are held from the beginning.
     """
 
     def __init__(self, flow, records, recovery, now, mode='restart', lifetime=None,
-                 commits_first=False):
+                 commits_first=False, patterns=()):
         self.flow = flow
         self.records = records
         self.recovery = recovery
@@ -133,6 +134,8 @@ class Engine:
         self.result = None
         self.engine = sequent.Engine(build_plan(flow), flow.max_concurrent, recovery, mode)
         self.now = now
+        for pattern in patterns:
+            self.feed(self.engine.hold, pattern)
         self.feed(self.engine.begin, None if mode == 'restart' else records.at('1'))
 
     def finish(self, path, sequence, ok):
@@ -325,6 +328,8 @@ class Simulation:
         self.now = 0
         self.order = {}                 # when things began and failed, as the reference says
         self.events = 0
+        self.holding = self.chance.likely(0.2)
+        self.patterns = set()           # of paths that are held
 
     def run(self):
         """Run, with crashes and recoveries; then check what must hold of the whole."""
@@ -360,14 +365,14 @@ class Simulation:
                               *self.order.get(name, (None, None)))
                    for name, one in self.records.items()}
         reference = Reference(self.flow, earlier, recovery, self.now, mode == 'continue',
-                              self.events)
+                              self.events, self.patterns)
         waited = {name for name, one in self.records.items()
                   if one.status == 'ready' and one.attempt > 1
                   and one.due is not None and one.due > self.now}
         engine = None
         try:
             engine = Engine(self.flow, self.records, recovery, self.now, mode, lifetime,
-                            self.chance.likely(0.5))
+                            self.chance.likely(0.5), sorted(self.patterns))
             self.compare(engine, reference)
             while not reference.over():
                 self.step(engine, reference)
@@ -471,7 +476,20 @@ class Simulation:
 
     def step(self, engine, reference):
         running, due = sorted(reference.running()), reference.next_due()
-        if not running or (due is not None and self.chance.likely(0.4)):
+        if self.patterns and (not running and due is None or self.chance.likely(0.2)):
+            pattern = self.chance.choice(sorted(self.patterns))
+            self.story.append('unhold %s' % pattern)
+            self.patterns.discard(pattern)
+            reference.unhold(pattern)
+            engine.feed(engine.engine.unhold, pattern)
+        elif self.holding and self.chance.likely(0.1):
+            path = self.chance.choice(list(self.flow.nodes))
+            pattern = self.chance.weighted((3, path), (1, path[:-1] + '?'), (1, path[:2] + '*'))
+            self.story.append('hold %s' % pattern)
+            self.patterns.add(pattern)
+            reference.hold(pattern)
+            engine.feed(engine.engine.hold, pattern)
+        elif not running or (due is not None and self.chance.likely(0.4)):
             if running and due > reference.now + 1 and self.chance.likely(0.5):
                 due = reference.now + 1
             self.story.append('until %s' % due)
@@ -499,6 +517,9 @@ class Simulation:
         same('is borne', engine.borne, reference.borne())
         same('was tried', engine.tried, reference.tried)
         same('was dropped', engine.dropped, reference.dropped())
+        same('is held', {(task.step.path, task.sequence) for task in engine.engine.held()},
+             reference.held())
+        self.seen.update(['held'] if reference.held() else ())
         same('is due at', *self.dues(engine, reference))
         if engine.result is None:
             same('is due', {engine.engine.next_due()}, {reference.next_due()})
@@ -652,6 +673,46 @@ def test_a_share_of_a_known_length_is_exact():
     assert follow(flow, *fails)['a@1'] == 'failure'
 
 
+def test_what_is_held_keeps_its_run_open_until_it_is_released():
+    flow = Flow([Node('a'), Node('b', [Node('x'), Node('y')]),
+                 Node('c', require=('atom', 'b', 'success'))])
+    engine = Engine(flow, Records(), 0, 0, patterns=['b_?', 'c'])
+    engine.finish('a', '1', True)
+    assert not engine.running
+    assert engine.result is None
+    assert [task.step.path for task in engine.engine.held()] == ['b_x', 'b_y']
+    engine.feed(engine.engine.unhold, 'b_?')
+    assert sorted(engine.running) == [('b_x', '1.1'), ('b_y', '1.1')]
+    engine.finish('b_x', '1.1', True)
+    engine.finish('b_y', '1.1', True)
+    assert [task.step.path for task in engine.engine.held()] == ['c']
+    engine.feed(engine.engine.unhold, 'c')
+    engine.finish('c', '1', True)
+    assert engine.result is True
+
+
+def test_nothing_starts_inside_a_container_that_is_held():
+    flow = Flow([Node('b', [Node('x'), Node('y', require=('atom', 'b_x', 'success'))], loop=2)])
+    engine = Engine(flow, Records(), 0, 0)
+    engine.feed(engine.engine.hold, 'b')
+    engine.finish('b_x', '1.1', True)       # goes on, as it had begun
+    assert not engine.running
+    engine.feed(engine.engine.unhold, 'b')
+    assert list(engine.running) == [('b_y', '1.1')]
+
+
+def test_a_stop_drops_what_is_held():      # semantics 3.4
+    flow = Flow([Node('a'), Node('b'), Node('m', require=('atom', 'a', 'failure'))])
+    engine = Engine(flow, Records(), 0, 0, patterns=['b', 'm'])
+    engine.finish('a', '1', False)
+    assert [task.step.path for task in engine.engine.held()] == ['m']
+    assert engine.result is None            # a reaction is not dropped
+    engine.feed(engine.engine.unhold, 'm')
+    engine.finish('m', '1', True)
+    assert engine.result is False
+    assert engine.records['b', '1'].status == 'ready'
+
+
 def test_the_simulations_meet_with_everything():
     seen = set()
     for seed in range(300):
@@ -660,7 +721,7 @@ def test_the_simulations_meet_with_everything():
                     'skipped', 'handled', 'dues', 'compared', 'healed', 'tried', 'dropped',
                     'tried again after a crash', 'borne', 'exceeded by number',
                     'exceeded by share', 'exceeded by share at the end', 'spared', 'repeated',
-                    'kept', 'in_vain', 'given_up', 'continue', 'not_run'}
+                    'kept', 'in_vain', 'given_up', 'continue', 'not_run', 'held'}
 
 
 @pytest.mark.parametrize('name, broken', [
