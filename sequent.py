@@ -10713,8 +10713,9 @@ def _checked_config(config, who, warnings, on_step=False):
             continue
         one = config_key(key)
         if one is None:
+            known = [CONFIG_KEYS] + [one.get('config', {}) for one in descriptions().values()]
             warnings.append('%s: unknown config key %r is ignored%s'
-                            % (who, key, _nearest(key, CONFIG_KEYS)))
+                            % (who, key, _nearest(key, itertools.chain(*known))))
         elif on_step and not one.on_steps:
             warnings.append('%s: config key %r means nothing on a step; set it on the flow'
                             % (who, key))

@@ -79,6 +79,48 @@ def test_a_vendored_copy_finds_its_backends(tmp_path):
     assert done.stdout == 'legacy.vendor.sequent.executor\n'
 
 
+BACKEND = '''
+    print('loaded')
+    from . import TaskConstruct, run_job
+    BACKEND = {
+        'construct': 'MineConstruct',
+        'config': {'speed': {'default': 7, 'kind': 'int', 'on_steps': True, 'help': 'how fast'}},
+    }
+
+
+    class MineConstruct(TaskConstruct):
+        inline = True
+
+        def release(self, job):
+            print('at speed', job.config['speed'])
+            self.port.done(job, run_job(job))
+'''
+
+
+def test_a_file_in_backends_is_known_by_its_literal_and_loaded_when_it_is_used(tmp_path):
+    # semantics 21.6, 4.12
+    shutil.copy(SOURCE, str(tmp_path))
+    (tmp_path / 'backends').mkdir()
+    (tmp_path / 'backends' / 'mine.py').write_text(textwrap.dedent(BACKEND))
+    program = textwrap.dedent('''
+        import sequent as seq
+        for construct in ('inline', 'mine'):
+            flow = seq.Sequent(store=':memory:', logging_level='WARNING', config={
+                'task_construct': construct, 'speed': 1, 'sped': 1})
+            flow.add_step('a', func=print, args=(construct,), config={'speed': 2})
+            assert flow()
+        ''')
+
+    done = run(['-c', program], tmp_path)
+
+    lines = [line for line in done.stdout.splitlines() if 'WARNING' not in line]
+    assert lines == ['inline', 'loaded', 'at speed 2', 'mine'], done.stdout
+    warnings = [line for line in done.stdout.splitlines() if 'WARNING' in line]
+    assert len(warnings) == 2
+    said = "'sped' is ignored; did you mean 'speed'?"
+    assert [line for line in warnings if said not in line] == []
+
+
 @pytest.mark.parametrize('arguments', [['simple.py'], ['-m', 'sequent', 'simple']])
 def test_the_first_example_beside_the_file_runs_once(tmp_path, arguments):
     shutil.copy(SOURCE, str(tmp_path))

@@ -173,6 +173,7 @@ def test_what_does_not_go_with_it_is_a_usage_error(folder, arguments, complaint)
 
 
 def test_a_core_without_the_file_says_which_one_to_copy(folder):
+    # semantics 21.6
     shutil.copy(os.path.join(ROOT, 'sequent.py'), folder)
 
     done = ended(command(), folder, PYTHONPATH=folder)
