@@ -1275,20 +1275,28 @@ def test_with_and_finally_around_an_unguarded_flow_work(shop):
     # semantics 20.4
     shop.write('m.py', '''
         import sequent as seq
+
+        def note(word):
+            with open('words', 'a') as file:
+                file.write(word + ' ')
+
+        class Noted(seq.Sequent):
+            def close(self):
+                super().close()
+                note('closed')
         try:
-            with seq.Sequent() as flow:
+            with Noted() as flow:
                 flow.add_step('x', func=print, args=('it is x',))
                 flow.run()
         finally:
-            with open('finally', 'w') as file:
-                file.write(repr(flow._closed))
+            note('finally')
     ''')
 
     done = shop('m')
 
     assert ran(done) == ['x']
     assert 'WARNING' not in done.stderr
-    assert (shop.folder / 'finally').read_text() == 'True'
+    assert (shop.folder / 'words').read_text() == 'closed finally '
 
 
 def test_an_exception_in_finally_is_shown_and_no_success(shop):
