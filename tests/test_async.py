@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import functools
-import multiprocessing
 import sys
 
 import pytest
@@ -25,7 +24,7 @@ WAYS = {
         concurrent.futures.ProcessPoolExecutor, 1)},
 }
 WAYS.update((method, {'task_construct': 'process', 'start_method': method})
-            for method in multiprocessing.get_all_start_methods())
+            for method in seq.start_methods())
 
 
 def rows():

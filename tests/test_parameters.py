@@ -3,7 +3,6 @@
 import datetime
 import json
 import logging
-import multiprocessing
 import os
 import re
 import sqlite3
@@ -440,7 +439,7 @@ def test_a_secret_is_masked_where_the_module_cannot_be_loaded(shop):
     assert 'OSError: refused: ***' in done.stderr and 'hunter2' not in done.stderr
 
 
-@pytest.mark.parametrize('method', multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize('method', seq.start_methods())
 def test_the_outcome_that_an_orphan_leaves_masks_secrets(shop, method):
     # semantics 18.4
     shop.write('orphan.py', '''
@@ -519,7 +518,7 @@ CHILDREN = '''
 
 
 @pytest.mark.parametrize('config', [
-    {'start_method': method} for method in multiprocessing.get_all_start_methods()] + [
+    {'start_method': method} for method in seq.start_methods()] + [
     {'task_construct': 'executor', 'executor': 'children:pool'}],
     ids=lambda config: config.get('start_method', 'executor'))
 def test_children_have_the_values_of_the_supervisor(shop, config):

@@ -3,7 +3,6 @@
 import collections
 import functools
 import logging
-import multiprocessing
 import types
 
 import pytest
@@ -126,7 +125,7 @@ def test_a_partial_stays_as_it_was_and_keeps_its_attributes():
 @pytest.mark.parametrize('method', ['spawn', 'forkserver', 'pool'])
 def test_a_partial_is_filled_where_functions_are_sent(method):
     # semantics 17.1
-    if method != 'pool' and method not in multiprocessing.get_all_start_methods():
+    if method != 'pool' and method not in seq.start_methods():
         pytest.skip('not for this version of Python: no %s' % method)
     flow = a_flow(construct='pool' if method == 'pool' else 'process',
                   config={'start_method': None if method == 'pool' else method})

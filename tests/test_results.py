@@ -2,7 +2,6 @@
 
 import collections
 import glob
-import multiprocessing
 import os
 import stat
 import sys
@@ -222,7 +221,7 @@ def test_results_without_a_store_that_keeps_them(construct):
 
 @pytest.mark.parametrize('method', ['spawn', 'forkserver'])
 def test_results_go_to_processes_that_inherit_nothing(method, store):
-    if method not in multiprocessing.get_all_start_methods():
+    if method not in sequent.start_methods():
         pytest.skip('not for this version of Python: no %s' % method)
     flow = a_flow(store, 'process', config={'start_method': method})
     c = flow.add_step('c', loop=['x', 'y'])
