@@ -10635,8 +10635,8 @@ _CHECKS = {
 def _environment_settings():
     """Return the settings that the environment gives, converted to what their keys take."""
     found, described = {}, None
-    for variable, text in os.environ.items():
-        key = variable[len('SEQUENT_'):].lower()
+    for variable in list(os.environ):    # tasks in other threads change it meanwhile
+        key, text = variable[len('SEQUENT_'):].lower(), os.environ.get(variable)
         if not text or not variable.startswith('SEQUENT_'):
             continue
         if key not in CONFIG_KEYS and described is None:
