@@ -1,5 +1,6 @@
-"""The tests themselves: where they can be started, and which of them run."""
+"""The tests themselves: where they can be started, which of them run, and what they name."""
 
+import ast
 import collections
 import os
 import re
@@ -155,3 +156,78 @@ def test_what_failed_is_repeated_though_another_sample_would_be_drawn(suite):
 
     assert code == 0
     assert len(passed(printed)) == 9
+
+
+# What tests name ##################################################################
+
+#: Files that reach inside of the library, and why.
+INSIDE = {
+    'test_constructs.py': 'the lock around the start of a process has no effect that shows alone',
+    'test_damage.py': 'a store is looked at between two steps of its making',
+    'test_executor.py': 'the report of a worker is cut through',
+    'test_fork_server.py': 'faults are put between two steps of a start',
+    'test_parameters.py': 'the values that other tests have declared are put aside',
+    'test_pool.py': 'faults are put into the report of a worker and into a stop',
+    'test_programs.py': 'faults are put between two steps of a start',
+    'test_simulation.py': 'the engine is broken on purpose, to see that this is noticed',
+    'test_stores.py': 'faults are put into the connection, and plans of queries are looked at',
+    'test_threads_and_forks.py': 'a fork is put into the moment in which a variable is set',
+}
+
+
+@pytest.fixture(scope='module')
+def private():
+    """Return the private names of functions, classes and attributes that the library has."""
+    root, found = os.path.dirname(TESTS), set()
+    paths = [os.path.join(root, 'sequent.py')] + [
+        os.path.join(root, 'backends', name) for name in os.listdir(os.path.join(root, 'backends'))
+        if name.endswith('.py')]
+    for path in paths:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                found.add(node.name)
+            elif isinstance(node, ast.Attribute) and is_self(node.value):
+                found.add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+    return {name for name in found if re.match('_[a-z]', name)}
+
+
+def parsed(path):
+    with open(path, encoding='utf-8') as stream:
+        return ast.parse(stream.read())
+
+
+def text_of(node):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:    # it is no literal
+        return ''
+
+
+def is_self(node):
+    return isinstance(node, ast.Name) and node.id == 'self'
+
+
+def reached(path, private):
+    """Return the private names of the library that a test file uses of objects."""
+    tree, found, own = parsed(path), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Attribute) and is_self(node.value):
+            own.add(node.attr)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, 'attr', '') == 'setattr':
+            found.update(text_of(one) for one in node.args[1:2])
+    return (found - own) & private
+
+
+@pytest.mark.parametrize('name', sorted(
+    name for name in os.listdir(TESTS) if name.endswith('.py')))
+def test_tests_use_public_names_and_seams(name, private):
+    found = reached(os.path.join(TESTS, name), private)
+
+    assert len(private) > 100
+    assert found == set() or name in INSIDE
