@@ -647,6 +647,35 @@ def test_tasks_run_in_the_supervisors_current_folder(construct, tmp_path, monkey
     assert not any('made-by' in name for _, _, names in os.walk(str(work)) for name in names)
 
 
+def held_by_this_process():
+    """Return the descriptors, threads and children that this process has."""
+    children = '/proc/self/task/%d/children' % os.getpid()
+    if not os.path.exists(children):
+        pytest.skip('not for systems that do not tell the children of a process')
+    with open(children) as stream:
+        listed = stream.read().split()
+    return (sorted(os.readlink('/dev/fd/' + fd) for fd in os.listdir('/dev/fd')
+                   if os.path.lexists('/dev/fd/' + fd) and int(fd) > 2),
+            sorted(thread.name for thread in threading.enumerate()), listed)
+
+
+@pytest.mark.parametrize('kind', ['process', 'thread', 'inline'])
+def test_a_run_leaves_no_descriptor_thread_or_process(kind, tmp_path):
+    # semantics 8.8
+    def run(name):
+        with a_flow(str(tmp_path / name), kind, config={'stop_on_exception': False}) as flow:
+            flow.add_step('a', func=os.getpid, loop=range(5), config={'max_concurrent': 5})
+            flow.add_step('b', func=fail)
+            flow.add_step('c', command=['true'])
+            assert flow.run() is False
+    run('first.db')    # what Python keeps for ever is there now
+    before = held_by_this_process()
+
+    run('second.db')
+
+    assert held_by_this_process() == before
+
+
 def test_the_tasks_of_a_run_end_before_run_returns(store, journal):
     # semantics 8.8
     # nothing of it is left
