@@ -8308,8 +8308,8 @@ class _RunClock:
         return self.offset + time.monotonic()
 
 
-class _Alarms:
-    """What is to be done at some time to jobs that still run then.
+class _Timers:
+    """Calls that are due at a time, in one heap. Each has a key.
 
     Args:
         clock: returns the seconds since the epoch.
@@ -8317,30 +8317,44 @@ class _Alarms:
 
     def __init__(self, clock):
         self.clock = clock
-        self._count = itertools.count()
+        self._numbers = itertools.count()
+        self._set = {}  # type: typing.Dict[typing.Any, tuple]
+        # (when, number, key, call): also entries whose key has been dropped or set again.
         self._heap = []  # type: typing.List[tuple]
 
-    def set(self, when, job, ring):
-        """Call ``ring(job)`` at a time, if the job still runs then."""
-        heapq.heappush(self._heap, (when, next(self._count), job, ring))
+    def __len__(self):
+        return len(self._set)
 
-    def next(self, jobs):
-        """Return when the next alarm is due, or None; ``jobs`` are those that run."""
-        if len(self._heap) > 64 + 4 * len(jobs):    # most are of jobs that have ended
-            self._heap = [one for one in self._heap if one[2] in jobs]
-            heapq.heapify(self._heap)
-        while self._heap and self._heap[0][2] not in jobs:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+    def __contains__(self, key):
+        return key in self._set
 
-    def ring(self, jobs):
-        """Do what is due."""
-        while self._heap:
-            when = self.next(jobs)
+    def set(self, key, when, call):
+        """Call ``call()`` at a time, once; forget what was set before with the same key."""
+        entry = self._set[key] = when, next(self._numbers), key, call
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > 64 + 4 * len(self._set):    # most have been dropped
+            self._heap = sorted(self._set.values(), key=operator.itemgetter(0, 1))
+
+    def drop(self, key):
+        """Forget a call, if there is one with this key."""
+        self._set.pop(key, None)
+
+    def next(self):
+        """Return when the next call is due, or None."""
+        heap = self._heap
+        while heap and self._set.get(heap[0][2]) is not heap[0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def ring(self):
+        """Make the calls that are due."""
+        while self._set:
+            when = self.next()
             if when is None or when > self.clock():
                 break
-            _, _, job, ring = heapq.heappop(self._heap)
-            ring(job)
+            _, _, key, call = heapq.heappop(self._heap)
+            del self._set[key]
+            call()
 
 
 class _Loops:
@@ -8523,8 +8537,7 @@ class _History:
         self.failed = {}          # (path, sequence) -> Outcome of an orphan that has failed
         self.left = {}            # (path, sequence) -> TaskRecord of what an orphan has left and
                                   # nobody commits: see `look`
-        self.retry_delay = None   # the driver's: see `Driver.retry_delay_of`
-        self.longest_wait = None  # and `Driver.longest_wait`
+        self.retries = None       # the driver's `_Retries`
         self.noted = noted
 
     def collect(self):
@@ -8646,10 +8659,10 @@ class _History:
             changed = signature != self._recorded(record.recovery).get(record.path)
         due, again, wait = record.due, False, None
         if record.status == READY and due is not None:
-            wait = self.longest_wait(record)
+            wait = self.retries.longest_wait(record)
         outcome = self.failed and self.failed.get((record.path, record.sequence))
         if outcome and self.run.mode == 'continue':
-            delay = self.retry_delay(record, outcome)
+            delay = self.retries.delay(record.path, record, outcome)
             if delay is not None:
                 due, again, wait = record.ended + delay, True, delay
         return _new_tuple(Earlier, (
@@ -8869,21 +8882,20 @@ class _DriverPort(Port):
         self._driver = driver
 
     def done(self, job, outcome):
-        self._driver.arrived.append((job, outcome))
-        if threading.get_ident() != self._driver.thread:
-            self._driver.wake()
+        self._driver.inbox.done(job, outcome)
 
     def moved(self, job):
-        self._driver.note_process(job)
+        if job.task is not None and job.task.status == ACTIVE:
+            self._driver.batch.note_moved(job.task)
 
     def watch(self, fd, callback):
-        self._driver.selector.register(fd, self._driver.events_read, callback)
+        self._driver.inbox.watch(fd, callback)
 
     def unwatch(self, fd):
-        self._driver.selector.unregister(fd)
+        self._driver.inbox.unwatch(fd)
 
     def private_fds(self):
-        return self._driver.private_fds()
+        return self._driver.inbox.fds() + list(self._driver.store.private_fds())
 
 
 class _RunEnvironment:
@@ -8928,218 +8940,62 @@ class RunTimeout(BaseException):
     """Ends a run whose time is over; never leaves the library."""
 
 
-class Driver:
-    """Runs a plan: see the text above. Made by a facade, for one run.
-
-    Args:
-        plan: a `Plan`; the model's steps in it have ``settings`` and ``construct``.
-        store: an open store; it holds the lock of the run.
-        run: the `RunRecord`, already begun.
-        settings: the flow's resolved configuration.
-        history: a `_History`, or None in a new run.
-        flow: the facade (given to inline functions as ``eventor`` in dynamic plans).
-        logdir: folder of log files; None: a fresh one of the user's own.
+class _Inbox:
+    """What reaches the loop: outcomes, calls from other threads, descriptors that are readable.
 
     Attributes:
-        ONE_STOP: seconds after the first signal in which others belong to the same stop: a
-            terminal that is closed sends two, and so do service managers and job schedulers.
-        STOPPED: seconds after which a process that a signal has stopped is warned of, once.
+        arrived: the jobs that have ended, with their outcomes; from any thread.
+        calls: what other threads ask for: (function, future).
+        thread: the driver's thread, once it has begun.
     """
 
-    ONE_STOP = 1.0
-    STOPPED = 60.0
-
-    # More attributes than Python finds fast in a dict.
-    __slots__ = (
-        'plan', 'store', 'run_record', 'settings', 'history', 'flow', 'logdir',
-        '_private_logdir', 'clock', 'engine', 'port', 'relay', 'results', 'loops', 'alarms',
-        '_overdue', '_deadline', 'arrived', 'triggers', '_asked', 'abandoned', 'begun', '_tells',
-        '_between_cycles', 'thread', 'selector', '_waker', '_sleeps', '_signals', '_first_signal',
-        '_urged', '_handlers', '_leaving', '_calling', '_current', '_dirty', '_rows',
-        '_starting', '_short', '_inline', '_moved', '_ahead', '_settled', '_stopped', '_looked_at',
-        '_urgent', '_opens', '_jobs', '_orphans', '_ended_orphans', '_opened_constructs',
-        '_settling', '_queueing', '_failed', '_pace', '_moved_at', '_window', '_called',
-        '_group', '_broken', '_failures', '_kept', '_trace', '_configs', '_delays', '_names',
-        '_constant_env', 'events_read', 'pid')
-
-    def __init__(self, plan, store, run, settings, history, flow, logdir):
-        self.plan = plan
-        self.store = store
-        self.run_record = run
-        self.settings = settings
-        self.history = history
-        self.flow = flow
-        self.logdir = os.path.abspath(logdir) if logdir else logdir  # tasks may be elsewhere
-        self._private_logdir = ''
-        self.clock = _RunClock()
-        self.engine = Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
-        self.port = _DriverPort(self, settings)
-        self.relay = LogRelay()
-        self.results = _Results(store, run, flow.module)
-        self.loops = _Loops(self.results)
-        self.alarms = _Alarms(self.clock)
-        self._overdue = {}                     # job that is being ended -> why
-        self._deadline = None                  # when the run is to be over
-        if history is not None:
-            history.retry_delay, history.longest_wait = self.retry_delay_of, self.longest_wait
-        # What has ended: (job, outcome), from any thread; what is to be raised: (event, sequence).
+    def __init__(self):
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
-        self.triggers = collections.deque()  # type: typing.Deque[tuple]
-        self.abandoned = []                    # what a stop could not end: (job, construct)
-        # What other threads ask: (function, future).
-        self._asked = collections.deque()  # type: typing.Deque[tuple]
-        self.begun = False
-        self._tells = True                     # the log shows what starts and ends
-        self._between_cycles = False           # nothing is due yet (semantics 8.1)
-        self.thread = self.pid = None  # type: typing.Optional[int]
-        self.selector = None  # type: typing.Any
+        self.calls = collections.deque()  # type: typing.Deque[tuple]
+        self.thread = None  # type: typing.Optional[int]
+        self._selector = None  # type: typing.Any
         self._waker = ()  # type: typing.Any
-        self._sleeps = False                   # who has something for it is to wake it
-        self._signals = []  # type: typing.List[int]
-        self._first_signal = 0.0               # when the first of them came
-        self._urged = False                    # whether one of them asks for haste
-        self._handlers = {}                    # signal -> its handler before the run
-        self._leaving = False                  # all is stopped; what is left is to clear away
-        self._calling = False                  # an inline function is being called:
-        self._current = None                   # that of this job
-        self._dirty = {}                       # tasks whose record is to be stored, in order
-        self._rows = []                        # further records for the next commit
-        self._starting = []                    # tasks to start after the next commit
-        # Tasks for which the system has no process: -> (since when, when to try again, pause).
-        self._short = {}  # type: typing.Dict[Task, tuple]
-        # Inline jobs whose start is committed, with their constructs.
-        self._inline = collections.deque()  # type: typing.Deque[tuple]
-        self._moved = {}                       # tasks whose process is known better than stored
-        self._ahead = {}                       # tasks committed as active ahead of their start
-        self._settled = []                     # jobs whose outcome goes into the next commit
-        self._urgent = False                   # one of them waits for it
-        self._opens = collections.deque()  # type: typing.Deque[ContainerTask]
-        self._jobs = {}                        # what runs: job -> construct
-        # By (path, sequence): the jobs and records of orphans whose tasks the engine has not come
-        # to; the records and outcomes of those of them that have ended.
-        self._orphans = {}  # type: typing.Dict[tuple, tuple]
-        self._ended_orphans = {}  # type: typing.Dict[tuple, tuple]
-        self._opened_constructs = []
-        self._stopped = {}                     # pid of a stopped process -> since when we know
-        self._looked_at = self.clock()         # when we last looked for such
-        self._settling = set()                 # those of them that have something to settle
-        self._queueing = []                    # those of them that take more than they run
-        self._failed = False                   # something that may have stopped what is queued
-        self._pace = 1e-3                      # seconds that an inline task takes
-        self._moved_at = None                  # since when there are such
-        self._window = None                    # since when inline work is not committed
-        self._called = 0.0                     # when the last of it was done
-        # How long it may wait. Where a commit costs nothing, that is only to make them few.
-        self._group = min(settings['group_commit'], 2e-3 if store.volatile else 86400)
-        self._broken = None                    # the StoreError that came during a stop
-        self._failures = []                    # the first 100 tasks that failed
-        self._kept = set()                     # see `_note_kept`
-        self._trace = ''                       # traceback of the failure being handed in
-        # By path, of what is retried.
-        self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
-        self._delays = {one.path: one.delay for one in plan.steps if one.delay}
-        prefix = settings['envvar_prefix']
-        self._names = [prefix + name for name in (
-            'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
-        # This run may be nested in a task of another one: in one whose variables were cut, or in a
-        # reaction. Its own tasks are told nothing of that.
-        self._constant_env = {name: '' for name in os.environ if name.startswith(prefix)
-                              and name.endswith(('_CUT', 'FAILURES', 'FAILED_COUNT'))}
-        for name, text in (('STEP_RECOVERY', str(run.recovery)), ('RUN_ID', run.run_id),
-                           ('LOGGER_NAME', run.flow)):
-            _add_variable(self._constant_env, prefix + name, text)
+        self._sleeps = False    # whoever has something for the loop is to wake it
 
-    # The run.
+    def open(self):
+        import selectors
+        import socket
+        self.thread = threading.get_ident()
+        self._selector = selectors.DefaultSelector()
+        self._waker = socket.socketpair()
+        for end in self._waker:
+            end.setblocking(False)
+        self.watch(self._waker[0], self._woken)
 
-    def run(self, max_loops):
-        """Run until nothing is left to do or so many cycles are over; return whether all is well.
+    def close(self):
+        self._selector.close()
+        self._selector = None
+        self._refuse_calls()
+        for end in self._waker:
+            end.close()
 
-        Raises:
-            KeyboardInterrupt, SystemExit: a signal came (semantics 8.3).
-            RunTimeout: config ``run_timeout`` is over; what ran was ended as after a signal.
-            StoreError: the store failed; what ran was ended as after a signal.
-        """
-        with _shared_imports():
-            return self._run(max_loops)
+    def watch(self, fd, callback):
+        self._selector.register(fd, 1, callback)    # 1: EVENT_READ
 
-    def _run(self, max_loops):
-        self._open()
-        try:
-            wakeup, self._leaving = self._install_handlers(), False
-            try:
-                if self.settings['run_timeout'] is not None:
-                    self._deadline = self.clock() + self.settings['run_timeout']
-                self._begin()
-                self._loop(max_loops)
-                self._finish_records()
-            except StoreError:
-                self._stop_all(None)
-                raise
-            except BaseException as error:
-                self._stop_all(str(error) if isinstance(error, RunTimeout) else None)
-                self._finish_records()
-                raise
-            finally:
-                self._leaving = True
-                if wakeup is not None:
-                    signal.set_wakeup_fd(wakeup)
-                if not self._signals:
-                    self.restore_handlers()
-        finally:
-            self._close()
-        if self._signals:
-            self._raise_signal()
-        return self.engine.ok
+    def unwatch(self, fd):
+        self._selector.unregister(fd)
 
-    def _raise_signal(self):
-        number = self._signals[0]
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + number)
+    def fds(self):
+        """Return the descriptors that children must not keep."""
+        fds = [end.fileno() for end in self._waker]
+        with contextlib.suppress(AttributeError):    # select() has none
+            fds.append(self._selector.fileno())
+        return fds
 
-    def _begin(self):
-        if self.begun:
-            return
-        self.begun = True
-        earlier = None
-        if self.history is not None:
-            self._watch_orphans()
-        if self.history is not None and not self.plan.dynamic:
-            earlier = self.history.earlier('1').earlier
-        self._feed(self.engine.begin(earlier, self.clock()))
+    def wakes(self):
+        """Return the descriptor that ends the loop's sleep when a byte is written to it."""
+        return self._waker[1].fileno()
 
-    def _loop(self, max_loops):
-        cycles = 0
-        while not self._signals:
-            if self._deadline is not None and self._deadline <= self.clock():
-                raise RunTimeout('the run timed out after %g s' % self.settings['run_timeout'])
-            self._take_inputs()
-            self._commit_and_start()
-            if self._inline:
-                self._call_inline()
-                if len(self._jobs) > len(self.arrived):    # others run, too
-                    self._poll_events(0)
-            elif self.arrived or self.triggers or self._asked:
-                continue
-            elif self.engine.running or self.engine.ready or self._orphans:
-                self._wait()
-            elif self.engine.over or self.engine.next_due() is None:
-                break
-            else:
-                if not self._between_cycles:
-                    cycles += 1
-                    self._between_cycles = True
-                    if cycles == max_loops:
-                        break
-                self._wait()
-        if self._signals:
-            self._stop_all(signal.Signals(self._signals[0]).name)
-        elif not self.engine.over and self.engine.next_due() is None:
-            raise SequentError('internal error: the run has nothing to do and is not over')
-
-    def is_here(self):
-        """Whether this is the driver's thread; what is asked before the run counts as there."""
-        return self.thread in (None, threading.get_ident())
+    def done(self, job, outcome):
+        """Take the outcome of a job; from any thread."""
+        self.arrived.append((job, outcome))
+        if threading.get_ident() != self.thread:
+            self._wake()
 
     def ask(self, function):
         """Return what a function returns when the driver's thread calls it; from another one.
@@ -9149,560 +9005,164 @@ class Driver:
         """
         from concurrent.futures import Future
         answer = Future()  # type: typing.Any
-        self._asked.append((function, answer))
-        self.wake()
-        if self.selector is None:    # it closed meanwhile, and may not have seen this
-            self._refuse_answers()
+        self.calls.append((function, answer))
+        self._wake()
+        if self._selector is None:    # it closed meanwhile, and may not have seen this
+            self._refuse_calls()
         return answer.result()
 
-    def _answer(self):
-        while self._asked:
-            function, answer = self._asked.popleft()
+    def answer(self):
+        """Call what other threads ask for."""
+        while self.calls:
+            function, answer = self.calls.popleft()
             try:
                 answer.set_result(function())
             except Exception as error:
                 answer.set_exception(error)
 
-    def _refuse_answers(self):
+    def _refuse_calls(self):
         with contextlib.suppress(IndexError):
             while True:
-                _, answer = self._asked.popleft()
+                _, answer = self.calls.popleft()
                 answer.set_exception(ClosedError('the run is over: its thread answers no more'))
 
-    def _take_inputs(self):
-        """Hand to the engine all that has happened."""
-        self._answer()
-        while self.triggers:
-            self._between_cycles = False
-            self._trigger(*self.triggers.popleft())
-        if self._queueing:
-            self._make_room()
-        while self.arrived:
-            job, outcome = self.arrived.popleft()
-            self._finish_job(job, outcome)
-        if self._jobs:
-            self.alarms.ring(self._jobs)
-        if self._short:
-            self._start_again()
-        while self.engine.delayed:
-            due = self.engine.next_due()
-            if due is None or due > self.clock():
-                break
-            self._between_cycles = False
-            self._feed(self.engine.tick(self.clock()))
-        if self._failed and self._queueing:
-            self._recall_stopped()
+    def sleep(self, timeout):
+        """Handle what is readable; wait so many seconds for it (None: for ever)."""
+        if timeout is not None:
+            timeout = min(timeout, 86400.0)
+        self._sleeps = True
+        if self.arrived or self.calls:    # these came before anybody knew that the loop sleeps
+            timeout = 0
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        self._sleeps = False
 
-    def _make_room(self):
-        """Tell the engine how many tasks may be queued."""
-        if len(self._queueing) == 1:    # of several, none knows what runs in the others
-            [pool] = self._queueing
-            self.engine.ahead = pool.ahead
-            self.engine.room = pool.slots + self.engine.ahead
-
-    def _feed(self, actions):
-        """Note the actions that the engine returned; answer what it asks for."""
-        opens = self._opens
-        while actions is not None:
-            dirty = self._dirty    # a loop that calls flow.tasks() has it committed
-            for kind, what in actions:
-                if kind == 'record':
-                    dirty[what] = None
-                    if what.status == FAILURE:
-                        self._failed = True
-                        self._log_failure(what)
-                elif kind == 'submit':
-                    dirty[what] = None
-                    self._starting.append(what)
-                elif kind == 'open':
-                    opens.append(what)
-                else:
-                    self._note(kind, what)
-            actions = self._open_iteration(opens.popleft()) if opens else None
-
-    def _recall_stopped(self):
-        """Take back what is queued and not begun where a failure has stopped its container."""
-        self._failed = False
-        for job, construct in list(self._jobs.items()):
-            if construct.queues and is_dropped(job.task):
-                construct.recall(job)
-
-    def _note(self, kind, what):
-        if kind == 'gather':
-            self.results.gather(what)
-        elif kind == 'closed':
-            self.loops.close(what)
-            if what.step.gathers:
-                self.results.close(what)
-        elif kind == 'skip':
-            self._skip(*what)
-        elif kind == 'attempt':
-            self._note_attempt(*what)
-        elif kind == 'dropped':
-            self._log_failure(what)
-        elif kind == 'handled':
-            self._note_handled(*what)
-        elif kind == 'kept':
-            self._note_kept(*what)
-
-    def _note_handled(self, task, handler):
-        """A failure was made good, or its loop tolerates it: its record says so from now on."""
-        if handler is not None:
-            logger.info('%s: its failure was made good by step %s', _describe(task),
-                        handler.step.path)
-        if task.job is None and task.status is None:    # it failed in an earlier supervisor's run
-            rows = self.store.outcomes(self.run_record, task.sequence, self.run_record.recovery)
-            self._rows.append(rows[task.step.path]._replace(handled=True))
-        else:
-            self._dirty[task] = None
-
-    def _note_kept(self, step, scope, again):
-        if (step, again) not in self._kept:
-            self._kept.add((step, again))
-            logger.warning('step %s at %s keeps its earlier success, though step %s, which it '
-                           'requires, ran again', step.path, scope.sequence, again.path)
-
-    def _skip(self, task, earlier):
-        for event, sequence in earlier.events or ():
-            self.flow.count_sequence(event, sequence)
-            self.triggers.append((event, sequence))
-        self.results.skip(task, earlier.result)
-
-    def _note_attempt(self, task, recovery, attempt, status, error):
-        """An attempt has ended and another will be made: it gets a record of its own."""
-        blob = task.scope.blob if task.step.children is None else None
-        ended = task.ended or self.clock()
-        self._rows.append(TaskRecord(
-            task.step.path, task.sequence, recovery, attempt, task.step.kind, status, False,
-            blob, None, task.started or ended, ended, result=task.result, error=error))
-        task.started = task.ended = task.result = task.events = None
-        trace, self._trace = self._trace, ''
-        if recovery != self.run_record.recovery and task.reacts_to:
-            logger.warning('%s ended with %s, but step %s has failed again since it began: it '
-                           'runs again', _describe(task), status, task.reacts_to[0].step.path)
+    def _wake(self):
+        if not self._sleeps:
             return
-        left = round(task.due - self.clock(), 2)
-        logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
-                       _describe(task), attempt, task.step.retries + 1, error,
-                       'in %.3g s' % left if left > 0 else 'at once',
-                       '\n' + trace.rstrip() if trace else '')
-
-    def _trigger(self, event, sequence):
-        if event not in self.plan.events:
-            logger.warning('event %r, which a skipped task raised, is gone', event)
-            return
-        earlier = None
-        if self.history is not None and sequence not in self.engine.roots:
-            earlier = self.history.earlier(sequence).earlier
-        self._feed(self.engine.trigger(event, sequence, earlier, self.clock()))
-
-    def _open_iteration(self, task):
-        """Answer the engine's ``open``; return its actions, or None if a signal came first."""
-        engine, past, step = self.engine, _NO_PAST, task.step
-        if self.history is not None and task.scope.earlier is not None:
-            past = self.history.earlier(self._next_sequence(task), step.path, task.floor)
-        if not step.loops:
-            return engine.opened(task, None, None, past.earlier, past.floor, self.clock())
+        self._sleeps = False
         try:
-            item, blob, over = self._next_item(task, past)
-        except BaseException as error:    # sys.exit() in a loop is its failure, too
-            if self._signals:
-                return None
-            logger.error('%s: its loop failed', _describe(task),
-                         exc_info=not isinstance(error, SequentError))
-            return engine.loop_failed(
-                task, 'its loop failed: %s' % describe_error(error), self.clock())
-        if over:
-            self._note_end_of_loop(task, past)
-            return engine.loop_over(task, self.clock())
-        earlier = past.earlier
-        if earlier and not self.loops.same(item, blob, past.item):
-            sequence = self._next_sequence(task)
-            refusal = self._refuse_other_item(task, sequence)
-            if self.run_record.mode == 'continue' and refusal is None:
-                refusal = ('the loop item of iteration %s is not the one recorded: a run that is '
-                           'continued goes on with the same items; recover it' % sequence)
-            if refusal is not None:
-                return engine.loop_failed(task, refusal, self.clock())
-            self._run_anew(task, sequence)
-            earlier = None
-        if (blob is not None and (earlier is None or past.item is None)
-                and step.kind == 'container'):
-            self._rows.append(TaskRecord(step.path, self._next_sequence(task),
-                                         self.run_record.recovery, 1, 'iteration', '',
-                                         item=blob))
-        return engine.opened(task, item, blob, earlier, past.floor, self.clock())
+            self._waker[1].send(b'\0')
+        except (BlockingIOError, OSError):
+            pass    # full: the loop is awake already; closed: the run is over
 
-    def _run_anew(self, task, sequence):
-        """What is recorded at an iteration belongs to another loop item."""
-        logger.info('%s: the loop item of iteration %s is not the one recorded; it runs anew',
-                    _describe(task), sequence)
+    def _woken(self):
+        with contextlib.suppress(BlockingIOError):
+            self._waker[0].recv(4096)
 
-    @staticmethod
-    def _next_sequence(task):
-        """Return the sequence of the iteration that a container asks to open."""
-        return '%s.%d' % (task.sequence, task.opened + 1)
 
-    def _next_item(self, task, past):
-        """Return (item, the same as it is stored, whether there is none).
+class _Batch:
+    """What is in the next commit, and what follows it.
 
-        What was found by running is taken from the records, as far as they go. A signal interrupts
-        an iterator that waits for something.
-        """
-        if past is not _NO_PAST and found_by_running(task.step.step.loop):
-            if past.over:
-                return None, None, True
-            if past.item is not None:
-                return unpickled(past.item, self.results.home), past.item, False
-        self._current = None
-        item, over = self._call(self.loops.next_item, task)
-        if over or self.store.volatile:
-            return item, None, over
-        return item, self.loops.blob(task.step.path, item), False
+    Args:
+        store: an open store.
+        run: the `RunRecord`.
+        clock: returns the seconds since the epoch.
 
-    def _note_end_of_loop(self, task, past):
-        """Record that what is found by running was gone over to its end."""
-        if (found_by_running(task.step.step.loop) and not past.over
-                and not self.store.volatile):
-            self._rows.append(TaskRecord(task.step.path, self._next_sequence(task),
-                                         self.run_record.recovery, 1, 'iteration', 'over'))
+    Attributes:
+        starting: tasks to prepare before the commit, and to start after it.
+        dirty: tasks whose record is to be stored (an ordered set).
+        rows: further records.
+        ahead: tasks that are stored as active ahead of their start (an ordered set).
+        settled: (job, construct) of outcomes that the commit stores.
+        waits: the commit may wait for more of the same (semantics 6.2), unless it is ``urgent``.
+    """
 
-    # Starting.
+    MOVED = 0.5    # seconds after which the process that a job has moved to is stored
 
-    def _commit_and_start(self):
-        """Prepare what is to start, commit, release; skip it while the window is open."""
-        if not (self._starting or self._dirty or self._rows or self._settled):
-            return
-        jobs = self._prepare_starts()
-        if self._window is not None and not (jobs or self._urgent) and (
-                self._called - self._window < self._group if self._inline else self._may_wait()):
-            return    # for the next one (semantics 6.2)
-        if not self.store.volatile:
-            self._add_ahead(jobs)
-        try:
-            self._commit()
-        except BaseException:
-            for job, construct in jobs:
-                construct.withdraw(job)
-            raise
-        settled, self._settled, self._urgent = self._settled, [], False
-        for job, construct in jobs:    # which go first, as somebody waits for them
-            self._release(job, construct)
-        for job, construct in settled:
-            construct.settle(job)
+    def __init__(self, store, run, clock):
+        self.store = store
+        self.run = run
+        self.clock = clock
+        self.starting = []  # type: typing.List[Task]
+        self.dirty = {}  # type: typing.Dict[Task, None]
+        self.rows = []  # type: typing.List[TaskRecord]
+        self.ahead = {}  # type: typing.Dict[Task, None]
+        self.settled = []  # type: typing.List[tuple]
+        self.waits = self.urgent = False
+        self._moved = {}  # type: typing.Dict[Task, None]
+        self._timers = None  # type: typing.Any
+        self._window = 0.0
 
-    def _may_wait(self):
-        """Whether the commit of what is not called here may wait for the next one."""
-        return (self.engine.queueing > 0 or self.store.volatile) and (
-            time.monotonic() - self._window < self._group)
+    def open(self, timers, window):
+        """Have timers. ``window``: the most seconds for which a commit may wait."""
+        self._timers = timers
+        # Where a commit costs nothing, a window only makes commits few.
+        self._window = min(window, 2e-3 if self.store.volatile else 86400)
 
-    def _prepare_starts(self):
-        """Make jobs of the tasks that are to start; return those that wait for the commit."""
-        jobs, starting = [], self._starting
-        self._starting = []
-        for task in starting:
-            construct = task.step.step.construct
-            job = self._make_job(task)
-            if task.step.fills is not None and not task.adopted and not self._fill(job, task):
-                continue
-            stored = self.store.volatile    # where there is nothing to survive
-            if task in self._ahead:
-                del self._ahead[task]
-                self._dirty.pop(task, None)
-                stored = True
-            if task.adopted:
-                self._adopt(job)
-                continue
-            try:
-                if construct.can_adopt:
-                    self._keep_descriptors(len(jobs))
-                construct.prepare(job)
-            except OSError as error:
-                if not self._try_later(task, error):
-                    self.arrived.append((job, Outcome(
-                        FAILURE, 'it could not be started: %s' % describe_error(error))))
-                continue
-            if self._short:
-                self._short.pop(task, None)
-            if stored and construct.inline:
-                self._inline.append((job, construct))
-            elif stored and not construct.can_adopt:
-                self._release(job, construct)
-            else:
-                jobs.append((job, construct))
-        return jobs
+    def wait(self):
+        """Let the next commit wait, from the first call on for so long as the window is."""
+        if not self.waits:
+            self.waits = True
+            self._timers.set('commit', self.clock() + self._window, self._hurry)
 
-    def _keep_descriptors(self, prepared):
-        """Raise OSError (EMFILE) if a start would take the last descriptors.
+    def _hurry(self):
+        self.urgent = True
 
-        The store needs some for each commit. A process takes up to seven while it starts, and
-        each that is prepared one more when it is released.
-        """
-        spare = []
-        try:
-            for _ in range(16 + prepared):
-                spare.append(os.dup(self._waker[0].fileno()))
-        finally:
-            for fd in spare:
-                os.close(fd)
-
-    def _try_later(self, task, error):
-        """Return whether to start a task a little later, as the system is short of something.
-
-        Meanwhile the task is not stored as begun.
-        """
-        now = self.clock()
-        since, _, pause = self._short.get(task, (now, now, 0.025))
-        if not is_shortage(error) or now - since >= _SHORTAGE:
-            self._short.pop(task, None)
-            return False
-        if not self._short:
-            warn_of_shortage(task.step.path, task.sequence, error.strerror)
-        pause = min(2 * pause, 5.0)
-        self._short[task] = since, min(now + pause, since + _SHORTAGE), pause
-        self._dirty.pop(task, None)
-        return True
-
-    def _start_again(self):
-        """Start what could not be started before and is to be tried now."""
-        now = self.clock()
-        for task, (_, due, _) in self._short.items():
-            if due <= now and task not in self._starting:
-                self._dirty[task] = None
-                self._starting.append(task)
-
-    def _fill(self, job, task):
-        """Put values for the placeholders in its arguments; return whether there are such."""
-        try:
-            job.func, job.args, job.kwargs = self.results.fill(task)
-            return True
-        except Exception as error:
-            self._ahead.pop(task, None)
-            self.arrived.append((job, Outcome(
-                FAILURE, 'its arguments cannot be had: %s' % (
-                    error if isinstance(error, StoreError) else describe_error(error)))))
-            return False
-
-    def _make_job(self, task):
-        step, items, run = task.step.step, task.scope.items, self.run_record
-        name, sequence, value, attempt = self._names
-        env = {sequence: task.sequence, attempt: str(task.attempt)}
-        _add_variable(env, name, step.path)
-        if items:
-            item = items[-1]
-            if type(item) is int and -10**9 < item < 10**9:
-                env[value] = str(item)
-            else:
-                _add_variable(env, value, _shown(str, item))
-        job = task.job = Job(
-            step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
-            step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
-            self.flow if self.plan.dynamic else None, task, None, self._constant_env,
-            self.logdir or None, self.clock.offset)
-        if step.construct.can_adopt:
-            job.outcome = outcome_path(self.store.folder, run.flow, run.run_id, job.name,
-                                       job.sequence, job.recovery, job.attempt)
-        if self.engine.reacted:
-            self._tell_failures(job, task)
-        return job
-
-    def _tell_failures(self, job, task):
-        """Tell a job what failed, if its task is a reaction or inside one (semantics 12.3)."""
-        while task is not None and not task.reacts_to:
-            task = task.scope.task if task.scope is not None else None
-        if task is None:
-            return
-        count, prefix = len(task.reacts_to), self.settings['envvar_prefix']
-        failed = [(one.step.path, one.sequence, masked(one.error or ''))
-                  for one in task.reacts_to[:100]]
-        job.failures = count, tuple(failed)
-        job.own[prefix + 'FAILED_COUNT'] = str(count)
-        _add_variable(job.own, prefix + 'FAILURES', '\n'.join(
-            '%s %s' % one[:2] for one in failed))
-
-    def _release(self, job, construct):
-        if construct.inline:
-            self._inline.append((job, construct))
-            return
-        if self._tells:
-            self._log_start(job)
-        self._jobs[job] = construct
-        self._set_alarms(job, self.clock())
-        if construct.relays and job.config['capture'] == 'relay':
-            self.relay.add(job)
-        construct.release(job)
-
-    # Orphans: processes that an earlier supervisor left running. They are watched from the start,
-    # so that a stop ends them and the run does not end before them; when the engine comes to
-    # their task, they become its job.
-
-    def _watch_orphans(self):
-        for record in self.history.living.values():
-            job, construct = self._make_orphan_job(record)
-            self._orphans[record.path, record.sequence] = job, record
-            self._open_construct(construct)
-            self._jobs[job] = construct
-            self._set_alarms(job, self._began(record))
-            if job.config['capture'] == 'relay':
-                self.relay.add(job, adopted=True)
-            if not construct.adopt(job):
-                outcome = read_outcome(job.outcome) if job.outcome else None
-                self.arrived.append((job, outcome or Outcome(
-                    FAILURE, 'its process has ended without leaving an outcome', lost=True)))
-
-    def _began(self, record):
-        """Return when an orphan began, by our clock: its supervisor may have had another."""
-        now, age = self.clock(), process_age(record.process)
-        return now - age if age is not None else min(record.started or now, now)
-
-    def _make_orphan_job(self, record):
-        steps = [one.step for one in self.plan.steps
-                 if one.path == record.path and one.calls and one.step.construct.can_adopt]
-        construct = steps[0].construct if steps else ProcessConstruct()
-        run = self.run_record
-        place = (run.flow, run.run_id, record.path, record.sequence, record.recovery,
-                 record.attempt)
-        job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
-                  run.run_id, config=steps[0].settings if steps else self.settings)
-        job.process = record.process
-        job.log = json_object(record.process).get('log') or log_path(self.logdir, *place)
-        job.outcome = outcome_path(self.store.folder, *place)
-        return job, construct
-
-    def _finish_orphan(self, job, outcome):
-        """An orphan ended before the engine came to its task, which may be gone from the flow."""
-        key = job.name, job.sequence
-        record = self._orphans.pop(key)[1]
-        if outcome.interrupted or outcome.lost:
-            record = record._replace(process=None, error=outcome.error)
-        else:
-            place = (job.flow, job.run_id, job.name, job.sequence, job.recovery, job.attempt)
-            record = record._replace(status=outcome.status, ended=outcome.ended or self.clock(),
-                                     result=store_result(self.store, place, outcome),
-                                     error=outcome.error)
-        self._rows.append(record)
-        self._ended_orphans[key] = record, outcome
-        logger.info('step %s at %s, adopted, ended with %s', job.name, job.sequence,
-                    record.status)
-
-    def _adopt(self, job):
-        """The engine has come to the task of an orphan."""
-        key, task = (job.name, job.sequence), job.task
-        del self.history.living[key]
-        self._dirty.pop(task, None)
-        if key in self._orphans:
-            task.job, record = self._orphans.pop(key)
-            task.job.task = task
-        else:
-            record, outcome = self._ended_orphans.pop(key)
-            self.arrived.append((job, outcome))
-        task.started = record.started
-
-    def _refuse_other_item(self, task, sequence):
-        """Return why an iteration is not opened: an orphan still works on another loop item."""
-        path = task.step.path
-        for name, at in self._orphans:
-            if (at + '.').startswith(sequence + '.') and (name + '_').startswith(path + '_'):
-                return ('the loop item of iteration %s is not the one recorded, with which step '
-                        '%s still runs; recover again when that has ended' % (sequence, name))
-        return None
-
-    def _open_construct(self, construct):
-        if construct not in self._opened_constructs:
-            construct.open(self.port)
-            self._opened_constructs.append(construct)
-            if construct.queues:
-                self._queueing.append(construct)
-            if type(construct).settle is not TaskConstruct.settle:
-                self._settling.add(construct)
-
-    def _call_inline(self):
-        """Run the first inline job whose start is committed."""
-        job, construct = self._inline.popleft()
-        if self._tells:
-            self._log_start(job)
-        began = time.monotonic()
-        job.task.started = self.clock.offset + began
-        if self._window is None:
-            self._window = began
-        self._jobs[job] = construct
-        self._current = job
-        try:
-            self._call(construct.release, job)
-        except KeyboardInterrupt:
-            if job not in [one for one, _ in self.arrived]:
-                self.arrived.append((job, Outcome(ACTIVE, 'interrupted', interrupted=True)))
-        self._called = time.monotonic()
-        took = self._called - began
-        self._pace += 0.2 * (took - self._pace)
-        warn = job.config['warn_after']
-        if warn is not None and took >= warn:
-            self._warn(job)    # while it ran, nobody was there to do so
-
-    def _call(self, function, argument):
-        """Call what runs a function of the user's here; a signal interrupts it.
-
-        Raises:
-            KeyboardInterrupt: a signal has come, perhaps before the call. Then nothing is called,
-                as nothing would interrupt it.
-        """
-        try:
-            self._calling = True
-            if self._signals:
-                raise KeyboardInterrupt
-            return function(argument)
-        finally:
-            self._calling = False
-
-    def _add_ahead(self, jobs):
-        """Commit as active, ahead of their start, the tasks that are next anyway: of those that
-        run inline, and of those that are queued."""
-        upcoming = []
-        if self._inline or any(one[1].inline for one in jobs):
-            fits = int(min(1000, self.settings['group_commit'] / max(self._pace, 1e-5)))
-            upcoming = self.engine.upcoming(fits)
-        if self.engine.ahead:
-            upcoming += self.engine.upcoming(self.engine.ahead, queues=True)
-        for task in upcoming:
-            if task not in self._ahead:
-                self._ahead[task] = None
-                self._dirty.pop(task, None)
-                self._rows.append(self._record(task)._replace(status=ACTIVE))
-
-    # Records.
-
-    def catch_up(self):
-        """Commit what a function that runs inline could ask for; without a file that can wait."""
-        if threading.get_ident() == self.thread:
-            self._commit()
-
-    def note_process(self, job):
-        """Store soon which process runs a job: alone that is not worth a commit at once."""
-        if job.task is not None and job.task.status == ACTIVE:
-            self._moved[job.task] = None
-            self._moved_at = self._moved_at or self.clock()
-
-    def _commit(self):
-        if self._dirty or self._rows:
-            self._add_moved()
-        rows, run = self._rows, self.run_record
-        for task in self._dirty:
-            if not (self.store.volatile and task.status == SUCCESS and self.store.fold(
-                    run, task.step.path, task.sequence, task.step.kind)):
-                rows.append(self._record(task))
-        self._rows, self._dirty, self._window = [], {}, None
-        if _parameters.secrets:
-            rows = [row._replace(error=masked(row.error)) if row.error else row for row in rows]
-        if rows:
-            self.store.commit(run, rows)
+    def note_moved(self, task):
+        """Store soon which process runs a task now: that alone is not worth a commit at once."""
+        if not self._moved:
+            self._timers.set('moved', self.clock() + self.MOVED, self._add_moved)
+        self._moved[task] = None
 
     def _add_moved(self):
         for task in self._moved:
             if task.status == ACTIVE:
-                self._dirty[task] = None
-        self._moved, self._moved_at = {}, None
+                self.dirty[task] = None
+        self._moved = {}
 
-    def _record(self, task):
+    def clear(self):
+        """Forget what was to be stored; return the tasks to start."""
+        starting, self.starting, self.dirty, self.rows = self.starting, [], {}, []
+        return starting
+
+    def commit(self):
+        """Store in one transaction what has changed."""
+        if self._moved and (self.dirty or self.rows):
+            self._timers.drop('moved')
+            self._add_moved()
+        rows, store = self.rows, self.store
+        for task in self.dirty:
+            if not (store.volatile and task.status == SUCCESS and store.fold(
+                    self.run, task.step.path, task.sequence, task.step.kind)):
+                rows.append(self.record(task))
+        self.rows, self.dirty = [], {}
+        if self.waits:
+            self._timers.drop('commit')
+        self.waits = self.urgent = False
+        if _parameters.secrets:
+            rows = [row._replace(error=masked(row.error)) if row.error else row for row in rows]
+        if rows:
+            store.commit(self.run, rows)
+
+    def settle(self):
+        """Tell constructs which outcomes have been stored."""
+        settled, self.settled = self.settled, []
+        for job, construct in settled:
+            construct.settle(job)
+
+    def finish(self):
+        """Store what is left to store, before the constructs close."""
+        self.rows += [self.record(task) for task in self.ahead]
+        self.ahead = {}
+        self.commit()
+        self.settle()
+
+    def store_ahead(self, task):
+        """Store a task as active that starts before the next commit."""
+        self.ahead[task] = None
+        self.dirty.pop(task, None)
+        self.rows.append(self.record(task)._replace(status=ACTIVE))
+
+    def take_ahead(self, task):
+        """Return whether the start of a task has been stored ahead."""
+        if task not in self.ahead:
+            return False
+        del self.ahead[task]
+        self.dirty.pop(task, None)
+        return True
+
+    def record(self, task):
         """Return what is stored of a task now."""
         status, step = task.status, task.step
         if task.started is None and status != READY:
@@ -9718,95 +9178,30 @@ class Driver:
             job.process if job is not None and status == ACTIVE else None,
             task.result, task.error, task.events))
 
-    def _finish_job(self, job, outcome):
-        """A job ended: hand that to the engine, with what it raised by hand."""
-        construct = self._jobs.pop(job, None)
-        task = job.task
-        if construct is not None:
-            if construct in self._settling and outcome.interrupted:
-                construct.settle(job)    # or it would leave a failure, where the store has failed
-            elif construct in self._settling:
-                self._settled.append((job, construct))
-            if not construct.inline:
-                self._note_end(job, construct)
-            if construct.relays:
-                self.relay.finish(job)
-        if job in self._overdue:
-            outcome = self._timed_out(job, outcome)
-        if task is None:
-            self._finish_orphan(job, outcome)
-            return
-        if outcome is not _SUCCEEDED:    # which says nothing that would have to be looked at
-            if outcome.interrupted or (
-                    self.port.stopping and self._ended_by_stop(construct, outcome)):
-                self._interrupt(task, outcome)
-                return
-            if outcome.lost:
-                self._lose(task, outcome, construct)
-                return
-            outcome = self._take_result(task, outcome)
-        now = self.clock()
-        task.ended = now if outcome.ended is None else outcome.ended
-        if task.step.wanted and outcome.status == SUCCESS:
-            self.results.keep(task.scope, task.step, task.result)
-        again = self.retry_delay_of(job, outcome) if outcome.status == FAILURE else None
-        if job.triggered and not self.engine.retries(task, again):
-            import json
-            task.events = json.dumps(job.triggered)
-            for event, sequence in job.triggered:
-                self._trigger(event, sequence)
-        self._trace = outcome.trace
-        task.job = None    # a circle would keep both until the garbage collector comes by
-        self._feed(self.engine.done(task, outcome.status, outcome.error, again, now))
-        if self._tells and task.status == SUCCESS:
-            logger.info('%s ended with success', _describe(task))
 
-    def _note_end(self, job, construct):
-        """Note how soon the end of a job is to be stored, and when it began."""
-        if job.began is not None:
-            job.task.started = job.began
-        if self.engine.ahead or self.store.volatile and construct not in self._settling:
-            self._window = self._window or time.monotonic()
-        else:
-            self._urgent = True
+class _Retries:
+    """How long a failure waits for its next attempt.
 
-    def _lose(self, task, outcome, construct):
-        """Nothing of a task has run: it runs later."""
-        queued = construct is not None and construct.queues
-        if not queued:
-            logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
-        task.job = None
-        if queued:
-            task.started = None
-        self._feed(self.engine.lost(task, not queued, self.clock()))
+    Args:
+        plan: a `Plan`.
+        run: the `RunRecord`.
+    """
 
-    def _take_result(self, task, outcome):
-        """Note the result of a task; return its outcome, a failure if others lack the result."""
-        if outcome.warning and task.step.wanted:
-            return Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
-                ', its repr is kept instead', ''))
-        task.result = outcome.result
-        if outcome.warning or outcome.result is not None and len(outcome.result) > LARGE_RESULT:
-            task.result = self.results.stored(task, outcome)
-        if outcome.warning:
-            logger.warning('%s: %s', _describe(task), outcome.warning)
-        return outcome
+    def __init__(self, plan, run):
+        self._run = run
+        self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
+        self._delays = {one.path: one.delay for one in plan.steps if one.delay}
 
-    def retry_delay_of(self, attempt, outcome):
+    def delay(self, path, attempt, outcome):
         """Return the seconds until a failed attempt may be followed by another; None: never.
 
-        How often that is done is for the engine to say. ``attempt`` is its `Job` or `TaskRecord`.
+        The engine says how often. ``attempt`` is a `Job` or `TaskRecord`.
         """
-        path = getattr(attempt, 'path', None) or attempt.name
         config = self._configs.get(path)
         if config is None or not may_retry(config, outcome):
             return None
-        made = attempt.attempt if attempt.recovery == self.run_record.recovery else 1
-        return self._retry_delay(config, made, path, attempt.sequence)
-
-    def _retry_delay(self, config, attempt, path, sequence):
-        name = '%s %s %s' % (self.run_record.run_id, path, sequence)
-        return retry_delay(config, attempt, name)
+        made = attempt.attempt if attempt.recovery == self._run.recovery else 1
+        return self._delay(config, made, path, attempt.sequence)
 
     def longest_wait(self, record):
         """Return the seconds that the wait can take that a task is recorded in.
@@ -9815,339 +9210,140 @@ class Driver:
         """
         config = self._configs.get(record.path)
         delay = self._delays.get(record.path, 0.0) if record.attempt == 1 else 0.0
-        return delay if config is None else max(delay, self._retry_delay(
+        return delay if config is None else max(delay, self._delay(
             config, max(1, record.attempt - 1), record.path, record.sequence))
 
-    # Time that tasks may take.
+    def _delay(self, config, attempt, path, sequence):
+        return retry_delay(config, attempt, '%s %s %s' % (self._run.run_id, path, sequence))
 
-    def _set_alarms(self, job, started):
+
+class _Limits:
+    """How long jobs may take: config ``timeout`` and ``warn_after``.
+
+    Args:
+        timers: a `_Timers`.
+        grace: seconds between asking a job to end and ending it.
+    """
+
+    def __init__(self, timers, grace):
+        self._timers = timers
+        self._grace = grace
+        self._asked = {}  # type: typing.Dict[Job, float]
+
+    def begin(self, job, construct, started):
+        """Set the timers of a job that began at a time."""
         limit, warn = job.config['timeout'], job.config['warn_after']
         if limit is not None:
-            self.alarms.set(started + limit, job, self._end_overdue)
+            self._timers.set((job, 'end'), started + limit,
+                             functools.partial(self._end, job, construct))
         if warn is not None:
-            self.alarms.set(started + warn, job, self._warn)
+            self._timers.set((job, 'warn'), started + warn, functools.partial(self.warn, job))
 
     @staticmethod
-    def _warn(job):
+    def warn(job):
         logger.warning('step %s at %s has been running for %g s', job.name, job.sequence,
                        job.config['warn_after'])
 
-    def _end_overdue(self, job):
-        """Ask it to end; ask no more after ``shutdown_grace`` seconds."""
-        force = job in self._overdue or not self.settings['shutdown_grace']
-        self._overdue.setdefault(job, self.clock())
-        self._jobs[job].kill(job, force)
+    def _end(self, job, construct):
+        """Ask a job to end; ask no more after the grace."""
+        now = self._timers.clock()
+        force = job in self._asked or not self._grace
+        self._asked.setdefault(job, now)
+        construct.kill(job, force)
         if not force:
-            self.alarms.set(self.clock() + self.settings['shutdown_grace'], job,
-                            self._end_overdue)
+            self._timers.set((job, 'end'), now + self._grace,
+                             functools.partial(self._end, job, construct))
 
-    def _timed_out(self, job, outcome):
-        """Return the outcome of what was ended for its timeout: a failure, whatever it says,
-        unless it had succeeded before it was asked."""
-        asked = self._overdue.pop(job)
-        if outcome.status == SUCCESS and outcome.ended is not None and outcome.ended < asked:
+    def end(self, job, outcome):
+        """Drop the timers of a job that has ended; return its outcome.
+
+        After a timeout the outcome is a failure, whatever it says, unless the job had succeeded
+        before it was asked to end.
+        """
+        config = job.config
+        if config['warn_after'] is not None:
+            self._timers.drop((job, 'warn'))
+        if config['timeout'] is None:
             return outcome
-        return Outcome(FAILURE, 'timed out after %g s' % job.config['timeout'],
+        self._timers.drop((job, 'end'))
+        asked = self._asked.pop(job, None)
+        if asked is None or (outcome.status == SUCCESS and outcome.ended is not None
+                             and outcome.ended < asked):
+            return outcome
+        return Outcome(FAILURE, 'timed out after %g s' % config['timeout'],
                        kinds=tuple(map(class_name, TimeoutError.__mro__)))
 
-    @staticmethod
-    def _ended_by_stop(construct, outcome):
-        """Return whether the signal that stops the run may be why a task failed.
 
-        A Ctrl-C goes to a whole process group, and service managers and job schedulers send a
-        signal to each process: a child can die of it before its supervisor has handled its own.
-        This is asked when the outcome is taken, as a thread may report it before the signal is
-        handled.
-        """
-        return outcome.status == FAILURE and construct is not None and (
-            not construct.can_kill or -(outcome.code or 0) in _CHILD_SIGNALS
-            or 'builtins.KeyboardInterrupt' in outcome.kinds)
+class _RunLog:
+    """What the log says about a run.
 
-    def _interrupt(self, task, outcome):
-        """Ended by the stop of the run: it stays active and runs again (semantics 8.3)."""
-        task.error = outcome.error or 'interrupted'
-        task.ended = self.clock()
-        task.job.process = None
-        self._dirty[task] = None
+    Args:
+        engine: the engine of the run.
+        run: the `RunRecord`.
 
-    def calling_job(self):
-        """Return the job whose inline function is being called, or None."""
-        return self._current if self._calling else None
+    Attributes:
+        tells: whether the log shows what starts and succeeds.
+        trace: the traceback of the failure that is handed to the engine just now.
+    """
 
-    def _finish_records(self):
-        """Store what is left to store, before the constructs close."""
-        for task in self._ahead:
-            self._rows.append(self._record(task))
-        self._ahead = {}
-        self._commit()
-        for job, construct in self._settled:
-            construct.settle(job)
-        self._settled = []
+    def __init__(self, engine, run):
+        self.engine = engine
+        self.run = run
+        self.tells = True
+        self.trace = ''
+        self._failures = []    # the first 100 tasks that failed
+        self._kept = set()     # see `kept`
 
-    # Waiting.
+    def open(self):
+        self.tells = logger.isEnabledFor(logging.INFO)
 
-    def _wait(self):
-        """Sleep until something happens, a delay is over, or something is to be polled."""
-        timeout = None
-        polled = [one for one in self._opened_constructs if one.polls] or self.relay.active
-        if self._jobs and polled:
-            timeout = max(0.01, self.settings['sleep_between_loops'])
-        moved = self._moved_at + 0.5 if self._moved else None
-        short = min((due for _, due, _ in self._short.values()), default=None)
-        # `_may_wait` no longer than that.
-        window = self.clock.offset + self._window + self._group if self._window else None
-        look = self._looked_at + self.STOPPED / 4 if self._jobs else None
-        for due in (self.engine.next_due(), self.alarms.next(self._jobs), self._deadline, moved,
-                    short, window, look):
-            if due is not None:
-                left = max(0.0, due - self.clock())
-                timeout = left if timeout is None else min(timeout, left)
-        self._poll_events(timeout)
-        if self._moved and self.clock() >= self._moved_at + 0.5:
-            self._add_moved()
-        if self._jobs:
-            self.relay.poll()
-            for construct in self._opened_constructs:
-                construct.poll()
-            if look is not None and self.clock() >= look:
-                self._look_for_stopped()
+    def _traceback(self):
+        trace, self.trace = self.trace, ''
+        return '\n' + trace.rstrip() if trace else ''
 
-    def _look_for_stopped(self):
-        """Warn of processes that do nothing because a signal has stopped them."""
-        known, self._stopped = self._stopped, {}
-        self._looked_at = now = self.clock()
-        for job, construct in self._jobs.items():
-            for pid in construct.pids(job):
-                if _proc_stat(pid)[0] != 'T':
-                    continue
-                since = self._stopped.setdefault(pid, known.get(pid, now))
-                if now - since >= self.STOPPED:
-                    self._stopped[pid] = math.inf    # once
-                    logger.warning(
-                        'step %s at %s does not go on: a signal has stopped process %d for %.3g s;'
-                        " continue it with 'kill -CONT %d', or end it with 'kill -KILL %d'",
-                        job.name, job.sequence, pid, now - since, pid, pid)
+    def started(self, job):
+        if self.tells:
+            logger.info('step %s at %s starts%s', job.name, job.sequence,
+                        ', attempt %d' % job.attempt if job.attempt > 1 else '')
 
-    def _poll_events(self, timeout):
-        """Let constructs see to their descriptors; sleep so long (seconds; None: for ever)."""
-        if timeout is not None:
-            timeout = min(timeout, 86400.0)
-        self._sleeps = True
-        if self.arrived or self.triggers or self._asked:    # before anybody knew that we would
-            timeout = 0
-        for key, _ in self.selector.select(timeout):
-            key.data()
-        self._sleeps = False
+    def succeeded(self, task):
+        if self.tells:
+            logger.info('%s ended with success', _describe(task))
 
-    def wake(self):
-        """End the driver's sleep, if it sleeps; from any thread."""
-        if not self._sleeps:
-            return
-        self._sleeps = False
-        try:
-            self._waker[1].send(b'\0')
-        except (BlockingIOError, OSError):
-            pass    # full: it is awake already; closed: the run is over
-
-    def _woken(self):
-        try:
-            self._waker[0].recv(4096)
-        except BlockingIOError:
-            pass
-
-    def private_fds(self):
-        """Return the descriptors that children must not keep."""
-        fds = [one.fileno() for one in self._waker] + list(self.store.private_fds())
-        try:
-            fds.append(self.selector.fileno())
-        except AttributeError:
-            pass    # select() has none
-        return fds
-
-    # Opening and closing.
-
-    def _open(self):
-        import selectors
-        import socket
-        self.thread = threading.get_ident()
-        self.pid = os.getpid()
-        self._tells = logger.isEnabledFor(logging.INFO)
-        if not self.logdir:
-            self.logdir = self._private_logdir = self._make_private_logdir()
-        self.events_read = selectors.EVENT_READ
-        self.selector = selectors.DefaultSelector()
-        self._waker = socket.socketpair()
-        for one in self._waker:
-            one.setblocking(False)
-        self.selector.register(self._waker[0], selectors.EVENT_READ, self._woken)
-        # Threads share the environment, so only what does not change can stand in it for them.
-        _run_environment.enter(self._constant_env)
-        for step in self.plan.steps:
-            if step.calls and step.children is None:
-                self._open_construct(step.step.construct)
-
-    def _make_private_logdir(self):
-        import tempfile
-        try:
-            folder = tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
-            os.chmod(folder, 0o700)  # under any umask
-            return folder
-        except OSError as error:
-            raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, '
-                              'or workdir, or TMPDIR' % error) from error
-
-    def _close(self):
-        for construct in self._opened_constructs:
-            construct.close()
-        self._opened_constructs = []
-        _run_environment.leave(self._constant_env)
-        self._leave_folders()
-        self.selector.close()
-        self.selector = None
-        self._refuse_answers()
-        for one in self._waker:
-            one.close()
-
-    def _leave_folders(self):
-        """Remove folders that were made in case, if they are empty."""
-        run = self.run_record
-        outcome = outcome_path(self.store.folder, run.flow, run.run_id, '', '', 0, 0)
-        if outcome:
-            self._remove_empty(os.removedirs, os.path.dirname(outcome))
-        if self._private_logdir:
-            if self._remove_empty(os.rmdir, self._private_logdir):
-                self.logdir = self._private_logdir = ''
-
-    @staticmethod
-    def _remove_empty(remove, folder):
-        try:
-            remove(folder)
-        except OSError:
-            return False    # it is not empty, or was never made
-        return True
-
-    # Signals and stops (semantics 8.3).
-
-    def _install_handlers(self):
-        """Return the descriptor that was woken before by signals; None: other threads get none."""
-        if threading.current_thread() is not threading.main_thread():
-            return None
-        numbers = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
-                   if hasattr(signal, name)]
-        for number in numbers:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._handlers[number] = signal.signal(number, self._on_signal)
-        return signal.set_wakeup_fd(self._waker[1].fileno())
-
-    def restore_handlers(self):
-        """Put back the handlers of signals that stood there before the run.
-
-        The facade does so after a stop by a signal, when the end of the run is stored: a second
-        signal of the same stop would keep it from being stored.
-        """
-        handlers, self._handlers = self._handlers, {}
-        for number, handler in handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-    def _on_signal(self, number, frame):
-        if os.getpid() != self.pid:
-            # In a process that somebody else forked meanwhile, a worker of a pool for one, the
-            # handler is not wanted.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        now, first = time.monotonic(), not self._signals
-        if first:
-            self._first_signal = now
-        urges = now - self._first_signal >= self.ONE_STOP and (
-            number == signal.SIGINT or number in self._signals)
-        self._signals.append(number)
-        self._urged = self._urged or urges
-        self.port.stopping = True
-        if self._calling and (first or urges):    # No other one may interrupt a clean-up.
-            raise KeyboardInterrupt
-        if self._leaving and urges:
-            self._raise_signal()
-
-    def _stop_all(self, why):
-        """End what runs, and record it; ``why`` names what asked for it, None: an error."""
-        self.port.stopping = True
-        broken = self._broken
-        logger.error('%s: nothing new starts; running tasks that are ended: %d',
-                     why or 'an error', len(self._jobs))
-        self._opens.clear()
-        self._feed(self.engine.halt(self.clock()))
-        while self._inline:
-            job, construct = self._inline.popleft()
-            self._jobs.pop(job, None)
-            self._interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
-        self._starting = []
-        self._short.clear()
-        self._end_jobs(force=False)
-        grace = time.monotonic() + self.settings['shutdown_grace']
-        while self._jobs and time.monotonic() < grace and not self._urged:
-            self._drain(min(0.5, max(0.0, grace - time.monotonic())))
-        self._end_jobs(force=True)
-        grace = time.monotonic() + 5.0
-        while time.monotonic() < grace and any(one.can_kill for one in self._jobs.values()):
-            self._drain(0.2)
-        self.abandoned = list(self._jobs.items())
-        for job, _ in self.abandoned:
-            self._finish_job(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
-        self._drain(0)
-        if self._broken is not broken:
-            raise self._broken
-
-    def refuse_abandoned(self):
-        """Raise AlreadyRunningError if something goes on that the stop could not end."""
-        for job, construct in self.abandoned:
-            if construct.goes_on(job):
-                raise AlreadyRunningError(
-                    'step %r at %s still runs in this program, as the stop could not end its '
-                    'thread; wait for its end, or continue the run in another program'
-                    % (job.name, job.sequence))
-
-    def _drain(self, timeout):
-        """Take what has ended while the run is being stopped."""
-        self._answer()
-        if not self.arrived:
-            self._poll_events(timeout)
-            for construct in self._opened_constructs:
-                construct.poll()
-        while self.arrived:
-            job, outcome = self.arrived.popleft()
-            try:
-                self._finish_job(job, outcome)
-            except StoreError as error:    # first all are ended; its process keeps its outcome
-                self._broken = error
-            self._starting = []
-
-    def _end_jobs(self, force):
-        for job, construct in list(self._jobs.items()):
-            if construct.can_kill:
-                construct.kill(job, force)
-            elif construct.queues:
-                construct.recall(job)
-
-    # The log.
-
-    def _log_start(self, job):
-        logger.info('step %s at %s starts%s', job.name, job.sequence,
-                    ', attempt %d' % job.attempt if job.attempt > 1 else '')
-
-    def _log_failure(self, task):
-        trace, self._trace = self._trace, ''
+    def failed(self, task):
         if len(self._failures) < 100:
             self._failures.append(task)
         logger.error('%s failed%s: %s%s', _describe(task), ' (tolerated)' if task.borne else '',
-                     task.error, '\n' + trace.rstrip() if trace else '')
+                     task.error, self._traceback())
 
-    def log_summary(self, status):
+    def retried(self, task, attempt, error, left):
+        """An attempt has failed; the next one is made in ``left`` seconds."""
+        logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
+                       _describe(task), attempt, task.step.retries + 1, error,
+                       'in %.3g s' % left if left > 0 else 'at once', self._traceback())
+
+    def reacts_again(self, task, status):
+        """The failure to which a task had reacted came again."""
+        self.trace = ''
+        logger.warning('%s ended with %s, but step %s has failed again since it began: it '
+                       'runs again', _describe(task), status, task.reacts_to[0].step.path)
+
+    def kept(self, step, scope, again):
+        """A step keeps its earlier success, though another one, on which it depends, ran again."""
+        if (step, again) not in self._kept:
+            self._kept.add((step, again))
+            logger.warning('step %s at %s keeps its earlier success, though step %s, which it '
+                           'requires, ran again', step.path, scope.sequence, again.path)
+
+    @staticmethod
+    def handled(task, handler):
+        logger.info('%s: its failure was made good by step %s', _describe(task),
+                    handler.step.path)
+
+    def ended(self, status, logdir):
         """Say how the run ended, and which failures were made good."""
-        run = self.run_record
-        logger.info('run %s of flow %s: %s%s', run.run_id, run.flow, status,
-                    ', logs in %s' % self.logdir
-                    if self.logdir and os.path.isdir(self.logdir) else '')
+        logger.info('run %s of flow %s: %s%s', self.run.run_id, self.run.flow, status,
+                    ', logs in %s' % logdir if logdir and os.path.isdir(logdir) else '')
         for task in self._failures:
             around = task    # a failure in a container whose failure was made good was so, too
             while around is not None and not (around.borne or around.handled):
@@ -10168,6 +9364,1096 @@ class Driver:
                 "makes it good, add handles=True to it (to treat all steps so: config "
                 "{'handled_by': 'complete'})",
                 task.step.path, failed.step.path, task.step.path)
+
+
+class PlanWalk:
+    """Goes through a plan: hands to the engine what happens, answers what the engine asks for.
+
+    The base of `Driver`, which runs what is to start, and of dry runs, which only look.
+
+    Args:
+        plan: a `Plan`.
+        store: an open store.
+        run: the `RunRecord`.
+        settings: the flow's resolved configuration.
+        history: a `_History`, or None in a new run.
+        flow: the facade.
+        engine: the `Engine`; by default a new one.
+        clock: returns the seconds since the epoch.
+
+    Attributes:
+        batch: what is to be started and stored, a `_Batch`.
+        log: a `_RunLog`.
+        triggers: what is to be raised from outside: (event, sequence).
+        orphans: {(path, sequence): record} of the processes to whose tasks the engine has not
+            come.
+        signals: the signals that have come.
+    """
+
+    signals = ()  # type: typing.Sequence[int]
+
+    def __init__(self, plan, store, run, settings, history, flow, engine=None, clock=None):
+        self.plan = plan
+        self.store = store
+        self.run_record = run
+        self.settings = settings
+        self.history = history
+        self.flow = flow
+        self.clock = clock or _RunClock()
+        self.engine = engine or Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
+        self.batch = _Batch(store, run, self.clock)
+        self.results = _Results(store, run, flow.module)
+        self.loops = _Loops(self.results)
+        self.log = _RunLog(self.engine, run)
+        self.retries = _Retries(plan, run)
+        self.triggers = collections.deque()  # type: typing.Deque[tuple]
+        self.orphans = {}  # type: typing.Dict[tuple, TaskRecord]
+        self._opens = collections.deque()  # type: typing.Deque[ContainerTask]
+        if history is not None:
+            history.retries = self.retries
+
+    def begin(self):
+        """Begin the run, or go on with what earlier supervisors left of it."""
+        earlier = None
+        if self.history is not None:
+            self.orphans.update(self.history.living)
+            if not self.plan.dynamic:
+                earlier = self.history.earlier('1').earlier
+        self.feed(self.engine.begin(earlier, self.clock()))
+
+    def trigger(self, event, sequence):
+        """Raise an event from outside."""
+        if event not in self.plan.events:
+            logger.warning('event %r, which a skipped task raised, is gone', event)
+            return
+        earlier = None
+        if self.history is not None and sequence not in self.engine.roots:
+            earlier = self.history.earlier(sequence).earlier
+        self.feed(self.engine.trigger(event, sequence, earlier, self.clock()))
+
+    def feed(self, actions):
+        """Note the actions that the engine returned; answer what it asks for."""
+        opens, batch = self._opens, self.batch
+        while actions is not None:
+            dirty = batch.dirty    # a loop that calls flow.tasks() has it committed
+            for kind, what in actions:
+                if kind == 'record':
+                    dirty[what] = None
+                    if what.status == FAILURE:
+                        self.failed(what)
+                elif kind == 'submit':
+                    dirty[what] = None
+                    batch.starting.append(what)
+                elif kind == 'open':
+                    opens.append(what)
+                else:
+                    self.note(kind, what)
+            actions = self._open_iteration(opens.popleft()) if opens else None
+
+    def failed(self, task):
+        """Note that a task has failed."""
+        self.log.failed(task)
+
+    def note(self, kind, what):
+        """Note one action of the engine, of the rarer kinds."""
+        if kind == 'gather':
+            self.results.gather(what)
+        elif kind == 'closed':
+            self.loops.close(what)
+            if what.step.gathers:
+                self.results.close(what)
+        elif kind == 'skip':
+            self.skip(*what)
+            self.results.skip(what[0], what[1].result)
+        elif kind == 'attempt':
+            self._note_attempt(*what)
+        elif kind == 'dropped':
+            self.log.failed(what)
+        elif kind == 'handled':
+            self._note_handled(*what)
+        elif kind == 'kept':
+            self.log.kept(*what)
+
+    def skip(self, task, earlier):
+        """Raise again what a task had raised by hand that is passed over."""
+        for event, sequence in earlier.events or ():
+            self.flow.count_sequence(event, sequence)
+            self.triggers.append((event, sequence))
+
+    def _note_handled(self, task, handler):
+        """A failure was made good, or its loop tolerates it: its record says so from now on."""
+        if handler is not None:
+            self.log.handled(task, handler)
+        if task.job is None and task.status is None:    # it failed in an earlier supervisor's run
+            rows = self.store.outcomes(self.run_record, task.sequence, self.run_record.recovery)
+            self.batch.rows.append(rows[task.step.path]._replace(handled=True))
+        else:
+            self.batch.dirty[task] = None
+
+    def _note_attempt(self, task, recovery, attempt, status, error):
+        """An attempt has ended and another will be made: it gets a record of its own."""
+        blob = task.scope.blob if task.step.children is None else None
+        ended = task.ended or self.clock()
+        self.batch.rows.append(TaskRecord(
+            task.step.path, task.sequence, recovery, attempt, task.step.kind, status, False,
+            blob, None, task.started or ended, ended, result=task.result, error=error))
+        task.started = task.ended = task.result = task.events = None
+        if recovery != self.run_record.recovery and task.reacts_to:
+            self.log.reacts_again(task, status)
+        else:
+            self.log.retried(task, attempt, error, round(task.due - self.clock(), 2))
+
+    # The iterations of containers.
+
+    def _open_iteration(self, task):
+        """Answer the engine's ``open``; return its actions, or None if a signal came first."""
+        engine, past, step = self.engine, _NO_PAST, task.step
+        if self.history is not None and task.scope.earlier is not None:
+            past = self.history.earlier(self.next_sequence(task), step.path, task.floor)
+        if not step.loops:
+            return engine.opened(task, None, None, past.earlier, past.floor, self.clock())
+        try:
+            item, blob, over = self.next_item(task, past)
+        except BaseException as error:    # sys.exit() in a loop is its failure, too
+            if self.signals:
+                return None
+            logger.error('%s: its loop failed', _describe(task),
+                         exc_info=not isinstance(error, SequentError))
+            return engine.loop_failed(
+                task, 'its loop failed: %s' % describe_error(error), self.clock())
+        if over:
+            if (found_by_running(step.step.loop) and not past.over
+                    and not self.store.volatile):
+                self._record_iteration(task, 'over')
+            return engine.loop_over(task, self.clock())
+        earlier = past.earlier
+        if earlier and not self.loops.same(item, blob, past.item):
+            refusal = self._refuse_other_item(task)
+            if refusal is not None:
+                return engine.loop_failed(task, refusal, self.clock())
+            self.run_anew(task, self.next_sequence(task))
+            earlier = None
+        if (blob is not None and (earlier is None or past.item is None)
+                and step.kind == 'container'):
+            self._record_iteration(task, '', blob)
+        return engine.opened(task, item, blob, earlier, past.floor, self.clock())
+
+    def _record_iteration(self, task, status, blob=None):
+        """Store the item of a container's next iteration, or that there is none."""
+        self.batch.rows.append(TaskRecord(
+            task.step.path, self.next_sequence(task), self.run_record.recovery, 1, 'iteration',
+            status, item=blob))
+
+    def _refuse_other_item(self, task):
+        """Say why an iteration cannot run with another loop item than recorded, or return None."""
+        sequence, path = self.next_sequence(task), task.step.path
+        for name, at in self.orphans:
+            if (at + '.').startswith(sequence + '.') and (name + '_').startswith(path + '_'):
+                return ('the loop item of iteration %s is not the one recorded, with which step '
+                        '%s still runs; recover again when that has ended' % (sequence, name))
+        if self.run_record.mode == 'continue':
+            return ('the loop item of iteration %s is not the one recorded: a run that is '
+                    'continued goes on with the same items; recover it' % sequence)
+        return None
+
+    def run_anew(self, task, sequence):
+        """Note that what is recorded at an iteration belongs to another loop item."""
+        logger.info('%s: the loop item of iteration %s is not the one recorded; it runs anew',
+                    _describe(task), sequence)
+
+    @staticmethod
+    def next_sequence(task):
+        """Return the sequence of the iteration that a container asks to open."""
+        return '%s.%d' % (task.sequence, task.opened + 1)
+
+    def next_item(self, task, past):
+        """Return (item, the same as it is stored, whether there is none).
+
+        What was found by running is taken from the records, as far as they go.
+        """
+        if past is not _NO_PAST and found_by_running(task.step.step.loop):
+            if past.over:
+                return None, None, True
+            if past.item is not None:
+                return unpickled(past.item, self.results.home), past.item, False
+        item, over = self.call(self.loops.next_item, task)
+        if over or self.store.volatile:
+            return item, None, over
+        return item, self.loops.blob(task.step.path, item), False
+
+    def call(self, function, argument):
+        """Call what runs a function of the user's here."""
+        return function(argument)
+
+
+class _Starter:
+    """Makes jobs of tasks, prepares and releases them, and calls those that are inline.
+
+    Args:
+        driver: a `Driver`.
+
+    Attributes:
+        inline: the inline jobs whose start is stored, with their constructs.
+    """
+
+    def __init__(self, driver):
+        self.driver = driver
+        self.inline = collections.deque()  # type: typing.Deque[tuple]
+        # Tasks for which the system has no process -> (since when, pause before the next try).
+        self._short = {}  # type: typing.Dict[Task, tuple]
+        self._pace = 1e-3    # seconds that an inline task takes
+        run, prefix = driver.run_record, driver.settings['envvar_prefix']
+        self._prefix = prefix
+        self._names = [prefix + name for name in (
+            'STEP_NAME', 'STEP_SEQUENCE', 'LOOP_VALUE', 'STEP_ATTEMPT')]
+        # This run may be nested in a task of another one: in one whose variables were cut, or in a
+        # reaction. Its own tasks are told nothing of that.
+        self.constant_env = {name: '' for name in os.environ if name.startswith(prefix)
+                             and name.endswith(('_CUT', 'FAILURES', 'FAILED_COUNT'))}
+        for name, text in (('STEP_RECOVERY', str(run.recovery)), ('RUN_ID', run.run_id),
+                           ('LOGGER_NAME', run.flow)):
+            _add_variable(self.constant_env, prefix + name, text)
+
+    # Making a job.
+
+    def _make_job(self, task):
+        driver, run = self.driver, self.driver.run_record
+        step, items = task.step.step, task.scope.items
+        name, sequence, value, attempt = self._names
+        env = {sequence: task.sequence, attempt: str(task.attempt)}
+        _add_variable(env, name, step.path)
+        if items:
+            item = items[-1]
+            if type(item) is int and -10**9 < item < 10**9:
+                env[value] = str(item)
+            else:
+                _add_variable(env, value, _shown(str, item))
+        job = task.job = Job(
+            step.path, task.sequence, task.recovery, task.attempt, run.flow, run.run_id,
+            step.func, step.args, step.kwargs, items, env, step.settings, None, None, run.flow,
+            driver.flow if driver.plan.dynamic else None, task, None, self.constant_env,
+            driver.logdir or None, driver.clock.offset)
+        if step.construct.can_adopt:
+            job.outcome = outcome_path(driver.store.folder, run.flow, run.run_id, job.name,
+                                       job.sequence, job.recovery, job.attempt)
+        if driver.engine.reacted:
+            self._tell_failures(job, task)
+        return job
+
+    def _tell_failures(self, job, task):
+        """Tell a job what failed, if its task is a reaction or inside one (semantics 12.3)."""
+        while task is not None and not task.reacts_to:
+            task = task.scope.task if task.scope is not None else None
+        if task is None:
+            return
+        count = len(task.reacts_to)
+        failed = [(one.step.path, one.sequence, masked(one.error or ''))
+                  for one in task.reacts_to[:100]]
+        job.failures = count, tuple(failed)
+        job.own[self._prefix + 'FAILED_COUNT'] = str(count)
+        _add_variable(job.own, self._prefix + 'FAILURES', '\n'.join(
+            '%s %s' % one[:2] for one in failed))
+
+    def _fill(self, job, task):
+        """Put values for the placeholders in its arguments; return whether there are such."""
+        try:
+            job.func, job.args, job.kwargs = self.driver.results.fill(task)
+            return True
+        except Exception as error:
+            self.driver.batch.ahead.pop(task, None)
+            self._refuse(job, 'its arguments cannot be had: %s' % (
+                error if isinstance(error, StoreError) else describe_error(error)))
+            return False
+
+    def _refuse(self, job, why):
+        self.driver.inbox.arrived.append((job, Outcome(FAILURE, why)))
+
+    # Starting.
+
+    def prepare(self):
+        """Make jobs of the tasks that are to start; return those that wait for the commit."""
+        batch, jobs = self.driver.batch, []  # type: typing.Any, list
+        starting, batch.starting = batch.starting, []
+        for task in starting:
+            construct = task.step.step.construct
+            job = self._make_job(task)
+            if task.step.fills is not None and not task.adopted and not self._fill(job, task):
+                continue
+            # Where there is nothing to survive, no start waits for its commit.
+            stored = bool(batch.ahead) and batch.take_ahead(task) or self.driver.store.volatile
+            if task.adopted:
+                self.driver.adoption.adopt(job)
+            elif not self._prepare(job, construct, len(jobs)):
+                continue
+            elif stored and construct.inline:
+                self.inline.append((job, construct))
+            elif stored and not construct.can_adopt:
+                self.release(job, construct)
+            else:
+                jobs.append((job, construct))
+        return jobs
+
+    def _prepare(self, job, construct, prepared):
+        """Let a construct prepare a job; return whether it has."""
+        try:
+            if construct.can_adopt:
+                self._keep_descriptors(prepared)
+            construct.prepare(job)
+        except OSError as error:
+            if not self._try_later(job.task, error):
+                self._refuse(job, 'it could not be started: %s' % describe_error(error))
+            return False
+        if self._short:
+            self._short.pop(job.task, None)
+        return True
+
+    def _keep_descriptors(self, prepared):
+        """Raise OSError (EMFILE) if a start would take the last descriptors.
+
+        The store needs some for each commit. A process takes up to seven while it starts, and
+        each that is prepared one more when it is released.
+        """
+        spare = []
+        try:
+            for _ in range(16 + prepared):
+                spare.append(os.dup(self.driver.inbox.wakes()))
+        finally:
+            for fd in spare:
+                os.close(fd)
+
+    def _try_later(self, task, error):
+        """Return whether to start a task a little later, as the system is short of something.
+
+        Meanwhile the task is not stored as begun.
+        """
+        now = self.driver.clock()
+        since, pause = self._short.get(task, (now, 0.025))
+        if not is_shortage(error) or now - since >= _SHORTAGE:
+            self._short.pop(task, None)
+            return False
+        if not self._short:
+            warn_of_shortage(task.step.path, task.sequence, error.strerror)
+        pause = min(2 * pause, 5.0)
+        self._short[task] = since, pause
+        self.driver.timers.set(task, min(now + pause, since + _SHORTAGE),
+                               functools.partial(self._try_again, task))
+        self.driver.batch.dirty.pop(task, None)
+        return True
+
+    def _try_again(self, task):
+        if task in self._short:
+            self.driver.batch.dirty[task] = None
+            self.driver.batch.starting.append(task)
+
+    def store_ahead(self, jobs):
+        """Store as active, ahead of their start, the tasks that are next anyway: of those that
+        run inline, and of those that are queued."""
+        driver, engine, upcoming = self.driver, self.driver.engine, []
+        if self.inline or any(one[1].inline for one in jobs):
+            fits = driver.settings['group_commit'] / max(self._pace, 1e-5)
+            upcoming = engine.upcoming(int(min(1000, fits)))
+        if engine.ahead:
+            upcoming += engine.upcoming(engine.ahead, queues=True)
+        for task in upcoming:
+            if task not in driver.batch.ahead:
+                driver.batch.store_ahead(task)
+
+    def release(self, job, construct):
+        """Start a job whose start is stored."""
+        if construct.inline:
+            self.inline.append((job, construct))
+            return
+        driver = self.driver
+        driver.log.started(job)
+        driver.jobs[job] = construct
+        driver.limits.begin(job, construct, driver.clock())
+        if construct.relays and job.config['capture'] == 'relay':
+            driver.relay.add(job)
+        construct.release(job)
+
+    def call_inline(self):
+        """Run the first inline job whose start is stored."""
+        driver, (job, construct) = self.driver, self.inline.popleft()
+        driver.log.started(job)
+        began = time.monotonic()
+        job.task.started = driver.clock.offset + began
+        driver.batch.wait()
+        driver.jobs[job] = construct
+        try:
+            driver.stop.call(construct.release, job, job)
+        except KeyboardInterrupt:
+            if job not in [one for one, _ in driver.inbox.arrived]:
+                driver.inbox.done(job, Outcome(ACTIVE, 'interrupted', interrupted=True))
+        took = time.monotonic() - began
+        self._pace += 0.2 * (took - self._pace)
+        warn = job.config['warn_after']
+        if warn is not None and took >= warn:
+            driver.limits.warn(job)    # while it ran, nobody was there to do so
+
+    def drop(self):
+        """Start nothing more; return the inline jobs that have not been called."""
+        inline, self.inline = self.inline, collections.deque()
+        self._short.clear()
+        self.driver.batch.starting = []
+        return [job for job, _ in inline]
+
+
+class _Orphans:
+    """Processes that an earlier supervisor left running.
+
+    They are watched from the start, so that a stop ends them and the run does not end before
+    them; when the engine comes to their task, they become its job.
+
+    Args:
+        driver: a `Driver`.
+    """
+
+    def __init__(self, driver):
+        self.driver = driver
+        # By (path, sequence): jobs to whose tasks the engine has not come; the records and
+        # outcomes of those of them that have ended.
+        self._jobs = {}  # type: typing.Dict[tuple, Job]
+        self._ended = {}  # type: typing.Dict[tuple, tuple]
+
+    def watch(self):
+        """Watch over all that still runs."""
+        driver = self.driver
+        for key, record in driver.history.living.items():
+            job, construct = self._make_job(record)
+            self._jobs[key] = job
+            driver.open_construct(construct)
+            driver.jobs[job] = construct
+            driver.limits.begin(job, construct, self._began(record))
+            if job.config['capture'] == 'relay':
+                driver.relay.add(job, adopted=True)
+            if not construct.adopt(job):
+                outcome = read_outcome(job.outcome) if job.outcome else None
+                driver.inbox.done(job, outcome or Outcome(
+                    FAILURE, 'its process has ended without leaving an outcome', lost=True))
+
+    def _began(self, record):
+        """Return when an orphan began, by our clock: its supervisor may have had another."""
+        now, age = self.driver.clock(), process_age(record.process)
+        return now - age if age is not None else min(record.started or now, now)
+
+    def _make_job(self, record):
+        driver, run = self.driver, self.driver.run_record
+        steps = [one.step for one in driver.plan.steps
+                 if one.path == record.path and one.calls and one.step.construct.can_adopt]
+        construct = steps[0].construct if steps else ProcessConstruct()
+        place = (run.flow, run.run_id) + record[:4]
+        job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
+                  run.run_id, config=steps[0].settings if steps else driver.settings)
+        job.process = record.process
+        job.log = json_object(record.process).get('log') or log_path(driver.logdir, *place)
+        job.outcome = outcome_path(driver.store.folder, *place)
+        return job, construct
+
+    def adopt(self, job):
+        """Take an orphan for the job of its task: the engine has come to it."""
+        driver, key, task = self.driver, (job.name, job.sequence), job.task
+        del driver.history.living[key]
+        driver.batch.dirty.pop(task, None)
+        if key in self._jobs:
+            record = driver.orphans.pop(key)
+            task.job = self._jobs.pop(key)
+            task.job.task = task
+        else:
+            record, outcome = self._ended.pop(key)
+            driver.inbox.done(job, outcome)
+        task.started = record.started
+
+    def finish(self, job, outcome):
+        """An orphan ended before the engine came to its task, which may be gone from the flow."""
+        driver, key = self.driver, (job.name, job.sequence)
+        del self._jobs[key]
+        record = driver.orphans.pop(key)
+        if outcome.interrupted or outcome.lost:
+            record = record._replace(process=None, error=outcome.error)
+        else:
+            place = (job.flow, job.run_id) + record[:4]
+            record = record._replace(
+                status=outcome.status, ended=outcome.ended or driver.clock(),
+                result=store_result(driver.store, place, outcome), error=outcome.error)
+        driver.batch.rows.append(record)
+        self._ended[key] = record, outcome
+        logger.info('step %s at %s, adopted, ended with %s', job.name, job.sequence,
+                    record.status)
+
+
+class Stop:
+    """Ends a run before its time: signals, and the end of what runs (semantics 8.3).
+
+    Args:
+        driver: a `Driver`.
+
+    Attributes:
+        ONE_STOP: seconds after the first signal in which others belong to the same stop: a
+            terminal that is closed sends two, and so do service managers and job schedulers.
+        signals: those that have come.
+    """
+
+    ONE_STOP = 1.0
+
+    def __init__(self, driver):
+        self.driver = driver
+        self.signals = []  # type: typing.List[int]
+        self.abandoned = []       # what could not be ended: (job, construct)
+        self._first = 0.0         # when the first signal came
+        self._urged = False       # whether a signal asks for haste
+        self._leaving = False     # all is stopped; what is left is to clear away
+        self._calling = False     # a function of the user's is being called:
+        self._job = None          # that of this job
+        self._broken = None       # the StoreError that came during the stop
+        self._handlers = {}       # signal -> its handler before the run
+        self._pid = None  # type: typing.Optional[int]
+        self._wakeup = None       # the descriptor that signals woke before the run
+
+    # Signals.
+
+    def listen(self):
+        """Handle signals, in the main thread: other threads get none."""
+        self._pid, self._leaving = os.getpid(), False
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self.on_signal)
+        self._wakeup = signal.set_wakeup_fd(self.driver.inbox.wakes())
+
+    def leave(self):
+        """The run is over; after a signal `restore` is called later."""
+        self._leaving = True
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            self._wakeup = None
+        if not self.signals:
+            self.restore()
+
+    def restore(self):
+        """Put back the handlers of signals that stood there before the run.
+
+        The facade does so after a stop by a signal, when the end of the run is stored: a second
+        signal of the same stop would keep it from being stored.
+        """
+        handlers, self._handlers = self._handlers, {}
+        for number, handler in handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def on_signal(self, number, frame):
+        """Handle a signal."""
+        if os.getpid() != self._pid:
+            # In a process that somebody else forked meanwhile, a worker of a pool for one, the
+            # handler is not wanted.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        now, first = time.monotonic(), not self.signals
+        if first:
+            self._first = now
+        urges = now - self._first >= self.ONE_STOP and (
+            number == signal.SIGINT or number in self.signals)
+        self.signals.append(number)
+        self._urged = self._urged or urges
+        self.driver.port.stopping = True
+        if self._calling and (first or urges):    # No other one may interrupt a clean-up.
+            raise KeyboardInterrupt
+        if self._leaving and urges:
+            self.end_by_signal()
+
+    def end_by_signal(self):
+        """Raise what the first signal means."""
+        number = self.signals[0]
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def call(self, function, argument, job=None):
+        """Call what runs a function of the user's here, of a job or a loop.
+
+        Raises:
+            KeyboardInterrupt: a signal has come, perhaps before the call. Then nothing is called,
+                as nothing would interrupt it.
+        """
+        self._job = job
+        try:
+            self._calling = True
+            if self.signals:
+                raise KeyboardInterrupt
+            return function(argument)
+        finally:
+            self._calling = False
+
+    def calling_job(self):
+        """Return the job whose inline function is being called, or None."""
+        return self._job if self._calling else None
+
+    # The end of what runs.
+
+    def end_all(self, why):
+        """End what runs, and record it; ``why`` names what asked for it, None: an error."""
+        driver, jobs = self.driver, self.driver.jobs
+        driver.port.stopping = True
+        broken = self._broken
+        logger.error('%s: nothing new starts; running tasks that are ended: %d',
+                     why or 'an error', len(jobs))
+        driver.halt()
+        for job in driver.starter.drop():
+            jobs.pop(job, None)
+            driver.interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
+        self.end_jobs(force=False)
+        grace = time.monotonic() + driver.settings['shutdown_grace']
+        while jobs and time.monotonic() < grace and not self._urged:
+            self._drain(min(0.5, max(0.0, grace - time.monotonic())))
+        self.end_jobs(force=True)
+        grace = time.monotonic() + 5.0
+        while time.monotonic() < grace and any(one.can_kill for one in jobs.values()):
+            self._drain(0.2)
+        self.abandoned = list(jobs.items())
+        for job, _ in self.abandoned:
+            driver.finish_job(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
+        self._drain(0)
+        if self._broken is not broken:
+            raise self._broken
+
+    def end_jobs(self, force):
+        """Ask all that runs to end; ``force``: do not ask."""
+        for job, construct in list(self.driver.jobs.items()):
+            if construct.can_kill:
+                construct.kill(job, force)
+            elif construct.queues:
+                construct.recall(job)
+
+    def _drain(self, timeout):
+        """Take what has ended while the run is being stopped."""
+        driver, arrived = self.driver, self.driver.inbox.arrived
+        driver.inbox.answer()
+        if not arrived:
+            driver.inbox.sleep(timeout)
+            driver.poll()
+        while arrived:
+            try:
+                driver.finish_job(*arrived.popleft())
+            except StoreError as error:    # first all are ended; its process keeps its outcome
+                self._broken = error
+            driver.batch.starting = []
+
+    def may_be_why(self, construct, outcome):
+        """Return whether the signal that stops the run may be why a task failed.
+
+        A Ctrl-C goes to a whole process group, and service managers and job schedulers send a
+        signal to each process: a child can die of it before its supervisor has handled its own.
+        This is asked when the outcome is taken, as a thread may report it before the signal is
+        handled.
+        """
+        return self.driver.port.stopping and outcome.status == FAILURE and (
+            construct is not None and (
+                not construct.can_kill or -(outcome.code or 0) in _CHILD_SIGNALS
+                or 'builtins.KeyboardInterrupt' in outcome.kinds))
+
+    def refuse_abandoned(self):
+        """Raise AlreadyRunningError if something goes on that the stop could not end."""
+        for job, construct in self.abandoned:
+            if construct.goes_on(job):
+                raise AlreadyRunningError(
+                    'step %r at %s still runs in this program, as the stop could not end its '
+                    'thread; wait for its end, or continue the run in another program'
+                    % (job.name, job.sequence))
+
+
+class Driver(PlanWalk):
+    """Runs a plan: see the text above. Made by a facade, for one run.
+
+    Args:
+        plan: a `Plan`; the model's steps in it have ``settings`` and ``construct``.
+        store: an open store; it holds the lock of the run.
+        run: the `RunRecord`, already begun.
+        settings, history: see `PlanWalk`.
+        flow: the facade (given to inline functions as ``eventor`` in dynamic plans).
+        logdir: folder of log files; None: a fresh one of the user's own.
+
+    Attributes:
+        STOPPED: seconds after which a process that a signal has stopped is warned of, once.
+        jobs: what runs: {job: its construct}.
+        begun: whether `run` has been called.
+        pid: of the process that has called `run`.
+    """
+
+    STOPPED = 60.0
+
+    def __init__(self, plan, store, run, settings, history, flow, logdir):
+        PlanWalk.__init__(self, plan, store, run, settings, history, flow)
+        self.logdir = os.path.abspath(logdir) if logdir else logdir  # tasks may be elsewhere
+        self._private_logdir = ''
+        self.inbox = _Inbox()
+        self.timers = _Timers(self.clock)
+        self.batch.open(self.timers, settings['group_commit'])
+        self.limits = _Limits(self.timers, settings['shutdown_grace'])
+        self.port = _DriverPort(self, settings)
+        self.relay = LogRelay()
+        self.starter = _Starter(self)
+        self.adoption = _Orphans(self)
+        self.stop = Stop(self)
+        self.signals = self.stop.signals
+        self.jobs = {}  # type: typing.Dict[Job, TaskConstruct]
+        self.begun = False
+        self.pid = None  # type: typing.Optional[int]
+        self._between_cycles = False    # nothing is due yet (semantics 8.1)
+        self._due = None                # when the engine is to be told that time has passed
+        self._constructs = []           # those that are open
+        self._settling = set()          # those of them that have something to settle
+        self._queueing = []             # those of them that take more than they run
+        self._failed = False            # something that may have stopped what is queued
+        self._stopped = {}              # pid of a stopped process -> since when we know
+
+    # The loop.
+
+    def run(self, max_loops):
+        """Run until nothing is left to do or so many cycles are over; return whether all is well.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a signal came (semantics 8.3).
+            RunTimeout: config ``run_timeout`` is over; what ran was ended as after a signal.
+            StoreError: the store failed; what ran was ended as after a signal.
+        """
+        with _shared_imports():
+            self._open()
+            try:
+                self._run(max_loops)
+            finally:
+                self._close()
+        if self.signals:
+            self.stop.end_by_signal()
+        return self.engine.ok
+
+    def _run(self, max_loops):
+        self.stop.listen()
+        try:
+            limit = self.settings['run_timeout']
+            if limit is not None:
+                self.timers.set('run', self.clock() + limit, self._time_out)
+            if not self.begun:
+                self.begun = True
+                self.begin()
+            self._loop(max_loops)
+            self.batch.finish()
+        except StoreError:
+            self.stop.end_all(None)
+            raise
+        except BaseException as error:
+            self.stop.end_all(str(error) if isinstance(error, RunTimeout) else None)
+            self.batch.finish()
+            raise
+        finally:
+            self.stop.leave()
+
+    def _time_out(self):
+        raise RunTimeout('the run timed out after %g s' % self.settings['run_timeout'])
+
+    def begin(self):
+        if self.history is not None:
+            self.adoption.watch()
+        PlanWalk.begin(self)
+
+    def _loop(self, max_loops):
+        cycles, starter, inbox = 0, self.starter, self.inbox
+        while not self.signals:
+            self._take_inputs()
+            self._commit_and_start()
+            if starter.inline:
+                starter.call_inline()
+                if len(self.jobs) > len(inbox.arrived):    # others run, too
+                    inbox.sleep(0)
+            elif inbox.arrived or self.triggers or inbox.calls:
+                continue
+            elif self.engine.running or self.engine.ready or self.orphans:
+                self._wait()
+            elif self.engine.over or self.engine.next_due() is None:
+                break
+            else:
+                if not self._between_cycles:
+                    cycles += 1
+                    self._between_cycles = True
+                    if cycles == max_loops:
+                        break
+                self._wait()
+        if self.signals:
+            self.stop.end_all(signal.Signals(self.signals[0]).name)
+        elif not self.engine.over and self.engine.next_due() is None:
+            raise SequentError('internal error: the run has nothing to do and is not over')
+
+    def _take_inputs(self):
+        """Hand to the engine all that has happened."""
+        inbox = self.inbox
+        if inbox.calls:
+            inbox.answer()
+        while self.triggers:
+            self._between_cycles = False
+            self.trigger(*self.triggers.popleft())
+        if self._queueing:
+            self._make_room()
+        while inbox.arrived:
+            self.finish_job(*inbox.arrived.popleft())
+        self._set_due()
+        self.timers.ring()
+        if self._failed and self._queueing:
+            self._recall_stopped()
+
+    def _set_due(self):
+        """Set the timer of what is delayed."""
+        due = self.engine.next_due() if self.engine.delayed else None
+        if due != self._due:
+            self._due = due
+            if due is None:
+                self.timers.drop('delay')
+            else:
+                self.timers.set('delay', due, self._tick)
+
+    def _tick(self):
+        self._due, self._between_cycles = None, False
+        self.feed(self.engine.tick(self.clock()))
+        self._set_due()
+
+    def _commit_and_start(self):
+        """Prepare what is to start, commit, release; skip it while the window is open."""
+        batch, starter = self.batch, self.starter
+        if not (batch.starting or batch.dirty or batch.rows or batch.settled):
+            return
+        jobs = starter.prepare()
+        if batch.waits and not (jobs or batch.urgent) and (
+                starter.inline or self.engine.queueing > 0 or self.store.volatile):
+            return    # for the next one (semantics 6.2)
+        if not self.store.volatile:
+            starter.store_ahead(jobs)
+        try:
+            batch.commit()
+        except BaseException:
+            for job, construct in jobs:
+                construct.withdraw(job)
+            raise
+        settled, batch.settled = batch.settled, []
+        for job, construct in jobs:    # which go first, as somebody waits for them
+            starter.release(job, construct)
+        for job, construct in settled:
+            construct.settle(job)
+
+    def _wait(self):
+        """Sleep until something happens, or is due."""
+        if self.jobs and 'stopped' not in self.timers:
+            self.timers.set('stopped', self.clock() + self.STOPPED / 4, self._look_for_stopped)
+        self._set_due()
+        due = self.timers.next()
+        timeout = None if due is None else max(0.0, due - self.clock())
+        if self.jobs and (self.relay.active or any(one.polls for one in self._constructs)):
+            pause = max(0.01, self.settings['sleep_between_loops'])
+            timeout = pause if timeout is None else min(timeout, pause)
+        self.inbox.sleep(timeout)
+        if self.jobs:
+            self.relay.poll()
+            self.poll()
+
+    def poll(self):
+        """Let constructs see to what cannot wake the loop."""
+        for construct in self._constructs:
+            construct.poll()
+
+    def _look_for_stopped(self):
+        """Warn of processes that do nothing because a signal has stopped them."""
+        known, self._stopped, now = self._stopped, {}, self.clock()
+        for job, construct in self.jobs.items():
+            for pid in construct.pids(job):
+                if _proc_stat(pid)[0] != 'T':
+                    continue
+                since = self._stopped.setdefault(pid, known.get(pid, now))
+                if now - since >= self.STOPPED:
+                    self._stopped[pid] = math.inf    # once
+                    logger.warning(
+                        'step %s at %s does not go on: a signal has stopped process %d for %.3g s;'
+                        " continue it with 'kill -CONT %d', or end it with 'kill -KILL %d'",
+                        job.name, job.sequence, pid, now - since, pid, pid)
+
+    # What other objects ask for.
+
+    def call(self, function, argument):
+        return self.stop.call(function, argument)
+
+    def is_here(self):
+        """Whether this is the driver's thread; what is asked before the run counts as there."""
+        return self.inbox.thread in (None, threading.get_ident())
+
+    def catch_up(self):
+        """Commit what a function that runs inline could ask for; without a file that can wait."""
+        if threading.get_ident() == self.inbox.thread:
+            self.batch.commit()
+
+    def halt(self):
+        """Tell the engine that nothing new starts."""
+        self._opens.clear()
+        self.feed(self.engine.halt(self.clock()))
+
+    def interrupt(self, task, outcome):
+        """Ended by the stop of the run: it stays active and runs again (semantics 8.3)."""
+        task.error = outcome.error or 'interrupted'
+        task.ended = self.clock()
+        task.job.process = None
+        self.batch.dirty[task] = None
+
+    def open_construct(self, construct):
+        """Let a construct begin to work, if it has not."""
+        if construct not in self._constructs:
+            construct.open(self.port)
+            self._constructs.append(construct)
+            if construct.queues:
+                self._queueing.append(construct)
+            if type(construct).settle is not TaskConstruct.settle:
+                self._settling.add(construct)
+
+    # Constructs that queue.
+
+    def _make_room(self):
+        """Tell the engine how many tasks may be queued."""
+        if len(self._queueing) == 1:    # of several, none knows what runs in the others
+            [pool] = self._queueing
+            self.engine.ahead = pool.ahead
+            self.engine.room = pool.slots + self.engine.ahead
+
+    def failed(self, task):
+        self._failed = True
+        PlanWalk.failed(self, task)
+
+    def _recall_stopped(self):
+        """Take back what is queued and not begun where a failure has stopped its container."""
+        self._failed = False
+        for job, construct in list(self.jobs.items()):
+            if construct.queues and is_dropped(job.task):
+                construct.recall(job)
+
+    # The end of a job.
+
+    def finish_job(self, job, outcome):
+        """Take the outcome of a job: hand it to the engine, with what the job raised by hand."""
+        construct, task = self.jobs.pop(job, None), job.task
+        if construct is not None:
+            self._note_end(job, construct, outcome)
+        outcome = self.limits.end(job, outcome)
+        if task is None:
+            self.adoption.finish(job, outcome)
+            return
+        if outcome is not _SUCCEEDED:    # which says nothing that would have to be looked at
+            if outcome.interrupted or self.stop.may_be_why(construct, outcome):
+                self.interrupt(task, outcome)
+                return
+            if outcome.lost:
+                self._lose(task, outcome, construct)
+                return
+            outcome = self._take_result(task, outcome)
+        now = self.clock()
+        task.ended = now if outcome.ended is None else outcome.ended
+        if task.step.wanted and outcome.status == SUCCESS:
+            self.results.keep(task.scope, task.step, task.result)
+        again = None
+        if outcome.status == FAILURE:
+            again = self.retries.delay(job.name, job, outcome)
+        if job.triggered and not self.engine.retries(task, again):
+            import json
+            task.events = json.dumps(job.triggered)
+            for event, sequence in job.triggered:
+                self.trigger(event, sequence)
+        self.log.trace = outcome.trace
+        task.job = None    # a circle would keep both until the garbage collector comes by
+        self.feed(self.engine.done(task, outcome.status, outcome.error, again, now))
+        if task.status == SUCCESS:
+            self.log.succeeded(task)
+
+    def _note_end(self, job, construct, outcome):
+        """Note how soon the end of a job is to be stored, and when it began."""
+        settles = construct in self._settling
+        if settles and outcome.interrupted:
+            construct.settle(job)    # or it would leave a failure, where the store has failed
+        elif settles:
+            self.batch.settled.append((job, construct))
+        if not construct.inline:
+            if job.began is not None:
+                job.task.started = job.began
+            if self.engine.ahead or self.store.volatile and not settles:
+                self.batch.wait()
+            else:
+                self.batch.urgent = True
+        if construct.relays:
+            self.relay.finish(job)
+
+    def _lose(self, task, outcome, construct):
+        """Nothing of a task has run: it runs later."""
+        queued = construct is not None and construct.queues
+        if not queued:
+            logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
+        task.job = None
+        if queued:
+            task.started = None
+        self.feed(self.engine.lost(task, not queued, self.clock()))
+
+    def _take_result(self, task, outcome):
+        """Note the result of a task; return its outcome, a failure if others lack the result."""
+        if outcome.warning and task.step.wanted:
+            return Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
+                ', its repr is kept instead', ''))
+        task.result = outcome.result
+        if outcome.warning or outcome.result is not None and len(outcome.result) > LARGE_RESULT:
+            task.result = self.results.stored(task, outcome)
+        if outcome.warning:
+            logger.warning('%s: %s', _describe(task), outcome.warning)
+        return outcome
+
+    # Opening and closing.
+
+    def _open(self):
+        self.pid = os.getpid()
+        self.log.open()
+        if not self.logdir:
+            self.logdir = self._private_logdir = self._make_private_logdir()
+        self.inbox.open()
+        # Threads share the environment, so only what does not change can stand in it for them.
+        _run_environment.enter(self.starter.constant_env)
+        for step in self.plan.steps:
+            if step.calls and step.children is None:
+                self.open_construct(step.step.construct)
+
+    def _make_private_logdir(self):
+        import tempfile
+        try:
+            folder = tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
+            os.chmod(folder, 0o700)  # under any umask
+            return folder
+        except OSError as error:
+            raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, '
+                              'or workdir, or TMPDIR' % error) from error
+
+    def _close(self):
+        for construct in self._constructs:
+            construct.close()
+        self._constructs = []
+        _run_environment.leave(self.starter.constant_env)
+        self._leave_folders()
+        self.inbox.close()
+
+    def _leave_folders(self):
+        """Remove folders that were made in case, if they are empty."""
+        run = self.run_record
+        outcome = outcome_path(self.store.folder, run.flow, run.run_id, '', '', 0, 0)
+        if outcome:
+            self._remove_empty(os.removedirs, os.path.dirname(outcome))
+        if self._private_logdir and self._remove_empty(os.rmdir, self._private_logdir):
+            self.logdir = self._private_logdir = ''
+
+    @staticmethod
+    def _remove_empty(remove, folder):
+        try:
+            remove(folder)
+        except OSError:
+            return False    # it is not empty, or was never made
+        return True
+
 
 # Dry runs ---------------------------------------------------------------------------
 
@@ -10223,14 +10509,14 @@ class _PretendedClock(_RunClock):
         return self.now
 
 
-class DryRun(Driver):
+class DryRun(PlanWalk):
     """Goes through a plan as a run would, taking for granted that what it would run succeeds.
 
     Delays pass at once. Nothing is started, called, stored, locked or made; of loops only those
     are gone over whose items are there, as no function of the user's may be called.
 
     Args:
-        plan, store, run, settings, history, flow: see `Driver`; the store is only read.
+        plan, store, run, settings, history, flow: see `PlanWalk`; the store is only read.
         differences: sentences that say what was edited since the run that is gone on with.
     """
 
@@ -10239,10 +10525,11 @@ class DryRun(Driver):
     limit = 1000
 
     def __init__(self, plan, store, run, settings, history, flow, differences):
-        Driver.__init__(self, plan, store, run, settings, history, flow, None)
+        self.pretended = _PretendedClock()
+        PlanWalk.__init__(
+            self, plan, store, run, settings, history, flow, _TellingEngine(
+                plan, settings['max_concurrent'], run.recovery, run.mode), self.pretended)
         self.differences = differences
-        self.engine = _TellingEngine(plan, settings['max_concurrent'], run.recovery, run.mode)
-        self.clock = self.pretended = _PretendedClock()
         self._found = []
         self._opened = collections.Counter()    # iterations of which nothing is recorded
         self._others = set()                    # (path, sequence) of those with another item
@@ -10252,11 +10539,11 @@ class DryRun(Driver):
 
     def foresee(self):
         """Yield a `Foreseen` for each task, in the order in which they come up."""
-        self._begin()
+        self.begin()
         while True:
-            starting, self._starting = self._starting, []
+            starting = self.batch.clear()
             for task in starting:
-                self._feed(self.engine.done(task, SUCCESS, None, None, self.clock()))
+                self.feed(self.engine.done(task, SUCCESS, None, None, self.clock()))
             if not starting and not self._go_on():
                 break
             yield from self._take()
@@ -10265,35 +10552,26 @@ class DryRun(Driver):
 
     def _take(self):
         found, self._found = self._found, []
-        self._rows, self._dirty = [], {}    # nobody stores them
         return found
 
     def _go_on(self):
         """Hand in what comes next when nothing runs; return whether there was anything."""
         due = self.engine.next_due()
         if self.triggers:
-            self._trigger(*self.triggers.popleft())
+            self.trigger(*self.triggers.popleft())
         elif due is not None:
             self.pretended.now = max(self.pretended.now, due)
-            self._feed(self.engine.tick(self.clock()))
-        return bool(self.triggers or due is not None or self._found or self._starting)
+            self.feed(self.engine.tick(self.clock()))
+        return bool(self.triggers or due is not None or self._found or self.batch.starting)
 
-    def _watch_orphans(self):
-        self._orphans = {key: (None, record) for key, record in self.history.living.items()}
-
-    def _note(self, kind, what):
+    def note(self, kind, what):
         if kind in self._tellers:
             self._tellers[kind](*what if isinstance(what, tuple) else (what,))
         elif kind == 'closed':
             self.loops.close(what)
             self._opened.pop(what, None)
         elif kind == 'skip':
-            self._skip(*what)
-
-    def _skip(self, task, earlier):
-        for event, sequence in earlier.events or ():
-            self.flow.count_sequence(event, sequence)
-            self.triggers.append((event, sequence))
+            self.skip(*what)
 
     # What there is to tell.
 
@@ -10305,7 +10583,7 @@ class DryRun(Driver):
 
     def _tell_start(self, task):
         if task.adopted:
-            record = self._orphans.pop((task.step.path, task.sequence))[1]
+            record = self.orphans.pop((task.step.path, task.sequence))
             del self.history.living[task.step.path, task.sequence]
             self._tell(task, 'adopted', _process_text(record))
             return
@@ -10352,22 +10630,22 @@ class DryRun(Driver):
                 'nothing starts there after a failure' if scope.stopped else
                 'it is not reached if all goes well', step.step))
 
-    def _log_failure(self, task):
+    def failed(self, task):
         self._tell(task, 'fails', ' '.join((task.error or '').split()))
 
     def _tell_orphans(self):
         """Tell of processes that still run for what the flow does not come to any more."""
-        for (path, sequence), (_, record) in self._orphans.items():
+        for (path, sequence), record in self.orphans.items():
             self._found.append(Foreseen(path, sequence, record.kind, 'adopted', _process_text(
                 record) + '; the flow does not come to it', None))
 
     # Loops.
 
-    def _run_anew(self, task, sequence):
+    def run_anew(self, task, sequence):
         self._others.add((task.step.path, sequence))
-        Driver._run_anew(self, task, sequence)
+        PlanWalk.run_anew(self, task, sequence)
 
-    def _next_item(self, task, past):
+    def next_item(self, task, past):
         loop = task.step.step.loop
         recorded = past.earlier is not None or past.item is not None or past.over
         unknown = _unknown_items(loop)
@@ -10379,11 +10657,11 @@ class DryRun(Driver):
                              and self._opened[None] > 10 * self.limit):
             unknown = 'and so on: further iterations are not gone over in a dry run'
         if not unknown:
-            return Driver._next_item(self, task, past)
+            return PlanWalk.next_item(self, task, past)
         inside = [one.step.name for one in task.step.children]
         self._tell(task, 'loops', unknown + (
             '; in it: ' + ', '.join(inside) if task.step.kind == 'container' else ''),
-            self._next_sequence(task))
+            self.next_sequence(task))
         return None, None, True
 
 
@@ -11454,7 +11732,7 @@ class _Flow(abc.ABC):
                            self.name, SUCCESS if self._outcome else FAILURE)
             return self._outcome
         if self._stopped is not None:
-            self._stopped.refuse_abandoned()
+            self._stopped.stop.refuse_abandoned()
             self._stopped = None
         self._running = True
         try:
@@ -11569,7 +11847,7 @@ class _Flow(abc.ABC):
             if not isinstance(error, StoreError):
                 self._finish('stopped')
         finally:
-            self._driver.restore_handlers()
+            self._driver.stop.restore()
             self._release()
             self._stopped = self._driver
             self._driver = None
@@ -11826,7 +12104,7 @@ class _Flow(abc.ABC):
     def _finish(self, status):
         driver = self._driver
         self.store.finish(driver.run_record._replace(status=status, ended=driver.clock()))
-        driver.log_summary(status)
+        driver.log.ended(status, driver.logdir)
 
     def _release(self):
         self.store.unlock(self.name, self._driver.run_record.run_id)
@@ -11860,7 +12138,7 @@ class _Flow(abc.ABC):
             return tasks_elsewhere(self.store, self.name, self.run_id, self.module,
                                    self.paths_around())
         if self._running and driver is not None and not driver.is_here():
-            return driver.ask(self._told_tasks)
+            return driver.inbox.ask(self._told_tasks)
         return self._told_tasks()
 
     def _told_tasks(self):
@@ -12255,7 +12533,7 @@ class Eventor(_Flow):
             if self._driver is not None:
                 self._driver.triggers.append(tuple(raised))
             return
-        job = self._driver.calling_job() if self._driver is not None else None
+        job = self._driver.stop.calling_job() if self._driver is not None else None
         if job is None:
             raise FlowError('trigger_event(%r) while the flow runs is for inline steps: give the '
                             "step config={'task_construct': 'inline'}" % (event,))

@@ -509,12 +509,12 @@ def test_a_child_that_is_killed_while_it_takes_its_job_is_not_started_again(flow
 
 
 CLEANING = """
-class Noting(seq.Driver):
+class Noting(seq.Stop):
     ONE_STOP = float(os.environ['ONE_STOP'])
-    def _on_signal(self, *given):
-        super()._on_signal(*given)
+    def on_signal(self, *given):
+        super().on_signal(*given)
         journal.note('signal')
-seq.Driver = Noting
+seq.Stop = Noting
 flow = make(config={'shutdown_grace': 60})
 def work():
     def clean(number, frame):

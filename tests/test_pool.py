@@ -694,10 +694,10 @@ MANY = '''
             journal.pass_gate('go')
         journal.note('end-%d' % number)
 
-    def end_jobs(driver, force, end_jobs=seq.Driver._end_jobs):
-        end_jobs(driver, force)
+    def end_jobs(stop, force, end_jobs=seq.Stop.end_jobs):
+        end_jobs(stop, force)
         journal.note('recalled')
-    seq.Driver._end_jobs = end_jobs
+    seq.Stop.end_jobs = end_jobs
     flow = make('pool', config={'max_concurrent': 2, 'shutdown_grace': GRACE})
     for number in range(1000):
         flow.add_step('s%d' % number, func=work, args=(number,))

@@ -405,7 +405,7 @@ def test_a_task_that_ignores_sigterm_is_killed_after_the_grace(programs, journal
 
 def test_a_second_signal_some_time_later_skips_the_grace(programs, journal):
     # semantics 8.3; two within a second, as all others are, would be of one stop
-    programs.write('\n    seq.Driver.ONE_STOP = 1e-9' + SIGNALLED % (
+    programs.write('\n    seq.Stop.ONE_STOP = 1e-9' + SIGNALLED % (
         "signal.signal(signal.SIGTERM, lambda number, frame: journal.note('ignored'))", 60))
     supervisor = programs.start()
     pid = journal.pid('a')

@@ -187,7 +187,7 @@ def test_a_signal_between_a_commit_and_a_call_lets_nothing_be_called(programs, j
 # Two signals of one stop #########################################################
 
 CLEANING = '''
-    seq.Driver.ONE_STOP = float(os.environ.get('ONE_STOP') or 60)
+    seq.Stop.ONE_STOP = float(os.environ.get('ONE_STOP') or 60)
     set_handler = signal.signal
 
     def set_noting(number, handler):
@@ -309,7 +309,7 @@ def test_a_second_signal_while_the_end_of_the_run_is_stored_does_not_prevent_tha
         again, construct, programs):
     # semantics 8.3: all is recorded
     programs.write('''
-        seq.Driver.ONE_STOP = 1e-9
+        seq.Stop.ONE_STOP = 1e-9
         plain = seq.SqliteStore.finish
         def finish(store, run):
             os.kill(os.getpid(), signal.SIGHUP)
