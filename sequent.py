@@ -8872,32 +8872,6 @@ def _loop_mark(step):
         return None
 
 
-class _DriverPort(Port):
-    """What constructs see of the driver."""
-
-    def __init__(self, driver, config):
-        self.config = config
-        self.stopping = False
-        self.volatile = driver.store.volatile
-        self._driver = driver
-
-    def done(self, job, outcome):
-        self._driver.inbox.done(job, outcome)
-
-    def moved(self, job):
-        if job.task is not None and job.task.status == ACTIVE:
-            self._driver.batch.note_moved(job.task)
-
-    def watch(self, fd, callback):
-        self._driver.inbox.watch(fd, callback)
-
-    def unwatch(self, fd):
-        self._driver.inbox.unwatch(fd)
-
-    def private_fds(self):
-        return self._driver.inbox.fds() + list(self._driver.store.private_fds())
-
-
 class _RunEnvironment:
     """The variables of runs in this process: where several run at one time, those of the last."""
 
@@ -8940,8 +8914,13 @@ class RunTimeout(BaseException):
     """Ends a run whose time is over; never leaves the library."""
 
 
-class _Inbox:
+class _DriverPort(Port):
     """What reaches the loop: outcomes, calls from other threads, descriptors that are readable.
+
+    Args:
+        store: an open store.
+        batch: the `_Batch` of the driver.
+        config: the resolved configuration of the flow.
 
     Attributes:
         arrived: the jobs that have ended, with their outcomes; from any thread.
@@ -8949,7 +8928,12 @@ class _Inbox:
         thread: the driver's thread, once it has begun.
     """
 
-    def __init__(self):
+    def __init__(self, store, batch, config):
+        self.config = config
+        self.stopping = False
+        self.volatile = store.volatile
+        self._store = store
+        self._batch = batch
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.calls = collections.deque()  # type: typing.Deque[tuple]
         self.thread = None  # type: typing.Optional[int]
@@ -8980,9 +8964,8 @@ class _Inbox:
     def unwatch(self, fd):
         self._selector.unregister(fd)
 
-    def fds(self):
-        """Return the descriptors that children must not keep."""
-        fds = [end.fileno() for end in self._waker]
+    def private_fds(self):
+        fds = [end.fileno() for end in self._waker] + list(self._store.private_fds())
         with contextlib.suppress(AttributeError):    # select() has none
             fds.append(self._selector.fileno())
         return fds
@@ -8991,8 +8974,11 @@ class _Inbox:
         """Return the descriptor that ends the loop's sleep when a byte is written to it."""
         return self._waker[1].fileno()
 
+    def moved(self, job):
+        if job.task is not None and job.task.status == ACTIVE:
+            self._batch.note_moved(job.task)
+
     def done(self, job, outcome):
-        """Take the outcome of a job; from any thread."""
         self.arrived.append((job, outcome))
         if threading.get_ident() != self.thread:
             self._wake()
@@ -9666,7 +9652,7 @@ class _Starter:
             return False
 
     def _refuse(self, job, why):
-        self.driver.inbox.arrived.append((job, Outcome(FAILURE, why)))
+        self.driver.port.arrived.append((job, Outcome(FAILURE, why)))
 
     # Starting.
 
@@ -9716,7 +9702,7 @@ class _Starter:
         spare = []
         try:
             for _ in range(16 + prepared):
-                spare.append(os.dup(self.driver.inbox.wakes()))
+                spare.append(os.dup(self.driver.port.wakes()))
         finally:
             for fd in spare:
                 os.close(fd)
@@ -9782,8 +9768,8 @@ class _Starter:
         try:
             driver.stop.call(construct.release, job, job)
         except KeyboardInterrupt:
-            if job not in [one for one, _ in driver.inbox.arrived]:
-                driver.inbox.done(job, Outcome(ACTIVE, 'interrupted', interrupted=True))
+            if job not in [one for one, _ in driver.port.arrived]:
+                driver.port.done(job, Outcome(ACTIVE, 'interrupted', interrupted=True))
         took = time.monotonic() - began
         self._pace += 0.2 * (took - self._pace)
         warn = job.config['warn_after']
@@ -9828,7 +9814,7 @@ class _Orphans:
                 driver.relay.add(job, adopted=True)
             if not construct.adopt(job):
                 outcome = read_outcome(job.outcome) if job.outcome else None
-                driver.inbox.done(job, outcome or Outcome(
+                driver.port.done(job, outcome or Outcome(
                     FAILURE, 'its process has ended without leaving an outcome', lost=True))
 
     def _began(self, record):
@@ -9860,7 +9846,7 @@ class _Orphans:
             task.job.task = task
         else:
             record, outcome = self._ended.pop(key)
-            driver.inbox.done(job, outcome)
+            driver.port.done(job, outcome)
         task.started = record.started
 
     def finish(self, job, outcome):
@@ -9920,7 +9906,7 @@ class Stop:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self.on_signal)
-        self._wakeup = signal.set_wakeup_fd(self.driver.inbox.wakes())
+        self._wakeup = signal.set_wakeup_fd(self.driver.port.wakes())
 
     def leave(self):
         """The run is over; after a signal `restore` is called later."""
@@ -10027,10 +10013,10 @@ class Stop:
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""
-        driver, arrived = self.driver, self.driver.inbox.arrived
-        driver.inbox.answer()
+        driver, arrived = self.driver, self.driver.port.arrived
+        driver.port.answer()
         if not arrived:
-            driver.inbox.sleep(timeout)
+            driver.port.sleep(timeout)
             driver.poll()
         while arrived:
             try:
@@ -10086,11 +10072,10 @@ class Driver(PlanWalk):
         PlanWalk.__init__(self, plan, store, run, settings, history, flow)
         self.logdir = os.path.abspath(logdir) if logdir else logdir  # tasks may be elsewhere
         self._private_logdir = ''
-        self.inbox = _Inbox()
+        self.port = _DriverPort(store, self.batch, settings)
         self.timers = _Timers(self.clock)
         self.batch.open(self.timers, settings['group_commit'])
         self.limits = _Limits(self.timers, settings['shutdown_grace'])
-        self.port = _DriverPort(self, settings)
         self.relay = LogRelay()
         self.starter = _Starter(self)
         self.adoption = _Orphans(self)
@@ -10157,15 +10142,15 @@ class Driver(PlanWalk):
         PlanWalk.begin(self)
 
     def _loop(self, max_loops):
-        cycles, starter, inbox = 0, self.starter, self.inbox
+        cycles, starter, port = 0, self.starter, self.port
         while not self.signals:
             self._take_inputs()
             self._commit_and_start()
             if starter.inline:
                 starter.call_inline()
-                if len(self.jobs) > len(inbox.arrived):    # others run, too
-                    inbox.sleep(0)
-            elif inbox.arrived or self.triggers or inbox.calls:
+                if len(self.jobs) > len(port.arrived):    # others run, too
+                    port.sleep(0)
+            elif port.arrived or self.triggers or port.calls:
                 continue
             elif self.engine.running or self.engine.ready or self.orphans:
                 self._wait()
@@ -10185,16 +10170,16 @@ class Driver(PlanWalk):
 
     def _take_inputs(self):
         """Hand to the engine all that has happened."""
-        inbox = self.inbox
-        if inbox.calls:
-            inbox.answer()
+        port = self.port
+        if port.calls:
+            port.answer()
         while self.triggers:
             self._between_cycles = False
             self.trigger(*self.triggers.popleft())
         if self._queueing:
             self._make_room()
-        while inbox.arrived:
-            self.finish_job(*inbox.arrived.popleft())
+        while port.arrived:
+            self.finish_job(*port.arrived.popleft())
         self._set_due()
         self.timers.ring()
         if self._failed and self._queueing:
@@ -10232,11 +10217,9 @@ class Driver(PlanWalk):
             for job, construct in jobs:
                 construct.withdraw(job)
             raise
-        settled, batch.settled = batch.settled, []
         for job, construct in jobs:    # which go first, as somebody waits for them
             starter.release(job, construct)
-        for job, construct in settled:
-            construct.settle(job)
+        batch.settle()
 
     def _wait(self):
         """Sleep until something happens, or is due."""
@@ -10248,7 +10231,7 @@ class Driver(PlanWalk):
         if self.jobs and (self.relay.active or any(one.polls for one in self._constructs)):
             pause = max(0.01, self.settings['sleep_between_loops'])
             timeout = pause if timeout is None else min(timeout, pause)
-        self.inbox.sleep(timeout)
+        self.port.sleep(timeout)
         if self.jobs:
             self.relay.poll()
             self.poll()
@@ -10280,11 +10263,11 @@ class Driver(PlanWalk):
 
     def is_here(self):
         """Whether this is the driver's thread; what is asked before the run counts as there."""
-        return self.inbox.thread in (None, threading.get_ident())
+        return self.port.thread in (None, threading.get_ident())
 
     def catch_up(self):
         """Commit what a function that runs inline could ask for; without a file that can wait."""
-        if threading.get_ident() == self.inbox.thread:
+        if threading.get_ident() == self.port.thread:
             self.batch.commit()
 
     def halt(self):
@@ -10412,7 +10395,7 @@ class Driver(PlanWalk):
         self.log.open()
         if not self.logdir:
             self.logdir = self._private_logdir = self._make_private_logdir()
-        self.inbox.open()
+        self.port.open()
         # Threads share the environment, so only what does not change can stand in it for them.
         _run_environment.enter(self.starter.constant_env)
         for step in self.plan.steps:
@@ -10435,24 +10418,19 @@ class Driver(PlanWalk):
         self._constructs = []
         _run_environment.leave(self.starter.constant_env)
         self._leave_folders()
-        self.inbox.close()
+        self.port.close()
 
     def _leave_folders(self):
         """Remove folders that were made in case, if they are empty."""
         run = self.run_record
         outcome = outcome_path(self.store.folder, run.flow, run.run_id, '', '', 0, 0)
-        if outcome:
-            self._remove_empty(os.removedirs, os.path.dirname(outcome))
-        if self._private_logdir and self._remove_empty(os.rmdir, self._private_logdir):
-            self.logdir = self._private_logdir = ''
-
-    @staticmethod
-    def _remove_empty(remove, folder):
-        try:
-            remove(folder)
-        except OSError:
-            return False    # it is not empty, or was never made
-        return True
+        with contextlib.suppress(OSError):    # not empty, or never made
+            if outcome:
+                os.removedirs(os.path.dirname(outcome))
+        with contextlib.suppress(OSError):
+            if self._private_logdir:
+                os.rmdir(self._private_logdir)
+                self.logdir = self._private_logdir = ''
 
 
 # Dry runs ---------------------------------------------------------------------------
@@ -11217,6 +11195,402 @@ _NO_FUNC = ('step %r has no func: give it func=, command= or steps inside it; fu
             'a step that does nothing and succeeds at once')
 
 
+def _check_parameters(last, noted):
+    """Refuse to go on with a run whose parameters had other values: what is done used them."""
+    recorded = noted.get('parameters', {})
+    for name, text in recorded.items():
+        one = _parameters.declared.get(name)
+        if one is None:
+            logger.info('parameter %r, recorded with the run, is not declared now', name)
+        elif isinstance(text, dict) and text.get('given') and one.source == 'default':
+            raise ParameterError(
+                'run %r of flow %r was given a value for the secret parameter %r, which is '
+                'not recorded: %s' % (last.run_id, last.flow, name, one.how()))
+        elif one.secret or isinstance(text, dict) or one.equals(text):
+            continue
+        elif name in _parameters.forced:
+            logger.warning('parameter %r is %r from now on; it was %r', name, one.text, text)
+        else:
+            raise ParameterError(
+                'run %r of flow %r has %r for parameter %r, which is %r now (%s); finished '
+                'steps ran with the former: give it again by %s, or start a new run' % (
+                    last.run_id, last.flow, text, name, one.text, one.source,
+                    parameter_variable(name)))
+    for name in _parameters.declared:
+        if name not in recorded:
+            logger.info('parameter %r is new: it was not recorded with the run', name)
+
+
+class _Run:
+    """One run of a flow, as one object has it: what it builds on, its driver, its end.
+
+    Args:
+        flow: the facade.
+        mode: a `RunMode`.
+        run_id: the name of the run; '': a new one, or the latest run of the flow.
+        recovery_run: with recover: the recovery whose end it begins with; None: the latest.
+
+    Attributes:
+        began: whether the store holds it.
+        driver: its `Driver`, once it has begun here; None again after a signal or an error.
+        outcome: its result, once it is over.
+    """
+
+    def __init__(self, flow, mode, run_id, recovery_run):
+        self.flow = flow
+        self.mode = mode
+        self.run_id = run_id or (_new_run_id() if mode == RunMode.restart else '')
+        self.recovery_run = recovery_run
+        self.began = False
+        self.driver = None  # type: typing.Any
+        self.outcome = None  # type: typing.Optional[bool]
+        self._stop = None       # the `Stop` that a signal or an error has made necessary
+        self._held = None       # gives back the store and the lock
+        self._base = -1         # the recovery whose end this one began with
+        self._signatures = {}  # type: typing.Dict[str, str]
+
+    @property
+    def store(self):
+        """The open store."""
+        return self.flow.store
+
+    @property
+    def holds(self):
+        """Whether it holds its lock and the open store."""
+        return self._held is not None
+
+    def has_triggers(self):
+        return self.driver is not None and bool(self.driver.triggers)
+
+    def run(self, max_loops, forks):
+        """Begin the run, or go on with it; return its result, False after config run_timeout.
+
+        Args:
+            max_loops: see `Sequent.run`.
+            forks: see `Port`.
+        """
+        if self.driver is None:
+            if self._stop is not None:
+                self._stop.refuse_abandoned()
+                self._stop = None
+            self._start()
+            if self.driver is None:
+                return self.outcome
+        else:
+            self._resume()
+        self.driver.port.forks = forks
+        try:
+            result = self.driver.run(max_loops)
+            over = self.driver.engine.over
+            self._finish((SUCCESS if result else FAILURE) if over else 'stopped')
+        except BaseException as error:
+            self._abandon(error)
+            if isinstance(error, RunTimeout):
+                return False
+            raise
+        if over:
+            self.outcome = result
+            self.release()
+        return result
+
+    def release(self):
+        """Give back the lock and the store."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+
+    def let_go(self):
+        """Stop working on a run that is not over: from now on it would be continued."""
+        self.release()
+        self.driver = None
+        self.mode, self.recovery_run = RunMode.continue_, None
+
+    def _finish(self, status):
+        self.store.finish(self.driver.run_record._replace(
+            status=status, ended=self.driver.clock()))
+        self.driver.log.ended(status, self.driver.logdir)
+
+    def _abandon(self, error):
+        """A signal or an error ended the run: record what can be; `run` again would continue."""
+        self._stop = self.driver.stop
+        try:
+            # When the store fails the record goes on saying "active", which is what it was.
+            if not isinstance(error, StoreError):
+                self._finish('stopped')
+        finally:
+            self._stop.restore()
+            self.let_go()
+
+    # The beginning.
+
+    def _lock(self, held, run_id):
+        flow = self.flow
+        self.store.lock(flow.name, run_id, flow.settings()['exclusive'])
+        held.callback(self.store.unlock, flow.name, run_id)
+
+    def _resume(self):
+        """Go on with a run that `run` has returned from."""
+        run = self.driver.run_record
+        if not self.holds:    # it was over; events have been raised since
+            with contextlib.ExitStack() as held:
+                self.flow.open_store()
+                held.callback(self.flow.close_store)
+                self._lock(held, run.run_id)
+                self._held = held.pop_all()
+            self.outcome = None
+        self.store.begin(self._run_record(run, self._consists_of()[1]))
+
+    def _start(self):
+        """Open the store, take the locks, find out what to build on, begin."""
+        flow, named = self.flow, bool(self.run_id)
+        with contextlib.ExitStack() as held:
+            store = flow.open_store(self.mode == RunMode.restart)
+            held.callback(flow.close_store)
+            run, last = self._new_record(store)    # for what is not there no store is made
+            store.open()
+            self._lock(held, run.run_id)
+            _refuse_living(store, flow.name, run.run_id, not flow.settings()['exclusive'])
+            self._name_runs(last, named)
+            self.driver = self._begin(run, last)
+            if self.driver is not None:
+                self._held = held.pop_all()
+
+    def _name_runs(self, last, named):
+        """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
+        name = self.flow.name
+        if last is not None and named:
+            return
+        recent, undone = self.store.latest_runs(name, 5), [ACTIVE, 'stopped']
+        if last is None:
+            recent, undone = recent[:1], undone + [FAILURE]
+        else:
+            logger.info('run %s of flow %s, the latest one, began at %s: %s', last.run_id,
+                        name, local_time(last.started), _ENDS[last.status])
+        for one in recent:
+            if (one.status in undone and (last is None or one.run_id != last.run_id)
+                    and not (one.status == ACTIVE and process_alive(one.process))):
+                logger.warning(
+                    'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
+                    'it by its name (recover --run-id %s)', one.run_id, name,
+                    local_time(one.started), _ENDS[one.status], one.run_id)
+                break
+
+    def _new_record(self, store):
+        """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
+        process, now, name = process_identity(), time.time(), self.flow.name
+        if self.mode == RunMode.restart:
+            if store.latest(name, self.run_id) is not None:
+                raise FlowError(
+                    'flow %r already has a run %r in %r; recover or continue it, or choose '
+                    'another run_id' % (name, self.run_id, store))
+            return RunRecord(name, self.run_id, started=now, process=process), None
+        if store.volatile and self.mode == RunMode.recover:
+            raise RecoveryError("nothing to recover: ':memory:' does not keep all that a recovery "
+                                'needs; give the flow store=MemoryStore()')
+        last = store.latest(name, self.run_id)
+        if last is None:
+            raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
+                store, '%r ' % self.run_id if self.run_id else '', name))
+        if self.recovery_run is not None and self.recovery_run > last.recovery:
+            raise RecoveryError('nothing to recover: run %r of flow %r has no recovery %d, the '
+                                'latest is %d' % (last.run_id, name, self.recovery_run,
+                                                  last.recovery))
+        self.run_id = last.run_id
+        run = last._replace(mode=self.mode.value, status=ACTIVE, ended=None, process=process)
+        if self.mode == RunMode.recover:
+            run = run._replace(recovery=last.recovery + 1, started=now)
+        return run, last
+
+    def _begin(self, run, last):
+        """Return the `Driver` of a run whose lock is held; None: there is nothing to do."""
+        flow, store, settings = self.flow, self.store, self.flow.settings()
+        if last is not None:
+            # Again, under the lock: another supervisor may have been at work until just now.
+            run, last = self._new_record(store)
+        found = self._look_back(run, last)
+        self.began = last is not None
+        if found is None:
+            logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id, flow.name,
+                        last.status)
+            self.outcome = last.status == SUCCESS
+            return None
+        run, history, dead, details = found
+        if history is not None:
+            history.collect()
+            history.log_differences(details)
+        store.begin(run)
+        self.began = True
+        for old in dead:    # not earlier: `begin` looks for those that have begun meanwhile
+            store.finish(old._replace(status='stopped'))
+        logger.info('run %s of flow %s: %s%s, store %r', run.run_id, flow.name, run.mode,
+                    ' %d' % run.recovery if run.recovery else '', store)
+        driver = Driver(flow.compile(), store, run, settings, history, flow,
+                        settings['logdir'] or store.logs)
+        driver.triggers.extend(map(tuple, flow.pending))
+        return driver
+
+    def _look_back(self, run, last):
+        """Find out what a run builds on; refuse to go on with what does not fit.
+
+        Args:
+            run: the `RunRecord` to begin.
+            last: the latest record of the same run, or None.
+
+        Returns:
+            the record as it is to be stored, the `_History` or None, the records of earlier runs
+            that nobody has ended, and the `step_details`. None: there is nothing to continue.
+        """
+        noted, dead, history = {}, [], None  # type: dict, list, typing.Any
+        details, text = self._consists_of()
+        if last is None:
+            dead = self._refuse_orphans()
+        else:
+            noted = self._noted_in(last, details, text)
+            _check_parameters(last, noted)
+            if self._is_over(last, noted):
+                return None
+            self._base = last.recovery if self.recovery_run is None else self.recovery_run
+            if self.mode == RunMode.continue_:
+                self._base = noted.get('base', last.recovery - 1)
+            history = _History(self.store, run, self._base, self._signatures,
+                               self.flow.settings()['assume_dead'], {last.recovery: noted})
+            self._restore_triggers(history)
+        return self._run_record(run, text), history, dead, details
+
+    @contextlib.contextmanager
+    def dry_run(self):
+        """Give the `DryRun` of what ``run()`` would do now, or None if there is nothing to do.
+
+        Nothing is changed, made or locked.
+
+        Raises:
+            As ``run()``, where that would refuse to start.
+        """
+        flow, differences = self.flow, []  # type: typing.Any, list
+        plan, store = flow.compile(), flow.open_store(create=False)
+        try:
+            run, last = self._new_record(store)
+            _refuse_living(store, flow.name, run.run_id, not flow.settings()['exclusive'])
+            found = self._look_back(run, last)
+            if found is None:
+                yield None
+                return
+            run, history, _, details = found
+            if history is not None:
+                history.look()
+                differences = history.log_differences(details)
+            driver = DryRun(plan, store, run, flow.settings(), history, flow, differences)
+            driver.triggers.extend(map(tuple, flow.pending))
+            yield driver
+        finally:
+            flow.close_store()
+
+    def _consists_of(self):
+        """Return the `step_details`, which are too large to be kept, and the text that begins
+        what a `RunRecord` has in ``steps``: the signatures and these details."""
+        import json
+        details, plan = {}, self.flow.compile()  # type: typing.Dict[str, dict], typing.Any
+        if not self.store.volatile:
+            self._signatures = self._signatures or step_signatures(plan)
+            details = step_details(plan)
+        return details, json.dumps({'signatures': self._signatures, 'details': details})[:-1]
+
+    def _noted_in(self, run, details, text):
+        """Return what a `RunRecord` has in ``steps``; the other arguments are what
+        `_consists_of` returns."""
+        if not run.steps.startswith(text + ', '):
+            return json_object(run.steps)
+        return dict(json_object('{' + run.steps[len(text) + 2:]),
+                    signatures=self._signatures, details=details)    # nothing was edited
+
+    def _run_record(self, run, text):
+        """Return a `RunRecord` with what the flow consists of now; see `_consists_of`."""
+        import json
+        more = {'base': self._base,
+                'triggers': self.flow.pending}  # type: typing.Dict[str, object]
+        if _parameters.declared:
+            more['parameters'] = _parameters.recorded()
+        return run._replace(steps='%s, %s' % (text, json.dumps(more)[1:]))
+
+    def _restore_triggers(self, history):
+        """Raise again what the run that is gone on with was told to raise, where it was."""
+        for event, sequence in history.triggers():
+            self.flow.count_sequence(event, sequence)
+            if event not in self.flow.compile().events:
+                logger.warning('event %r, which the run was told to raise, is gone', event)
+            elif [event, sequence] not in self.flow.pending:
+                self.flow.pending.append([event, sequence])
+
+    def _is_over(self, last, noted):
+        """Whether there is nothing to continue (semantics 7.5)."""
+        given = noted.get('triggers', [])
+        return (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
+                and all(one in given for one in self.flow.pending))
+
+    def _refuse_orphans(self):
+        """Refuse a new run beside what an earlier one left running (semantics 6.5).
+
+        Returns:
+            the `RunRecord`s of earlier runs that nobody has ended.
+        """
+        name, settings, store = self.flow.name, self.flow.settings(), self.store
+        if not settings['exclusive']:
+            return []
+        dead = [old for old in store.active_runs(name) if old.run_id != self.run_id]
+        for old in dead:
+            for record in store.tasks(old, status=ACTIVE):
+                outcome = outcome_path(store.folder, old.flow, old.run_id, record.path,
+                                       record.sequence, record.recovery, record.attempt)
+                record = record._replace(process=find_process(record.process, outcome))
+                alive = process_alive(record.process) if record.process else False
+                if alive is None and not (settings['assume_dead']
+                                          or outcome and os.path.exists(outcome)):
+                    raise _out_of_sight(record)
+                if alive:
+                    raise AlreadyRunningError(
+                        'flow %r cannot start anew: step %r at %s of its run %r still runs as '
+                        'process %s since %s; wait for it, end it, or recover that run' % (
+                            name, record.path, record.sequence, old.run_id,
+                            json_object(record.process).get('pid'), local_time(record.started)))
+        return dead
+
+    # What happened.
+
+    def is_elsewhere(self):
+        """Whether its supervisor is another process than this one."""
+        return self.driver is not None and self.driver.pid not in (None, os.getpid())
+
+    def tasks(self):
+        """Return what ran, a list of `TaskInfo`; from any thread of the supervisor."""
+        if self.driver is not None and self.flow.is_running() and not self.driver.is_here():
+            return self.driver.port.ask(self._told_tasks)
+        return self._told_tasks()
+
+    def _told_tasks(self):
+        flow = self.flow
+        if not self.began:
+            return []
+        with contextlib.ExitStack() as held:
+            if not self.holds:
+                flow.open_store(create=False)
+                held.callback(flow.close_store)
+            elif self.store.volatile:
+                self.driver.catch_up()
+            return told_tasks(self.store, flow.name, self.run_id, flow.module,
+                              flow.paths_around())
+
+    def count_todos(self, initial):
+        """See `Sequent.count_todos`; ``initial`` counts what is there before anything happens."""
+        if self.outcome is not None and not self.has_triggers():
+            return 0, None
+        if self.driver is None:
+            return initial, None
+        engine, due = self.driver.engine, self.driver.engine.next_due()
+        left = None if due is None else max(0.0, due - self.driver.clock())
+        outstanding = engine.running + engine.ready + engine.delayed + len(self.driver.triggers)
+        return outstanding + (0 if self.driver.begun else initial), left
+
+
 class _Flow(abc.ABC):
     """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
 
@@ -11231,11 +11605,9 @@ class _Flow(abc.ABC):
         who = 'flow %r' % self.name
         self._file = path
         self._given_store = store
-        self.run_mode = self._checked_mode(run_mode, who)
+        run_mode = self._checked_mode(run_mode, who)
         self._check_run(who, run_id, recovery_run)
-        self.recovery_run = recovery_run
         self._given_run_id = run_id or ''
-        self.run_id = run_id or (_new_run_id() if self.run_mode == RunMode.restart else '')
         config = _read_config(config, config_tag, who)
         legacy = config.get('LOGGING') if isinstance(config.get('LOGGING'), dict) else {}
         self.logging_level = legacy.get('logging_level', logging_level)
@@ -11247,14 +11619,11 @@ class _Flow(abc.ABC):
         self._root = FlowStep(self, None, '')
         self._paths = {}           # path -> step
         self._without_func = []    # steps that were given none: they must become containers
-        self._driver = self._plan = None  # type: typing.Any
-        self._stopped = None       # the driver of a run that a signal or an error ended
+        self._plan = None  # type: typing.Any
         self.store = None  # type: typing.Any
-        self._outcome = None       # the result, once the run is over
-        self._began = False        # there is a run in the store
-        self._base = -1            # the recovery whose end this one began with
-        self._signatures = {}  # type: typing.Dict[str, str]
-        self._pending = []  # type: typing.List[list]
+        #: The [event, sequence] pairs that the run is told to raise from outside.
+        self.pending = []  # type: typing.List[list]
+        self._current = _Run(self, run_mode, run_id, recovery_run)
         self._closed = False
         self._running = False
         self._elsewhere = False    # it runs in another process than this one
@@ -11321,17 +11690,13 @@ class _Flow(abc.ABC):
         """Let the command line have its say: what is not None counts before all else."""
         self._options = {'store': store, 'config': _checked_config(
             config or {}, 'command line', self._warnings)}
-        if run_mode is not None:
-            self.run_mode = RunMode(run_mode)
-            self.run_id = self._given_run_id or (
-                _new_run_id() if self.run_mode == RunMode.restart else '')
-        if run_id:
-            self.run_id = run_id
-        if recovery_run is not None:
-            if recovery_run < 0:
-                raise RecoveryError('there is no recovery %d: they are counted from 0'
-                                    % recovery_run)
-            self.recovery_run = recovery_run
+        if recovery_run is not None and recovery_run < 0:
+            raise RecoveryError('there is no recovery %d: they are counted from 0' % recovery_run)
+        run = self._current
+        self._current = _Run(
+            self, run.mode if run_mode is None else RunMode(run_mode),
+            run_id or (run.run_id if run_mode is None else self._given_run_id),
+            run.recovery_run if recovery_run is None else recovery_run)
         if logging_level is not None:
             self.logging_level = logging_level
 
@@ -11339,7 +11704,7 @@ class _Flow(abc.ABC):
         """Check what a step is to be; return its func."""
         who = 'step %r' % (name,)
         func = None if func is ... else func
-        if self._closed or self._driver is not None:
+        if self._closed or self._current.driver is not None:
             raise ClosedError('%s cannot be added to %r: it has been run' % (who, self))
         if not isinstance(name, str):
             raise FlowTypeError('the name of a step must be a str, not %r' % (name,))
@@ -11721,64 +12086,54 @@ class _Flow(abc.ABC):
             raise ClosedError('%r has been closed; make a new one to run it again' % self)
         if self._running:
             raise ClosedError('%r is running: run() cannot be called from within' % self)
-        before = None
+        before = self._current
         if run_mode is not None:
             before = self._begin_anew(run_mode, run_id, recovery_run)
         elif run_id is not None or recovery_run is not None:
             raise FlowTypeError('run_id and recovery_run mean nothing to run() without run_mode')
-        if self._outcome is not None and not self._has_triggers():
+        run = self._current
+        if run.outcome is not None and not run.has_triggers():
             logger.warning('run %s of flow %s is over (%s), so nothing runs; '
-                           'run(run_mode=RunMode.restart) starts a new run', self.run_id,
-                           self.name, SUCCESS if self._outcome else FAILURE)
-            return self._outcome
-        if self._stopped is not None:
-            self._stopped.stop.refuse_abandoned()
-            self._stopped = None
+                           'run(run_mode=RunMode.restart) starts a new run', run.run_id,
+                           self.name, SUCCESS if run.outcome else FAILURE)
+            return run.outcome
         self._running = True
         try:
             with _lasting_streams:
-                return self._run(max_loops)
+                return self._run(run, max_loops)
         finally:
             self._running = False
-            if before is not None and not self._began:
-                self._go_back(before)
+            if not run.began:    # it was refused
+                self._current = before
 
     def _begin_anew(self, run_mode, run_id, recovery_run):
-        """Let go of the run of this object, so that `run` begins another or recovers one."""
+        """Let go of the run of this object, and begin another or recover one; return the former.
+        """
         who = 'flow %r' % self.name
-        run_mode = self._checked_mode(run_mode, who)
+        run_mode, before = self._checked_mode(run_mode, who), self._current
         self._check_run(who, run_id, recovery_run)
         if recovery_run is not None and run_mode != RunMode.recover:
             raise FlowTypeError('%s: recovery_run is for run_mode recover, not %s'
                                 % (who, run_mode))
-        if self._began:
+        if before.began:
             self._refuse_used_iterators()
-        if self._driver is not None and self._outcome is None:    # it can be continued
-            self._release()
-            self.run_mode, self.recovery_run = RunMode.continue_, None
-        before = (self.run_id, self.run_mode, self.recovery_run, self._outcome, self._began)
-        if run_mode == RunMode.restart:
-            self.run_id = run_id or _new_run_id()
-        else:
-            self.run_id = run_id or (self.run_id if self._began else self._given_run_id)
-        self.run_mode, self.recovery_run = run_mode, recovery_run
-        self._driver = self._outcome = None
-        self._began = False
+        if before.holds:
+            before.let_go()
+        if run_mode != RunMode.restart:
+            run_id = run_id or (before.run_id if before.began else self._given_run_id)
+        self._current = _Run(self, run_mode, run_id, recovery_run)
         return before
 
-    def _go_back(self, before):
-        """Be again what this object was before `_begin_anew`: its run was refused."""
-        self.run_id, self.run_mode, self.recovery_run, self._outcome, self._began = before
-
-    def _has_triggers(self):
-        return False
-
-    def _run(self, max_loops):
+    def _run(self, run, max_loops):
         install_logging(self.logging_level)
         self.log_warnings()
         forks = self._fork_server()
         try:
-            return self._run_beside(forks, max_loops)
+            if run.driver is None:
+                self.compile()
+                if run.began:
+                    self._refuse_used_iterators()
+            return run.run(max_loops, forks)
         finally:
             if forks is not None:
                 forks.close()
@@ -11792,36 +12147,9 @@ class _Flow(abc.ABC):
             return None
         return tender.start(self._paths)
 
-    def _run_beside(self, forks, max_loops):
-        if self._driver is None:
-            self.compile()
-            if self._began:
-                self._refuse_used_iterators()
-            self._start_run()
-            if self._driver is None:
-                return self._outcome
-        else:
-            self._resume()
-        driver = self._driver
-        driver.port.forks = forks
-        try:
-            result = driver.run(max_loops)
-            over = driver.engine.over
-            self._finish((SUCCESS if result else FAILURE) if over else 'stopped')
-        except RunTimeout as error:
-            self._abandon(error)
-            return False
-        except BaseException as error:
-            self._abandon(error)
-            raise
-        if over:
-            self._outcome = result
-            self._release()
-        return result
-
     def _begin_elsewhere(self, run_id):
         """Note, in a child that was forked before the run began, that it has."""
-        self.run_id, self._elsewhere = run_id, True
+        self._current.run_id, self._elsewhere = run_id, True
 
     def _refuse_used_iterators(self):
         """A loop that was gone over in part cannot be gone over again by another supervisor."""
@@ -11831,284 +12159,20 @@ class _Flow(abc.ABC):
                                   'interrupted: the loop of step %r is an iterator, which can be '
                                   'gone over only once; make the flow anew' % (self, step.path))
 
-    def _resume(self):
-        """Go on with a run that `run` has returned from."""
-        run = self._driver.run_record
-        if self._outcome is not None:    # it was over; events have been raised since
-            self.open_store()
-            self.store.lock(self.name, run.run_id, self.settings()['exclusive'])
-            self._outcome = None
-        self.store.begin(self._run_record(run, self._consists_of()[1]))
+    @property
+    def run_id(self):
+        """The name of the run; '' while it is not known which one is gone on with."""
+        return self._current.run_id
 
-    def _abandon(self, error):
-        """A signal or an error ended the run: record what can be; `run` again would continue."""
-        try:
-            # When the store fails the record goes on saying "active", which is what it was.
-            if not isinstance(error, StoreError):
-                self._finish('stopped')
-        finally:
-            self._driver.stop.restore()
-            self._release()
-            self._stopped = self._driver
-            self._driver = None
-            self.run_mode, self.recovery_run = RunMode.continue_, None
-
-    def _start_run(self):
-        """Open the store, take the locks, find out what to build on, begin."""
-        named = bool(self.run_id)
-        if self.run_mode != RunMode.restart:
-            self._look_for_run()
-        store = self.open_store()
-        try:
-            settings = self.settings()
-            run, last = self._new_record(store)
-            store.lock(self.name, run.run_id, settings['exclusive'])
-            try:
-                _refuse_living(store, self.name, run.run_id, not settings['exclusive'])
-                self._name_runs(store, last, named)
-                self._begin_run(store, run, last, settings)
-            except BaseException:
-                store.unlock(self.name, run.run_id)
-                raise
-        except BaseException:
-            self.close_store()
-            raise
-
-    def _name_runs(self, store, last, named):
-        """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
-        if last is not None and named:
-            return
-        recent, undone = store.latest_runs(self.name, 5), [ACTIVE, 'stopped']
-        if last is None:
-            recent, undone = recent[:1], undone + [FAILURE]
-        else:
-            logger.info('run %s of flow %s, the latest one, began at %s: %s', last.run_id,
-                        self.name, local_time(last.started), _ENDS[last.status])
-        for one in recent:
-            if (one.status in undone and (last is None or one.run_id != last.run_id)
-                    and not (one.status == ACTIVE and process_alive(one.process))):
-                logger.warning(
-                    'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
-                    'it by its name (recover --run-id %s)', one.run_id, self.name,
-                    local_time(one.started), _ENDS[one.status], one.run_id)
-                break
-
-    def _look_for_run(self):
-        """Refuse to recover what is not there, without making a store for it."""
-        store = self.open_store(create=False)
-        try:
-            self._new_record(store)
-        finally:
-            self.close_store()
-
-    def _new_record(self, store):
-        """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
-        process, now = process_identity(), time.time()
-        if self.run_mode == RunMode.restart:
-            if store.latest(self.name, self.run_id) is not None:
-                raise FlowError(
-                    'flow %r already has a run %r in %r; recover or continue it, or choose '
-                    'another run_id' % (self.name, self.run_id, store))
-            return RunRecord(self.name, self.run_id, started=now, process=process), None
-        if store.volatile and self.run_mode == RunMode.recover:
-            raise RecoveryError("nothing to recover: ':memory:' does not keep all that a recovery "
-                                'needs; give the flow store=MemoryStore()')
-        last = store.latest(self.name, self.run_id)
-        if last is None:
-            raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
-                store, '%r ' % self.run_id if self.run_id else '', self.name))
-        if self.recovery_run is not None and self.recovery_run > last.recovery:
-            raise RecoveryError('nothing to recover: run %r of flow %r has no recovery %d, the '
-                                'latest is %d' % (last.run_id, self.name, self.recovery_run,
-                                                  last.recovery))
-        self.run_id = last.run_id
-        if self.run_mode == RunMode.recover:
-            return last._replace(recovery=last.recovery + 1, mode='recover', status=ACTIVE,
-                                 started=now, ended=None, process=process), last
-        return last._replace(mode='continue', status=ACTIVE, ended=None, process=process), last
-
-    def _begin_run(self, store, run, last, settings):
-        plan, noted, dead = self._plan, {}, []
-        details, text = self._consists_of()
-        if last is not None:
-            # Again, under the lock: another supervisor may have been at work until just now.
-            run, last = self._new_record(store)
-            noted = self._noted_in(last, details, text)
-            self._check_parameters(last, noted)
-            self._began = True
-            if self._is_over(last, noted):
-                logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id,
-                            self.name, last.status)
-                self._outcome = last.status == SUCCESS
-                store.unlock(self.name, run.run_id)
-                self.close_store()
-                return
-        else:
-            dead = self._refuse_orphans(store)
-        history = self._make_history(store, run, last, noted)
-        if history is not None:
-            history.collect()
-            history.log_differences(details)
-            self._restore_triggers(history)
-        run = self._run_record(run, text)
-        store.begin(run)
-        self._began = True
-        for old in dead:    # not earlier: `begin` looks for those that have begun meanwhile
-            store.finish(old._replace(status='stopped'))
-        logger.info('run %s of flow %s: %s%s, store %r', run.run_id, self.name, run.mode,
-                    ' %d' % run.recovery if run.recovery else '', store)
-        self._driver = Driver(plan, store, run, settings, history, self,
-                              settings['logdir'] or store.logs)
-        self._add_triggers()
-
-    def _make_history(self, store, run, last, noted):
-        """Return the `_History` to go on with, or None.
-
-        Args:
-            noted: what stands in the ``steps`` of the latest record of the run, ``last``.
-        """
-        if last is None:
-            return None
-        if self.run_mode == RunMode.continue_:
-            self._base = noted.get('base', last.recovery - 1)
-        else:
-            self._base = last.recovery if self.recovery_run is None else self.recovery_run
-        return _History(store, run, self._base, self._signatures, self.settings()['assume_dead'],
-                        {last.recovery: noted})
-
-    @contextlib.contextmanager
     def dry_run(self):
-        """Give the `DryRun` of what ``run()`` would do now, or None if there is nothing to do.
+        """Return a context manager that gives what ``run()`` would do now: see `_Run.dry_run`."""
+        return self._current.dry_run()
 
-        Nothing is changed, made or locked.
-
-        Raises:
-            As ``run()``, where that would refuse to start.
-        """
-        self.compile()
-        store = self.open_store(create=False)
-        try:
-            run, last = self._new_record(store)
-            _refuse_living(store, self.name, run.run_id, not self.settings()['exclusive'])
-            noted, differences = {}, []  # type: typing.Any, list
-            details, text = self._consists_of()
-            if last is None:
-                self._refuse_orphans(store)
-            else:
-                noted = self._noted_in(last, details, text)
-                self._check_parameters(last, noted)
-            if last is not None and self._is_over(last, noted):
-                yield None
-                return
-            history = self._make_history(store, run, last, noted)
-            if history is not None:
-                history.look()
-                differences = history.log_differences(details)
-                self._restore_triggers(history)
-            driver = DryRun(self._plan, store, run, self.settings(), history, self, differences)
-            driver.triggers.extend(tuple(one) for one in self._pending)
-            yield driver
-        finally:
-            self.close_store()
-
-    def _consists_of(self):
-        """Return the `step_details`, which are too large to be kept, and the text that begins
-        what a `RunRecord` has in ``steps``: the signatures and these details."""
-        import json
-        details = {}  # type: typing.Dict[str, dict]
-        if not self.store.volatile:
-            self._signatures = self._signatures or step_signatures(self._plan)
-            details = step_details(self._plan)
-        return details, json.dumps({'signatures': self._signatures, 'details': details})[:-1]
-
-    def _noted_in(self, run, details, text):
-        """Return what a `RunRecord` has in ``steps``; the other arguments are what
-        `_consists_of` returns."""
-        if not run.steps.startswith(text + ', '):
-            return json_object(run.steps)
-        return dict(json_object('{' + run.steps[len(text) + 2:]),
-                    signatures=self._signatures, details=details)    # nothing was edited
-
-    def _run_record(self, run, text):
-        """Return a `RunRecord` with what the flow consists of now; see `_consists_of`."""
-        import json
-        more = {'base': self._base, 'triggers': self._pending}  # type: typing.Dict[str, object]
-        if _parameters.declared:
-            more['parameters'] = _parameters.recorded()
-        return run._replace(steps='%s, %s' % (text, json.dumps(more)[1:]))
-
-    def _check_parameters(self, last, noted):
-        """Refuse to go on with a run whose parameters had other values: what is done used them."""
-        recorded = noted.get('parameters', {})
-        for name, text in recorded.items():
-            one = _parameters.declared.get(name)
-            if one is None:
-                logger.info('parameter %r, recorded with the run, is not declared now', name)
-            elif isinstance(text, dict) and text.get('given') and one.source == 'default':
-                raise ParameterError(
-                    'run %r of flow %r was given a value for the secret parameter %r, which is '
-                    'not recorded: %s' % (last.run_id, self.name, name, one.how()))
-            elif one.secret or isinstance(text, dict) or one.equals(text):
-                continue
-            elif name in _parameters.forced:
-                logger.warning('parameter %r is %r from now on; it was %r', name, one.text, text)
-            else:
-                raise ParameterError(
-                    'run %r of flow %r has %r for parameter %r, which is %r now (%s); finished '
-                    'steps ran with the former: give it again by %s, or start a new run' % (
-                        last.run_id, self.name, text, name, one.text, one.source,
-                        parameter_variable(name)))
-        for name in _parameters.declared:
-            if name not in recorded:
-                logger.info('parameter %r is new: it was not recorded with the run', name)
+    def is_running(self):
+        return self._running
 
     def count_sequence(self, event, sequence):
         """Note that an event was raised (Eventor)."""
-
-    def _restore_triggers(self, history):
-        """Raise again what the run that is gone on with was told to raise, where it was."""
-
-    def _is_over(self, last, noted):
-        """Whether there is nothing to continue (semantics 7.5)."""
-        return self.run_mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
-
-    def _refuse_orphans(self, store):
-        """Refuse a new run beside what an earlier one left running (semantics 6.5).
-
-        Returns:
-            the `RunRecord`s of earlier runs that nobody has ended.
-        """
-        if not self.settings()['exclusive']:
-            return []
-        dead = [old for old in store.active_runs(self.name) if old.run_id != self.run_id]
-        for old in dead:
-            for record in store.tasks(old, status=ACTIVE):
-                outcome = outcome_path(store.folder, old.flow, old.run_id, record.path,
-                                       record.sequence, record.recovery, record.attempt)
-                record = record._replace(process=find_process(record.process, outcome))
-                alive = process_alive(record.process) if record.process else False
-                if alive is None and not (self.settings()['assume_dead']
-                                          or outcome and os.path.exists(outcome)):
-                    raise _out_of_sight(record)
-                if alive:
-                    raise AlreadyRunningError(
-                        'flow %r cannot start anew: step %r at %s of its run %r still runs as '
-                        'process %s since %s; wait for it, end it, or recover that run' % (
-                            self.name, record.path, record.sequence, old.run_id,
-                            json_object(record.process).get('pid'), local_time(record.started)))
-        return dead
-
-    def _add_triggers(self):
-        """Hand triggers given before the run to the driver, where there are such."""
-
-    def _finish(self, status):
-        driver = self._driver
-        self.store.finish(driver.run_record._replace(status=status, ended=driver.clock()))
-        driver.log.ended(status, driver.logdir)
-
-    def _release(self):
-        self.store.unlock(self.name, self._driver.run_record.run_id)
-        self.close_store()
 
     def close(self):
         """Let go of everything. The flow cannot be run again; ``tasks()`` still answers."""
@@ -12117,8 +12181,7 @@ class _Flow(abc.ABC):
         if self._running:
             raise ClosedError('%r is running: it cannot be closed' % self)
         self._closed = True
-        if self._driver is not None and self._outcome is None:
-            self._release()
+        self._current.release()
 
     # What happened.
 
@@ -12132,27 +12195,11 @@ class _Flow(abc.ABC):
         Raises:
             StoreError: the store cannot be read, or, in a process step, is in memory.
         """
-        driver = self._driver
-        if self._elsewhere or driver is not None and driver.pid not in (None, os.getpid()):
+        if self._elsewhere or self._current.is_elsewhere():
             self.store = self.store or self._make_store()
             return tasks_elsewhere(self.store, self.name, self.run_id, self.module,
                                    self.paths_around())
-        if self._running and driver is not None and not driver.is_here():
-            return driver.inbox.ask(self._told_tasks)
-        return self._told_tasks()
-
-    def _told_tasks(self):
-        if not self._began:
-            return []
-        opened = self._driver is not None and self._outcome is None and not self._closed
-        store = self.store if opened else self.open_store(create=False)
-        if opened and store.volatile:
-            self._driver.catch_up()
-        try:
-            return told_tasks(store, self.name, self.run_id, self.module, self.paths_around())
-        finally:
-            if not opened:
-                self.close_store()
+        return self._current.tasks()
 
     def count_todos(self):
         """Return (tasks and triggers outstanding, seconds to the next due delay or None).
@@ -12160,15 +12207,7 @@ class _Flow(abc.ABC):
         Outstanding is what is delayed, ready or running, and triggers not yet raised; before the
         run the steps that require nothing.
         """
-        if self._outcome is not None and not self._has_triggers():
-            return 0, None
-        if self._driver is None:
-            return self._count_initial(), None
-        engine = self._driver.engine
-        due = engine.next_due()
-        left = None if due is None else max(0.0, due - self._driver.clock())
-        outstanding = engine.running + engine.ready + engine.delayed + len(self._driver.triggers)
-        return outstanding + (0 if self._driver.begun else self._count_initial()), left
+        return self._current.count_todos(self._count_initial())
 
 
 def task_info(record, store, home='__main__', good=()):
@@ -12529,39 +12568,22 @@ class Eventor(_Flow):
         if not self._running:
             if self._closed:
                 raise ClosedError('%r has been closed' % self)
-            self._pending.append(raised)
-            if self._driver is not None:
-                self._driver.triggers.append(tuple(raised))
+            self.pending.append(raised)
+            if self._current.driver is not None:
+                self._current.driver.triggers.append(tuple(raised))
             return
-        job = self._driver.stop.calling_job() if self._driver is not None else None
+        driver = self._current.driver
+        job = driver.stop.calling_job() if driver is not None else None
         if job is None:
             raise FlowError('trigger_event(%r) while the flow runs is for inline steps: give the '
                             "step config={'task_construct': 'inline'}" % (event,))
         job.triggered += (raised,)
-
-    def _has_triggers(self):
-        return self._driver is not None and bool(self._driver.triggers)
 
     def count_sequence(self, event, sequence):
         """An event was raised at a sequence without this object's being asked."""
         known = self._events.get(event)
         if known is not None and sequence.isdigit():
             self._last_sequence[known] = max(self._last_sequence.get(known, 0), int(sequence))
-
-    def _is_over(self, last, noted):
-        given = noted.get('triggers', [])
-        return all(one in given for one in self._pending) and _Flow._is_over(self, last, noted)
-
-    def _restore_triggers(self, history):
-        for event, sequence in history.triggers():
-            self.count_sequence(event, sequence)
-            if event not in self._events:
-                logger.warning('event %r, which the run was told to raise, is gone', event)
-            elif [event, sequence] not in self._pending:
-                self._pending.append([event, sequence])
-
-    def _add_triggers(self):
-        self._driver.triggers.extend(tuple(one) for one in self._pending)
 
     def _default_concurrency(self):
         return 1
@@ -12572,7 +12594,7 @@ class Eventor(_Flow):
         return compile_plan(self._root, settings['handled_by'], True, self._sources)
 
     def _count_initial(self):
-        return len(self._pending)
+        return len(self.pending)
 
 # 10 Command line #################################################################
 
