@@ -1817,6 +1817,11 @@ def _holds_anyway(raised, step, status):
         raised & (_SUCCESS if status == COMPLETE else _BITS[status]))
 
 
+def has_begun(scope, step):
+    """Whether the requirement of a step has come to hold in a scope, and its task was made."""
+    return bool(scope.raised[step.slot] & _STARTED)
+
+
 def is_dropped(task):
     """Whether a stop has dropped a task that is ready or delayed, or keeps it from going on."""
     return task.scope.stopped and not task.spared
@@ -8298,7 +8303,7 @@ class _Results:
 # Time ------------------------------------------------------------------------------
 
 
-class _RunClock:
+class RunClock:
     """Seconds since the epoch that pass like a monotonic clock: nobody can set it back."""
 
     def __init__(self):
@@ -9385,7 +9390,7 @@ class PlanWalk:
         self.settings = settings
         self.history = history
         self.flow = flow
-        self.clock = clock or _RunClock()
+        self.clock = clock or RunClock()
         self.engine = engine or Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
         self.batch = _Batch(store, run, self.clock)
         self.results = _Results(store, run, flow.module)
@@ -10433,254 +10438,8 @@ class Driver(PlanWalk):
                 self.logdir = self._private_logdir = ''
 
 
-# Dry runs ---------------------------------------------------------------------------
-
-
-class Foreseen(typing.NamedTuple):
-    """What a run would do about a task, or, of ``loops``, about the further items of a loop.
-
-    ``action`` is ``runs`` (of containers ``enters``), ``skipped``, ``adopted``, ``fails``,
-    ``failed`` (and stays so), ``waits`` (for what does not come to be) or ``loops``; ``why`` says
-    why in words. ``step`` is None for one that is gone from the flow.
-    """
-
-    path: str
-    sequence: str
-    kind: str
-    action: str
-    why: str
-    step: typing.Optional[Step]
-
-
-class _TellingEngine(Engine):
-    """An engine that tells of more than is to be done: ('starts', task), ('passed' or 'stays',
-    (task, earlier)), ('unmet', (scope, step)) for what is not started when its iteration ends."""
-
-    def _is_passed(self, step, earlier):
-        return False    # it is told
-
-    def _activate(self, task):
-        self._actions.append(('starts', task))
-        Engine._activate(self, task)
-
-    def _skip(self, task, earlier):
-        self._actions.append(('passed', (task, earlier)))
-        Engine._skip(self, task, earlier)
-
-    def _stay_failed(self, task, earlier):
-        self._actions.append(('stays', (task, earlier)))
-        Engine._stay_failed(self, task, earlier)
-
-    def _note_unmet(self, scope):
-        self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
-                             if not scope.raised[step.slot] & _STARTED)
-
-
-class _PretendedClock(_RunClock):
-    """Seconds since the epoch that pass when they are told to."""
-
-    def __init__(self):
-        _RunClock.__init__(self)
-        self.now = _RunClock.__call__(self)
-
-    def __call__(self):
-        return self.now
-
-
-class DryRun(PlanWalk):
-    """Goes through a plan as a run would, taking for granted that what it would run succeeds.
-
-    Delays pass at once. Nothing is started, called, stored, locked or made; of loops only those
-    are gone over whose items are there, as no function of the user's may be called.
-
-    Args:
-        plan, store, run, settings, history, flow: see `PlanWalk`; the store is only read.
-        differences: sentences that say what was edited since the run that is gone on with.
-    """
-
-    #: After so many iterations of which nothing is recorded the rest of a loop is left out;
-    #: after ten times as many in all, that of all loops.
-    limit = 1000
-
-    def __init__(self, plan, store, run, settings, history, flow, differences):
-        self.pretended = _PretendedClock()
-        PlanWalk.__init__(
-            self, plan, store, run, settings, history, flow, _TellingEngine(
-                plan, settings['max_concurrent'], run.recovery, run.mode), self.pretended)
-        self.differences = differences
-        self._found = []
-        self._opened = collections.Counter()    # iterations of which nothing is recorded
-        self._others = set()                    # (path, sequence) of those with another item
-        self._tellers = {
-            'starts': self._tell_start, 'unmet': self._tell_unmet, 'passed': self._tell_passed,
-            'stays': self._tell_failed}  # type: typing.Dict[str, typing.Any]
-
-    def foresee(self):
-        """Yield a `Foreseen` for each task, in the order in which they come up."""
-        self.begin()
-        while True:
-            starting = self.batch.clear()
-            for task in starting:
-                self.feed(self.engine.done(task, SUCCESS, None, None, self.clock()))
-            if not starting and not self._go_on():
-                break
-            yield from self._take()
-        self._tell_orphans()
-        yield from self._take()
-
-    def _take(self):
-        found, self._found = self._found, []
-        return found
-
-    def _go_on(self):
-        """Hand in what comes next when nothing runs; return whether there was anything."""
-        due = self.engine.next_due()
-        if self.triggers:
-            self.trigger(*self.triggers.popleft())
-        elif due is not None:
-            self.pretended.now = max(self.pretended.now, due)
-            self.feed(self.engine.tick(self.clock()))
-        return bool(self.triggers or due is not None or self._found or self.batch.starting)
-
-    def note(self, kind, what):
-        if kind in self._tellers:
-            self._tellers[kind](*what if isinstance(what, tuple) else (what,))
-        elif kind == 'closed':
-            self.loops.close(what)
-            self._opened.pop(what, None)
-        elif kind == 'skip':
-            self.skip(*what)
-
-    # What there is to tell.
-
-    def _tell(self, task, action, why, sequence=None):
-        step = task.step
-        if step.kind != 'timer':
-            self._found.append(Foreseen(step.path, sequence or task.sequence, step.kind, action,
-                                        why, step.step if step.requires() else None))
-
-    def _tell_start(self, task):
-        if task.adopted:
-            record = self.orphans.pop((task.step.path, task.sequence))
-            del self.history.living[task.step.path, task.sequence]
-            self._tell(task, 'adopted', _process_text(record))
-            return
-        self._tell(task, 'runs' if task.step.children is None else 'enters', self._reason(task))
-
-    def _reason(self, task):
-        """Say why a task starts."""
-        earlier = (task.scope.earlier or {}).get(task.step.path)
-        if self.history is None:
-            why = 'new run'
-        elif earlier is None:
-            why = self._reason_of_none(task)
-        elif earlier.kind != task.step.kind:
-            why = 'it is of another kind now'
-        else:
-            why = _reason_of(earlier, task.step)
-        if task.step.delay and not (earlier is not None and earlier.due):
-            why += ', after %g s' % task.step.delay
-        elif task.due is not None:
-            why += ', not before %s' % local_time(task.due)
-        return why
-
-    def _reason_of_none(self, task):
-        scope = task.scope
-        while scope is not None:
-            if (scope.step.path, scope.sequence) in self._others:
-                return 'its loop item is another one'
-            scope = scope.parent
-        return 'it is new' if self.history.is_new(task.step.path) else 'it was not started'
-
-    def _tell_passed(self, task, earlier):
-        why = '%s in recovery %d' % (_ENDS[earlier.status], earlier.recovery)
-        self._tell(task, 'skipped', why if earlier.status == SUCCESS else
-                   why + ', and its recovery mapping says skip')
-
-    def _tell_failed(self, task, earlier):
-        self._tell(task, 'failed', 'it failed in recovery %d, which a run that is continued '
-                   'leaves so%s' % (earlier.recovery, _error_text(earlier.error)))
-
-    def _tell_unmet(self, scope, step):
-        if step.kind != 'timer':
-            self._found.append(Foreseen(
-                step.path, scope.sequence, step.kind, 'waits',
-                'nothing starts there after a failure' if scope.stopped else
-                'it is not reached if all goes well', step.step))
-
-    def failed(self, task):
-        self._tell(task, 'fails', ' '.join((task.error or '').split()))
-
-    def _tell_orphans(self):
-        """Tell of processes that still run for what the flow does not come to any more."""
-        for (path, sequence), record in self.orphans.items():
-            self._found.append(Foreseen(path, sequence, record.kind, 'adopted', _process_text(
-                record) + '; the flow does not come to it', None))
-
-    # Loops.
-
-    def run_anew(self, task, sequence):
-        self._others.add((task.step.path, sequence))
-        PlanWalk.run_anew(self, task, sequence)
-
-    def next_item(self, task, past):
-        loop = task.step.step.loop
-        recorded = past.earlier is not None or past.item is not None or past.over
-        unknown = _unknown_items(loop)
-        if unknown and recorded:
-            return None, past.item, past.over
-        self._opened[task] += not recorded
-        self._opened[None] += not recorded
-        if not recorded and (self._opened[task] > self.limit or self._opened[task] > 1
-                             and self._opened[None] > 10 * self.limit):
-            unknown = 'and so on: further iterations are not gone over in a dry run'
-        if not unknown:
-            return PlanWalk.next_item(self, task, past)
-        inside = [one.step.name for one in task.step.children]
-        self._tell(task, 'loops', unknown + (
-            '; in it: ' + ', '.join(inside) if task.step.kind == 'container' else ''),
-            self.next_sequence(task))
-        return None, None, True
-
-
-_ENDS = {SUCCESS: 'it succeeded', FAILURE: 'it failed', ACTIVE: 'it was interrupted',
+ENDS = {SUCCESS: 'it succeeded', FAILURE: 'it failed', ACTIVE: 'it was interrupted',
          READY: 'it was not started', 'stopped': 'it was stopped'}
-
-
-def _reason_of(earlier, step):
-    """Say why a task runs of which something is recorded."""
-    why = _ENDS[earlier.status]
-    if step.children is not None and earlier.status == ACTIVE:
-        why = 'it was not over'
-    if earlier.status == READY:
-        return why if earlier.attempt == 1 else 'it waited for its next attempt'
-    if earlier.status == SUCCESS:
-        return why + (', but something in it was edited' if earlier.changed else
-                      ', but is to run again' if step.children is None else
-                      ', but something in it is to be gone through again')
-    return '%s in recovery %d%s' % (why, earlier.recovery, _error_text(earlier.error))
-
-
-def _error_text(error):
-    return ': ' + ' '.join(error.split()) if error else ''
-
-
-def _process_text(record):
-    return 'still runs as process %s since %s' % (
-        json_object(record.process).get('pid'), local_time(record.started))
-
-
-def _unknown_items(loop):
-    """Say why the items of a loop are not known before it runs, or return None if they are."""
-    if isinstance(loop, ResultOf):
-        return 'its items are known only once %s has run' % loop.step.path
-    if isinstance(loop, Placeholder):
-        return 'its items are known only once it runs'
-    if callable(loop):
-        return 'its items are known only once it runs, as a dry run calls no function'
-    if iter(loop) is loop:
-        return 'its items are known only once it runs, as an iterator is gone over but once'
-    return None
 
 
 # 9 Facades #######################################################################
@@ -11365,14 +11124,14 @@ class _Run:
             recent, undone = recent[:1], undone + [FAILURE]
         else:
             logger.info('run %s of flow %s, the latest one, began at %s: %s', last.run_id,
-                        name, local_time(last.started), _ENDS[last.status])
+                        name, local_time(last.started), ENDS[last.status])
         for one in recent:
             if (one.status in undone and (last is None or one.run_id != last.run_id)
                     and not (one.status == ACTIVE and process_alive(one.process))):
                 logger.warning(
                     'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
                     'it by its name (recover --run-id %s)', one.run_id, name,
-                    local_time(one.started), _ENDS[one.status], one.run_id)
+                    local_time(one.started), ENDS[one.status], one.run_id)
                 break
 
     def _new_record(self, store):
@@ -11458,10 +11217,14 @@ class _Run:
         return self._run_record(run, text), history, dead, details
 
     @contextlib.contextmanager
-    def dry_run(self):
-        """Give the `DryRun` of what ``run()`` would do now, or None if there is nothing to do.
+    def preview(self, walk):
+        """Give a walk through what ``run()`` would do now, or None if there is nothing to do.
 
         Nothing is changed, made or locked.
+
+        Args:
+            walk: makes a `PlanWalk`, called with plan, store, run, settings, history, flow and a
+                list of sentences about what was edited since the run that is gone on with.
 
         Raises:
             As ``run()``, where that would refuse to start.
@@ -11479,9 +11242,9 @@ class _Run:
             if history is not None:
                 history.look()
                 differences = history.log_differences(details)
-            driver = DryRun(plan, store, run, flow.settings(), history, flow, differences)
-            driver.triggers.extend(map(tuple, flow.pending))
-            yield driver
+            found = walk(plan, store, run, flow.settings(), history, flow, differences)
+            found.triggers.extend(map(tuple, flow.pending))
+            yield found
         finally:
             flow.close_store()
 
@@ -12164,9 +11927,9 @@ class _Flow(abc.ABC):
         """The name of the run; '' while it is not known which one is gone on with."""
         return self._current.run_id
 
-    def dry_run(self):
-        """Return a context manager that gives what ``run()`` would do now: see `_Run.dry_run`."""
-        return self._current.dry_run()
+    def preview(self, walk):
+        """Return a context manager that gives what ``run()`` would do now: see `_Run.preview`."""
+        return self._current.preview(walk)
 
     def is_running(self):
         return self._running
@@ -12748,8 +12511,6 @@ def _make_parser():
                        help='log warnings and errors only')
     level.add_argument('-v', dest='log_level', action='store_const', const=logging.DEBUG,
                        help='log everything')
-    add('-n', '--dry-run', action='store_true', help='run, recover, continue: show what would '
-        'run and why, if all goes well, and change nothing')
     add('--assume-dead', action='store_true', help='run, recover, continue: take processes for '
         'dead that were started on another host and cannot be looked at')
     add('--json', action='store_true', help='print JSON; after a run, how it ended')
@@ -12809,7 +12570,7 @@ def _parse_arguments(argv, stdout):
 
 
 #: The options that need a file in backends/: {option: name of the file}.
-_BESIDE = {'--self-check': 'self_check'}
+_BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check'}
 
 
 def _parse_with_backends(parser, argv):
@@ -12822,7 +12583,7 @@ def _parse_with_backends(parser, argv):
     added = [(name, option, one) for name, description in descriptions().items()
              for option, one in description.get('options', {}).items()]
     for name, option, one in added:
-        parser.add_argument(option, *one.get('short', ()), dest='instead', action='store_const',
+        parser.add_argument(*one.get('short', ()), option, dest='instead', action='store_const',
                             const=(name, one['call'], option, one['verbs']), help=one['help'])
     return parser.parse_known_args(argv)
 
@@ -12847,9 +12608,11 @@ def _objection_to(options, words, parser):
         return 'unknown verb %r%s' % (verb, _choices(verb, _VERBS))
     if words[2:]:
         return 'unexpected argument %r after the verb' % words[2]
-    if options.dry_run and verb not in _RUN_MODES:
-        return '--dry-run goes with run, recover and continue, not with %s' % verb
-    if options.all and verb != 'status' and not options.dry_run:
+    if options.instead is not None and verb not in options.instead[3]:
+        *first, last = options.instead[3]
+        return '%s goes with %s, not with %s' % (
+            options.instead[2], ' and '.join([', '.join(first)] * bool(first) + [last]), verb)
+    if options.all and verb != 'status' and options.instead is None:
         return '--all goes with status and --dry-run, not with %s' % verb
     wrong = [one for one in options.set
              if '=' not in one or not one.partition('=')[0].isidentifier()]
@@ -12948,11 +12711,11 @@ def _seconds(seconds):
     return '%d:%02d:%02d' % (minutes // 60, minutes % 60, rest)
 
 
-def _cut(text, length):
+def cut_text(text, length):
     return text if len(text) <= length else text[:length - 3] + '...'
 
 
-def _say_table(say, header, rows):
+def say_table(say, header, rows):
     """Print rows of cells in columns; the last one is cut where the terminal ends.
 
     Rows are taken lazily: columns become wider where later rows need it.
@@ -12969,7 +12732,7 @@ def _say_table(say, header, rows):
         room = max(20, columns - sum(widths[:-1]) - 2 * len(widths[:-1]))
         for row in chunk:
             cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths)]
-            say('  '.join(cells + [_cut(row[-1], room)]).rstrip())
+            say('  '.join(cells + [cut_text(row[-1], room)]).rstrip())
 
 
 # The module -----------------------------------------------------------------------
@@ -13034,7 +12797,7 @@ class _Values:
         missing = [one for one in _parameters.missing() if not one.secret]
         run, trouble = None, 'it holds no such run'
         try:
-            with _opened_store(flow) as store:
+            with opened_store(flow) as store:
                 run = store.latest(flow.name, flow.run_id if self.recovering
                                    else self.options.run_id)
         except SequentError as error:
@@ -13560,26 +13323,28 @@ def _override(flow, options):
 
 def _run(flow, options):
     try:
-        if options.dry_run:
-            return _dry_run(flow, options)
+        if options.instead is not None:
+            name, function = options.instead[:2]
+            with _output(options.stdout) as say:
+                return getattr(load_backend(name), function)(flow, options, say)
         ok = flow.run()
     except RecoveryError as error:
         raise RecoveryError('%s%s' % (error, _near_run(flow, options.run_id))) from None
     if options.json:
         with _output(options.stdout) as say:
-            _say_json(say, _closing_result(flow, ok))
+            say_json(say, _closing_result(flow, ok))
     return _EXIT_SUCCESS if ok else _EXIT_FAILURE
 
 
 def _near_run(flow, run_id):
     """Return the end of a message about a run that is not there."""
-    with _opened_store(flow) as store:
+    with opened_store(flow) as store:
         known = sorted({run.run_id for run in store.runs(flow.name)})
     return _nearest(run_id, known) if run_id else ''
 
 
 @contextlib.contextmanager
-def _opened_store(flow):
+def opened_store(flow):
     """Give the flow's store, to look at only."""
     store = flow.open_store(create=False)
     try:
@@ -13588,7 +13353,7 @@ def _opened_store(flow):
         flow.close_store()
 
 
-def _say_json(say, value):
+def say_json(say, value):
     say(_json(value, indent=2), True)
 
 
@@ -13612,7 +13377,7 @@ def _closing_result(flow, ok):
     A failure inside a container whose failure was made good is listed as handled, too.
     """
     failures = {True: [], False: []}  # type: typing.Dict[bool, list]
-    with _opened_store(flow) as store:
+    with opened_store(flow) as store:
         run = store.latest(flow.name, flow.run_id)
         failed = list(store.tasks(run, status=FAILURE))
     good = made_good(failed, flow.paths_around())
@@ -13681,11 +13446,11 @@ def _task_fields(record, good):
 
 
 def _status(flow, options):
-    with _opened_store(flow) as store, _output(options.stdout) as say:
+    with opened_store(flow) as store, _output(options.stdout) as say:
         run = _find_run(store, flow, options)
         if run is None:
             if options.json:
-                _say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
+                say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
             else:
                 say('no run of flow %s in %s' % (flow.name, _store_name(store)))
             return _EXIT_SUCCESS
@@ -13701,7 +13466,7 @@ def _status(flow, options):
             say('parameters: ' + ', '.join(parameters))
         rows = _TaskRows(run, _made_good_in(flow, run, store, options))
         steps = store.summary(run, options.recovery_run)
-        _say_table(say, rows.HEADER, (
+        say_table(say, rows.HEADER, (
             map(rows.task, store.tasks(run, upto=options.recovery_run)) if options.all else
             (row for one in steps for row in rows.fold(one))))
         for path, reason in _not_run(flow, run, steps):
@@ -13830,120 +13595,20 @@ def _span(start, end):
 
 
 def _history(flow, options):
-    with _opened_store(flow) as store, _output(options.stdout) as say:
+    with opened_store(flow) as store, _output(options.stdout) as say:
         if options.run_id:
             _find_run(store, flow, options)
         runs = [run for run in store.runs(flow.name if options.flow or options.run_id else None)
                 if options.run_id in (None, run.run_id)]
         if options.json:
-            _say_json(say, [_run_fields(run) for run in runs])
+            say_json(say, [_run_fields(run) for run in runs])
         elif not runs:
             say('no runs in %s' % _store_name(store))
         else:
-            _say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
+            say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
                 (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(run),
                  local_time(run.started), _span(run.started, run.ended)) for run in runs])
     return _EXIT_SUCCESS
-
-
-# --dry-run ------------------------------------------------------------------------
-
-
-def _dry_run(flow, options):
-    """Show what a run would do, if all goes well; return its exit code, or 0 if that is open."""
-    with flow.dry_run() as dry, _output(options.stdout) as say:
-        if dry is None:
-            return _say_over(say, flow, options)
-        run = dry.run_record
-        head = _dry_fields(run, dry.differences)
-        if head['mode'] == 'restart':
-            head['run_id'] = options.run_id    # that of a new run is another one each time
-        foreseen = dry.foresee()
-        if options.json:
-            _say_json(say, _dry_json(head, foreseen, options.all))
-            return _EXIT_SUCCESS
-        say('flow %s, %s: a dry run, nothing is changed' % (run.flow, (
-            'new run' if run.mode == 'restart' else
-            '%s run %s, recovery %d' % (run.mode, run.run_id, run.recovery))))
-        _say_table(say, ('path', 'sequence', 'action', 'requires', 'why'), (
-            map(_dry_row, foreseen) if options.all else
-            (row for fold in _dry_folded(foreseen) for row in fold.rows())))
-    return _EXIT_SUCCESS
-
-
-def _say_over(say, flow, options):
-    """Say that there is nothing to recover or continue; return the run's exit code."""
-    with _opened_store(flow) as store:
-        run = store.latest(flow.name, flow.run_id)
-    if options.json:
-        _say_json(say, dict(_dry_fields(run, []), counts=[], tasks=[]))
-    else:
-        say('run %s of flow %s is over (%s): nothing to do' % (run.run_id, run.flow, run.status))
-    return _EXIT_SUCCESS if run.status == SUCCESS else _EXIT_FAILURE
-
-
-def _dry_fields(run, differences):
-    return {'flow': run.flow, 'run_id': run.run_id, 'recovery': run.recovery, 'mode': run.mode,
-            'over': run.status != ACTIVE, 'differences': differences}
-
-
-def _dry_json(head, foreseen, everything):
-    counts = []
-    if not everything:
-        folds = _dry_folded(foreseen)
-        counts = [{'path': fold.first.path, 'kind': fold.first.kind, 'action': action, 'n': n}
-                  for fold in folds for action, n in fold.counts.items()]
-        foreseen = [one for fold in folds for one in fold.listed()]
-    return dict(head, counts=counts, tasks=[
-        {'path': one.path, 'sequence': one.sequence, 'kind': one.kind, 'action': one.action,
-         'requires': _required(one.step) or None, 'why': one.why} for one in foreseen])
-
-
-def _required(step):
-    return _expression_text(step.require) if step is not None else ''
-
-
-def _dry_row(one):
-    return one.path, one.sequence, one.action, _cut(_required(one.step), 30), one.why
-
-
-class _DryFold:
-    """What is foreseen of one step: counted if it is much, what is not plain kept."""
-
-    #: What a step has many tasks of, if all goes as it should.
-    PLAIN = ('skipped', 'new run', 'it is new', 'it was not started')
-
-    def __init__(self, first):
-        self.first = first
-        self.counts = collections.OrderedDict()
-        self.kept = []
-
-    def add(self, one):
-        self.counts[one.action] = self.counts.get(one.action, 0) + 1
-        if not (one.action in self.PLAIN or one.why in self.PLAIN or one.action == 'waits'):
-            self.kept.append(one)
-
-    def listed(self):
-        return self.kept if sum(self.counts.values()) > 1 else [self.first]
-
-    def rows(self):
-        """Return the rows of the step."""
-        total = sum(self.counts.values())
-        counts = [] if total == 1 else [(self.first.path, '%d tasks' % total, ', '.join(
-            '%d %s' % (n, action) for action, n in self.counts.items()),
-            _dry_row(self.first)[3], '')]
-        return counts + [_dry_row(one) for one in self.listed()]
-
-
-def _dry_folded(foreseen):
-    """Return a `_DryFold` for each step, in the order in which they come up."""
-    folds = collections.OrderedDict()
-    for one in foreseen:
-        key = one.path, one.kind, one.action == 'loops'
-        if key not in folds:
-            folds[key] = _DryFold(one)
-        folds[key].add(one)
-    return list(folds.values())
 
 
 # list -----------------------------------------------------------------------------
@@ -13953,7 +13618,7 @@ def _list(flow, options):
     flow.compile()
     with _output(options.stdout) as say:
         if options.json:
-            _say_json(say, _plan_fields(flow))
+            say_json(say, _plan_fields(flow))
             return _EXIT_SUCCESS
         say(flow.name)
         for one in _parameter_fields():
@@ -13977,7 +13642,7 @@ def _say_step(say, step, depth):
              or word == 'releases' and fields[word] is not None]
     notes = [fields['calls']] if fields['calls'] else []
     notes += ['loop %s' % fields['loop']] if fields['loop'] else []
-    notes += ['requires %s' % _cut(fields['require'], 300)] if fields['require'] else []
+    notes += ['requires %s' % cut_text(fields['require'], 300)] if fields['require'] else []
     notes += ['takes %s' % ', '.join(fields['takes'])] if fields['takes'] else []
     notes += ['delay %g s' % fields['delay']] if fields['delay'] else []
     say('%s%s%s' % ('  ' * depth, step.name, ': ' + '; '.join(notes + pools)
@@ -14008,7 +13673,7 @@ def _step_fields(step):
         'kind': 'container' if step.children else step.kind,
         'calls': None if step.func is None else _function_name(step.func),
         'loop': None if step.loop is None else _loop_text(step.loop),
-        'require': _expression_text(step.require) or None,
+        'require': expression_text(step.require) or None,
         'takes': ['%s of %s' % ('item' if isinstance(one, ItemOf) else 'result',
                                 (one.step or step).path)
                   for one in step.asks or () if one is not step.loop],
@@ -14020,13 +13685,13 @@ def _step_fields(step):
 def _named_events(flow):
     """Return the events of an Eventor and what raises them."""
     return [{'name': event.name, 'raised_by': ' or '.join(
-        _expression_text(source) for source in sources) or None}
+        expression_text(source) for source in sources) or None}
         for event, sources in getattr(flow, '_sources', {}).items()]
 
 
 def _function_name(function):
     if isinstance(function, Command):
-        return 'runs ' + _cut(' '.join(masked(str(function)).split()), 300)
+        return 'runs ' + cut_text(' '.join(masked(str(function)).split()), 300)
     name = getattr(function, '__qualname__', None)
     return name + '()' if isinstance(name, str) else masked(_shown(repr, function))
 
@@ -14044,16 +13709,16 @@ def _items_text(loop):
     if isinstance(loop, range) or not isinstance(loop, collections.abc.Sequence):
         return 'over ' + masked(_shown(repr, loop))
     text = masked(_shown(repr, loop if len(loop) <= 10 else loop[:10]))
-    return 'over %s%s' % (_cut(text, 60), ' (%d)' % len(loop) if len(loop) > 10 else '')
+    return 'over %s%s' % (cut_text(text, 60), ' (%d)' % len(loop) if len(loop) > 10 else '')
 
 
-def _expression_text(expression, nested=False):
+def expression_text(expression, nested=False):
     """Return a requirement as text: events by their name, or else by their expression."""
     if isinstance(expression, Event):
-        return expression.name or _expression_text(expression.require, nested)
+        return expression.name or expression_text(expression.require, nested)
     if isinstance(expression, Atom):
         return _atom_text(*expression)
-    texts = [_expression_text(one, len(expression.operands) > 1) for one in expression.operands]
+    texts = [expression_text(one, len(expression.operands) > 1) for one in expression.operands]
     word = ' and ' if isinstance(expression, All) else ' or '
     text = word.join(one for one in texts if one)
     return '(%s)' % text if nested and len(texts) > 1 else text
@@ -14061,7 +13726,7 @@ def _expression_text(expression, nested=False):
 
 def _atom_text(step, status):
     if step.kind == 'timer':
-        return '%s after %g s' % (_expression_text(step.require), step.delay)
+        return '%s after %g s' % (expression_text(step.require), step.delay)
     if status == SUCCESS and not isinstance(step.flow, Eventor):
         return step.path
     return '(%s, %s)' % (step.path, status)

@@ -13,6 +13,7 @@ import sample
 
 import sequent
 from sequent import AlreadyRunningError, MemoryStore, or_
+from sequent.dry_run import preview
 from runtools import (  # noqa: F401 (fixtures)
     a_flow, a_private_temporary_folder, Calls, fail, journal, programs, records_of, statuses,
     store, wait_gone)
@@ -76,7 +77,7 @@ class Edited:
 
 def foreseen(flow):
     """Return [(path, sequence, action, why)] of a dry run of a flow."""
-    with flow.dry_run() as dry:
+    with preview(flow) as dry:
         return [(one.path, one.sequence, one.action, one.why) for one in dry.foresee()]
 
 
@@ -333,7 +334,8 @@ ORPHAN = '''
             raise ValueError('on purpose')
         return 'x' * 100000
     def show(flow):
-        with flow.dry_run() as dry:
+        from sequent.dry_run import preview
+        with preview(flow) as dry:
             for one in dry.foresee():
                 print(one.path, one.action, one.why, sep='|')
     flow = make(mode=MODE.split('-')[-1])

@@ -141,6 +141,49 @@ def test_the_command_line_of_a_copy_in_a_zip_runs_and_recovers_a_flow(tmp_path):
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && shift && exec "$@"'
 
 
+ALONE = '''
+import sys
+import sequent as seq
+
+flow = seq.Sequent()
+a = flow.add_step('a', func=print, args=('a',))
+b = flow.add_step('b', command=[sys.executable, '-c', 'import os; os.stat("there")'], require=a)
+flow.add_step('c', func=print, args=('c',), require=b)
+'''
+
+
+def test_the_core_alone_runs_recovers_and_shows_functions_and_programs(tmp_path):
+    shutil.copy(os.path.join(ROOT, 'sequent.py'), str(tmp_path))
+    (tmp_path / 'night.py').write_text(ALONE)
+
+    def sequent(*arguments):
+        return run(tmp_path, '-m', 'sequent', 'night', *arguments)
+
+    failed = sequent()
+    assert failed.returncode == 1 and 'FileNotFoundError' in failed.stderr
+    (tmp_path / 'there').write_text('')
+    recovered = sequent('recover')
+    assert recovered.returncode == 0, recovered.stderr
+    assert 'step c at 1 ended with success' in recovered.stderr
+    assert 'step a at 1 starts' not in recovered.stderr
+    for verb, text in (('list', 'requires b'), ('status', 'success'), ('history', 'recover')):
+        shown = sequent(verb)
+        assert (shown.returncode, shown.stderr) == (0, '') and text in shown.stdout
+
+
+@pytest.mark.parametrize('option', ['-n', '--dry-run', '--self-check'])
+def test_the_core_alone_says_which_file_an_option_needs(tmp_path, option):
+    shutil.copy(os.path.join(ROOT, 'sequent.py'), str(tmp_path))
+    (tmp_path / 'night.py').write_text(ALONE)
+    name = 'self_check' if option == '--self-check' else 'dry_run'
+
+    done = run(tmp_path, '-m', 'sequent', 'night', option)
+
+    assert (done.returncode, done.stdout) == (2, '')
+    assert '%s needs the file backends/%s.py: copy it to a folder backends beside %s' % (
+        option, name, tmp_path / 'sequent.py') in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('unshare') is None,
                     reason='not for users who cannot mount anything')
 def test_a_copy_in_a_read_only_folder_runs_every_construct(tmp_path):

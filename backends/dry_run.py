@@ -1,0 +1,391 @@
+"""Show what a run would do, and why: ``python -m sequent MODULE [run|recover|continue] -n``.
+
+A dry run goes through the plan as a run would, and takes for granted that what it would run
+succeeds. Nothing is started, called, stored, locked or made.
+"""
+
+import collections
+import typing
+
+from . import (  # type: ignore
+    ACTIVE,
+    ENDS,
+    READY,
+    SUCCESS,
+    Engine,
+    Placeholder,
+    PlanWalk,
+    ResultOf,
+    RunClock,
+    Step,
+    cut_text,
+    expression_text,
+    has_begun,
+    json_object,
+    local_time,
+    opened_store,
+    say_json,
+    say_table,
+)
+
+BACKEND = {
+    'options': {
+        '--dry-run': {
+            'short': ['-n'],
+            'call': 'dry_run',
+            'verbs': ['run', 'recover', 'continue'],
+            'help': 'run, recover, continue: show what would run and why, if all goes well, and '
+                    'change nothing',
+        },
+    },
+}
+
+
+def preview(flow):
+    """Return a context manager that gives the `DryRun` of what ``flow.run()`` would do now, or
+    None if there is nothing to do; it raises what ``run()`` would raise before it starts."""
+    return flow.preview(DryRun)
+
+
+class Foreseen(typing.NamedTuple):
+    """What a run would do about a task, or, of ``loops``, about the further items of a loop.
+
+    ``action`` is ``runs`` (of containers ``enters``), ``skipped``, ``adopted``, ``fails``,
+    ``failed`` (and stays so), ``waits`` (for what does not come to be) or ``loops``; ``why`` says
+    why in words. ``step`` is None for one that is gone from the flow.
+    """
+
+    path: str
+    sequence: str
+    kind: str
+    action: str
+    why: str
+    step: typing.Optional[Step]
+
+
+class _TellingEngine(Engine):
+    """An engine that tells of more than is to be done: ('starts', task), ('passed' or 'stays',
+    (task, earlier)), ('unmet', (scope, step)) for what is not started when its iteration ends."""
+
+    def _is_passed(self, step, earlier):
+        return False    # it is told
+
+    def _activate(self, task):
+        self._actions.append(('starts', task))
+        Engine._activate(self, task)
+
+    def _skip(self, task, earlier):
+        self._actions.append(('passed', (task, earlier)))
+        Engine._skip(self, task, earlier)
+
+    def _stay_failed(self, task, earlier):
+        self._actions.append(('stays', (task, earlier)))
+        Engine._stay_failed(self, task, earlier)
+
+    def _note_unmet(self, scope):
+        self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
+                             if not has_begun(scope, step))
+
+
+class _PretendedClock(RunClock):
+    """Seconds since the epoch that pass when they are told to."""
+
+    def __init__(self):
+        RunClock.__init__(self)
+        self.now = RunClock.__call__(self)
+
+    def __call__(self):
+        return self.now
+
+
+class DryRun(PlanWalk):
+    """Goes through a plan as a run would, taking for granted that what it would run succeeds.
+
+    Delays pass at once. Nothing is started, called, stored, locked or made; of loops only those
+    are gone over whose items are there, as no function of the user's may be called.
+
+    Args:
+        plan, store, run, settings, history, flow: see `PlanWalk`; the store is only read.
+        differences: sentences that say what was edited since the run that is gone on with.
+    """
+
+    #: After so many iterations of which nothing is recorded the rest of a loop is left out;
+    #: after ten times as many in all, that of all loops.
+    limit = 1000
+
+    def __init__(self, plan, store, run, settings, history, flow, differences):
+        self.pretended = _PretendedClock()
+        PlanWalk.__init__(
+            self, plan, store, run, settings, history, flow, _TellingEngine(
+                plan, settings['max_concurrent'], run.recovery, run.mode), self.pretended)
+        self.differences = differences
+        self._found = []
+        # Iterations of which nothing is recorded.
+        self._opened = collections.Counter()  # type: typing.Counter
+        self._others = set()                    # (path, sequence) of those with another item
+        self._tellers = {
+            'starts': self._tell_start, 'unmet': self._tell_unmet, 'passed': self._tell_passed,
+            'stays': self._tell_failed}  # type: typing.Dict[str, typing.Any]
+
+    def foresee(self):
+        """Yield a `Foreseen` for each task, in the order in which they come up."""
+        self.begin()
+        while True:
+            starting = self.batch.clear()
+            for task in starting:
+                self.feed(self.engine.done(task, SUCCESS, None, None, self.clock()))
+            if not starting and not self._go_on():
+                break
+            yield from self._take()
+        self._tell_orphans()
+        yield from self._take()
+
+    def _take(self):
+        found, self._found = self._found, []
+        return found
+
+    def _go_on(self):
+        """Hand in what comes next when nothing runs; return whether there was anything."""
+        due = self.engine.next_due()
+        if self.triggers:
+            self.trigger(*self.triggers.popleft())
+        elif due is not None:
+            self.pretended.now = max(self.pretended.now, due)
+            self.feed(self.engine.tick(self.clock()))
+        return bool(self.triggers or due is not None or self._found or self.batch.starting)
+
+    def note(self, kind, what):
+        if kind in self._tellers:
+            self._tellers[kind](*what if isinstance(what, tuple) else (what,))
+        elif kind == 'closed':
+            self.loops.close(what)
+            self._opened.pop(what, None)
+        elif kind == 'skip':
+            self.skip(*what)
+
+    # What there is to tell.
+
+    def _tell(self, task, action, why, sequence=None):
+        step = task.step
+        if step.kind != 'timer':
+            self._found.append(Foreseen(step.path, sequence or task.sequence, step.kind, action,
+                                        why, step.step if step.requires() else None))
+
+    def _tell_start(self, task):
+        if task.adopted:
+            record = self.orphans.pop((task.step.path, task.sequence))
+            del self.history.living[task.step.path, task.sequence]
+            self._tell(task, 'adopted', _process_text(record))
+            return
+        self._tell(task, 'runs' if task.step.children is None else 'enters', self._reason(task))
+
+    def _reason(self, task):
+        """Say why a task starts."""
+        earlier = (task.scope.earlier or {}).get(task.step.path)
+        if self.history is None:
+            why = 'new run'
+        elif earlier is None:
+            why = self._reason_of_none(task)
+        elif earlier.kind != task.step.kind:
+            why = 'it is of another kind now'
+        else:
+            why = _reason_of(earlier, task.step)
+        if task.step.delay and not (earlier is not None and earlier.due):
+            why += ', after %g s' % task.step.delay
+        elif task.due is not None:
+            why += ', not before %s' % local_time(task.due)
+        return why
+
+    def _reason_of_none(self, task):
+        scope = task.scope
+        while scope is not None:
+            if (scope.step.path, scope.sequence) in self._others:
+                return 'its loop item is another one'
+            scope = scope.parent
+        return 'it is new' if self.history.is_new(task.step.path) else 'it was not started'
+
+    def _tell_passed(self, task, earlier):
+        why = '%s in recovery %d' % (ENDS[earlier.status], earlier.recovery)
+        self._tell(task, 'skipped', why if earlier.status == SUCCESS else
+                   why + ', and its recovery mapping says skip')
+
+    def _tell_failed(self, task, earlier):
+        self._tell(task, 'failed', 'it failed in recovery %d, which a run that is continued '
+                   'leaves so%s' % (earlier.recovery, _error_text(earlier.error)))
+
+    def _tell_unmet(self, scope, step):
+        if step.kind != 'timer':
+            self._found.append(Foreseen(
+                step.path, scope.sequence, step.kind, 'waits',
+                'nothing starts there after a failure' if scope.stopped else
+                'it is not reached if all goes well', step.step))
+
+    def failed(self, task):
+        self._tell(task, 'fails', ' '.join((task.error or '').split()))
+
+    def _tell_orphans(self):
+        """Tell of processes that still run for what the flow does not come to any more."""
+        for (path, sequence), record in self.orphans.items():
+            self._found.append(Foreseen(path, sequence, record.kind, 'adopted', _process_text(
+                record) + '; the flow does not come to it', None))
+
+    # Loops.
+
+    def run_anew(self, task, sequence):
+        self._others.add((task.step.path, sequence))
+        PlanWalk.run_anew(self, task, sequence)
+
+    def next_item(self, task, past):
+        loop = task.step.step.loop
+        recorded = past.earlier is not None or past.item is not None or past.over
+        unknown = _unknown_items(loop)
+        if unknown and recorded:
+            return None, past.item, past.over
+        self._opened[task] += not recorded
+        self._opened[None] += not recorded
+        if not recorded and (self._opened[task] > self.limit or self._opened[task] > 1
+                             and self._opened[None] > 10 * self.limit):
+            unknown = 'and so on: further iterations are not gone over in a dry run'
+        if not unknown:
+            return PlanWalk.next_item(self, task, past)
+        inside = [one.step.name for one in task.step.children]
+        self._tell(task, 'loops', unknown + (
+            '; in it: ' + ', '.join(inside) if task.step.kind == 'container' else ''),
+            self.next_sequence(task))
+        return None, None, True
+
+
+def _reason_of(earlier, step):
+    """Say why a task runs of which something is recorded."""
+    why = ENDS[earlier.status]
+    if step.children is not None and earlier.status == ACTIVE:
+        why = 'it was not over'
+    if earlier.status == READY:
+        return why if earlier.attempt == 1 else 'it waited for its next attempt'
+    if earlier.status == SUCCESS:
+        return why + (', but something in it was edited' if earlier.changed else
+                      ', but is to run again' if step.children is None else
+                      ', but something in it is to be gone through again')
+    return '%s in recovery %d%s' % (why, earlier.recovery, _error_text(earlier.error))
+
+
+def _error_text(error):
+    return ': ' + ' '.join(error.split()) if error else ''
+
+
+def _process_text(record):
+    return 'still runs as process %s since %s' % (
+        json_object(record.process).get('pid'), local_time(record.started))
+
+
+def _unknown_items(loop):
+    """Say why the items of a loop are not known before it runs, or return None if they are."""
+    if isinstance(loop, ResultOf):
+        return 'its items are known only once %s has run' % loop.step.path
+    if isinstance(loop, Placeholder):
+        return 'its items are known only once it runs'
+    if callable(loop):
+        return 'its items are known only once it runs, as a dry run calls no function'
+    if iter(loop) is loop:
+        return 'its items are known only once it runs, as an iterator is gone over but once'
+    return None
+
+
+# On the command line ----------------------------------------------------------------
+
+
+def dry_run(flow, options, say):
+    """Show what a run would do, if all goes well; return its exit code, or 0 if that is open."""
+    with preview(flow) as dry:
+        if dry is None:
+            return _say_over(flow, options, say)
+        run = dry.run_record
+        head = _dry_fields(run, dry.differences)
+        if head['mode'] == 'restart':
+            head['run_id'] = options.run_id    # that of a new run is another one each time
+        foreseen = dry.foresee()
+        if options.json:
+            say_json(say, _dry_json(head, foreseen, options.all))
+            return 0
+        say('flow %s, %s: a dry run, nothing is changed' % (run.flow, (
+            'new run' if run.mode == 'restart' else
+            '%s run %s, recovery %d' % (run.mode, run.run_id, run.recovery))))
+        say_table(say, ('path', 'sequence', 'action', 'requires', 'why'), (
+            map(_dry_row, foreseen) if options.all else
+            (row for fold in _dry_folded(foreseen) for row in fold.rows())))
+    return 0
+
+
+def _say_over(flow, options, say):
+    """Say that there is nothing to recover or continue; return the run's exit code."""
+    with opened_store(flow) as store:
+        run = store.latest(flow.name, flow.run_id)
+    if options.json:
+        say_json(say, dict(_dry_fields(run, []), counts=[], tasks=[]))
+    else:
+        say('run %s of flow %s is over (%s): nothing to do' % (run.run_id, run.flow, run.status))
+    return 0 if run.status == SUCCESS else 1
+
+
+def _dry_fields(run, differences):
+    return {'flow': run.flow, 'run_id': run.run_id, 'recovery': run.recovery, 'mode': run.mode,
+            'over': run.status != ACTIVE, 'differences': differences}
+
+
+def _dry_json(head, foreseen, everything):
+    counts = []
+    if not everything:
+        folds = _dry_folded(foreseen)
+        counts = [{'path': fold.first.path, 'kind': fold.first.kind, 'action': action, 'n': n}
+                  for fold in folds for action, n in fold.counts.items()]
+        foreseen = [one for fold in folds for one in fold.listed()]
+    return dict(head, counts=counts, tasks=[
+        {'path': one.path, 'sequence': one.sequence, 'kind': one.kind, 'action': one.action,
+         'requires': _required(one.step) or None, 'why': one.why} for one in foreseen])
+
+
+def _required(step):
+    return expression_text(step.require) if step is not None else ''
+
+
+def _dry_row(one):
+    return one.path, one.sequence, one.action, cut_text(_required(one.step), 30), one.why
+
+
+class _DryFold:
+    """What is foreseen of one step: counted if it is much, what is not plain kept."""
+
+    #: What a step has many tasks of, if all goes as it should.
+    PLAIN = ('skipped', 'new run', 'it is new', 'it was not started')
+
+    def __init__(self, first):
+        self.first = first
+        self.counts = collections.OrderedDict()
+        self.kept = []
+
+    def add(self, one):
+        self.counts[one.action] = self.counts.get(one.action, 0) + 1
+        if not (one.action in self.PLAIN or one.why in self.PLAIN or one.action == 'waits'):
+            self.kept.append(one)
+
+    def listed(self):
+        return self.kept if sum(self.counts.values()) > 1 else [self.first]
+
+    def rows(self):
+        """Return the rows of the step."""
+        total = sum(self.counts.values())
+        counts = [] if total == 1 else [(self.first.path, '%d tasks' % total, ', '.join(
+            '%d %s' % (n, action) for action, n in self.counts.items()),
+            _dry_row(self.first)[3], '')]
+        return counts + [_dry_row(one) for one in self.listed()]
+
+
+def _dry_folded(foreseen):
+    """Return a `_DryFold` for each step, in the order in which they come up."""
+    folds = collections.OrderedDict()
+    for one in foreseen:
+        key = one.path, one.kind, one.action == 'loops'
+        if key not in folds:
+            folds[key] = _DryFold(one)
+        folds[key].add(one)
+    return list(folds.values())
