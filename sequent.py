@@ -543,7 +543,8 @@ class RunRecord(typing.NamedTuple):
     is a JSON object: ``signatures`` of every step by its path, to tell what was edited since,
     and ``details`` of them (see `step_details`), to say what; stores of old have none of these;
     ``base``, the recovery whose end it began with; ``triggers`` given from outside (Eventor);
-    ``parameters``, {name: text or null, for a secret one {"secret": true}}.
+    ``parameters``, {name: text or null, for a secret one {"secret": true}}. ``plan`` is the digest
+    of the plan, whose text the store keeps once: see `plan_text`.
     """
 
     flow: str
@@ -555,6 +556,7 @@ class RunRecord(typing.NamedTuple):
     ended: typing.Optional[float] = None
     process: str = ''
     steps: str = ''
+    plan: typing.Optional[str] = None
 
 
 class TaskRecord(typing.NamedTuple):
@@ -570,6 +572,9 @@ class TaskRecord(typing.NamedTuple):
     succeeded, something in it has failed or was dropped, so that a recovery goes through it
     (semantics 7.2). ``process`` (JSON) identifies the
     process that runs the task. ``events`` (JSON) are those that the task raised by hand.
+    ``item_text`` is the loop item as text, at most 200 characters of it; ``ready_at`` is when the
+    task could start but for slots and pools; ``waited_for`` is what it had waited for: the path of
+    the step that made its requirement hold, a space, and that step's status.
     """
 
     path: str
@@ -587,6 +592,9 @@ class TaskRecord(typing.NamedTuple):
     result: typing.Optional[bytes] = None
     error: typing.Optional[str] = None
     events: typing.Optional[str] = None
+    item_text: typing.Optional[str] = None
+    ready_at: typing.Optional[float] = None
+    waited_for: typing.Optional[str] = None
 
 
 class Outcome(typing.NamedTuple):
@@ -1168,6 +1176,54 @@ class Plan(typing.NamedTuple):
     sources: dict
 
 
+def plan_text(plan):
+    """Return a plan as JSON: what a store keeps of it, once for all runs that have the same plan.
+
+    ``steps`` lists {"path", "kind", "in": path of the container, "loop": true,
+    "handles": true, "delay": seconds, "require": expression, "asks": paths of the steps whose
+    results it asks for}, each container before what is inside it; what does not apply is left out.
+    An expression is [path, status], {"all": [...]}, {"any": [...]}, or {"event": number}, which
+    stands for that one of the list ``events`` of expressions.
+    """
+    import json
+    events, numbers = [], {}  # type: list, dict
+
+    def form(expression):
+        if isinstance(expression, Atom):
+            step, status = expression
+            return form(step.require) if step.kind == 'timer' else [step.path, status]
+        if isinstance(expression, Event):
+            if expression not in numbers:
+                numbers[expression] = len(events)    # events may raise one another in a circle
+                events.append(None)
+                events[numbers[expression]] = {'any': [
+                    form(one) for one in plan.sources.get(expression, (expression.require,))]}
+            return {'event': numbers[expression]}
+        kind = 'all' if isinstance(expression, All) else 'any'
+        return {kind: [form(one) for one in expression.operands]}
+
+    def fields(one):
+        step, known = one.step, {'path': one.path, 'kind': one.kind}
+        if one.parent.path:
+            known['in'] = one.parent.path
+        if step.loop is not None:
+            known['loop'] = True
+        if step.handles:
+            known['handles'] = True
+        if step.delay:
+            known['delay'] = step.delay
+        if step.require is not _UNCONDITIONAL:
+            known['require'] = form(step.require)
+        if step.asks:
+            known['asks'] = sorted({asked.step.path for asked in step.asks
+                                    if isinstance(asked, ResultOf)})
+        return known
+
+    # The body of a loop stands for its container.
+    return json.dumps({'steps': [fields(one) for one in plan.steps if one.requires()],
+                       'events': events})
+
+
 def compile_plan(root, handled_by='handles', dynamic=False, sources=None):
     """Compile the tree of steps below ``root`` and check it (semantics 2, 4.3).
 
@@ -1721,7 +1777,8 @@ class Task:
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
                  'order', 'granted', 'adopted', 'borne', 'handled', 'reacts_to', 'spared',
-                 'began_at', 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events')
+                 'began_at', 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events',
+                 'ready_at', 'cause')
 
     def __init__(self, step, scope, recovery):
         self.step = step
@@ -1743,6 +1800,8 @@ class Task:
         # first: (1, number) in this supervisor's run, (0, time) in that of an earlier one.
         self.began_at = self.failed_at = None  # type: typing.Optional[tuple]
         self.stale = False    # adopted, but what it reacts to has failed anew since
+        self.ready_at = None  # when it could start but for slots and pools
+        self.cause = None     # (step, status) that made its requirement hold
         # the driver's
         self.job = self.started = self.ended = self.result = self.events = None
 
@@ -2185,16 +2244,19 @@ class Engine:
         self.over = True
         self._actions.append(('finish', self.ok))
 
-    def _fire(self, scope, gates):
-        """Count down gates; start the steps and follow the gates that open."""
+    def _fire(self, scope, gates, cause=None):
+        """Count down gates; start the steps and follow the gates that open.
+
+        ``cause`` is the (step, status) that counts them down, if there is such.
+        """
         counts, step = scope.counts, scope.step
         for gate in gates:
             counts[gate] -= 1
             if counts[gate] == 0:
                 if step.starts[gate] is not None:
-                    self._starts.append((scope, step.starts[gate], ()))
+                    self._starts.append((scope, step.starts[gate], (), cause))
                 if step.leads[gate]:
-                    self._agenda.append((scope, step.leads[gate]))
+                    self._agenda.append((scope, step.leads[gate], cause))
 
     def _raise(self, scope, step, status):
         """Make a status of a step at a scope's sequence known, once, to all who mention it.
@@ -2208,11 +2270,11 @@ class Engine:
             scope.raised[step.slot] |= mark
         gates = step.after if status == SUCCESS else step.on.get(status)
         if gates:
-            self._agenda.append((scope, gates))
+            self._agenda.append((scope, gates, (step, status)))
         if step.inner:
             for container, gate in step.inner.get(status, ()):
                 for inner in self._iterations(scope, container):
-                    self._agenda.append((inner, (gate,)))
+                    self._agenda.append((inner, (gate,), (step, status)))
                     if not inner.busy:
                         self._idle.append(inner)    # that may be all it waited for
 
@@ -2237,17 +2299,18 @@ class Engine:
         another one, whose requirement came to hold at the same moment, a step that is none.
         """
         starts, self._starts = self._starts, []
-        for at, (scope, step, _) in enumerate(starts):
+        for at, (scope, step, _, cause) in enumerate(starts):
             if step.reacts:
-                starts[at] = scope, step, self._reasons(scope, step)
+                starts[at] = scope, step, self._reasons(scope, step), cause
         for start in starts:
             self._start(*start)
 
-    def _start(self, scope, step, reacts_to=()):
+    def _start(self, scope, step, reacts_to=(), cause=None):
         """The requirement of a step holds: make its task.
 
         Args:
             reacts_to: the failed tasks without which it would not hold: see `_reasons`.
+            cause: the (step, status) that made it hold.
         """
         if scope.raised[step.slot] & _STARTED:
             return
@@ -2272,7 +2335,7 @@ class Engine:
                 return
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)  # type: typing.Any
-        task.stale = stale
+        task.stale, task.cause = stale, cause
         task.spared = bool(reacts_to) or begun
         if reacts_to:
             task.reacts_to = reacts_to
@@ -2336,6 +2399,7 @@ class Engine:
     def _become_ready(self, task):
         """What needs no slot and no resource starts at once; the rest is put in order later."""
         step = task.step
+        task.ready_at = self._now
         if (step.needs or step.calls and step.children is None
                 or self._patterns and self._holds_back(step)):
             self.ready += 1
@@ -2761,7 +2825,7 @@ class Engine:
         task.live[scope] = None
         self._enter(scope)
         if task.step.imports:    # what failed further out may start a step at this moment, too
-            self._starts += [(scope, step, ()) for step in task.step.initial]
+            self._starts += [(scope, step, (), None) for step in task.step.initial]
         else:
             for step in task.step.initial:
                 self._start(scope, step)
@@ -3309,8 +3373,8 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `fold` and
-    `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`,
+    `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `keep_plan`,
+    `plan`, `fold` and `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`,
     which tests every promise made here.
     """
 
@@ -3412,6 +3476,20 @@ class Store(abc.ABC):
 
         A replaced one keeps its place in the order of `runs`, and the run keeps its tasks.
         """
+
+    def keep_plan(self, text):
+        """Keep the text of a plan (see `plan_text`), once for all runs that have this plan.
+
+        Returns:
+            the digest that is to stand in ``plan`` of the RunRecord that `begin` stores next,
+            together with the text; None: this store keeps no plans.
+        """
+        return None
+
+    def plan(self, run):
+        """Return the text of the plan that a RunRecord names, or None: older versions kept none.
+        """
+        return None
 
     @abc.abstractmethod
     def finish(self, run):
@@ -3816,6 +3894,7 @@ class MemoryStore(Store):
         self.volatile = volatile
         self._runs = collections.OrderedDict()  # (flow, run_id, recovery): RunRecord
         self._kept = {}  # (flow, run_id): _Kept
+        self._plans = {}  # digest: text
         file = _LockFile()
         self._claims = _Claims(self, lambda: file)
 
@@ -3833,6 +3912,14 @@ class MemoryStore(Store):
 
     def runs(self, flow=None):
         return iter([run for run in self._runs.values() if flow in (None, run.flow)])
+
+    def keep_plan(self, text):
+        digest = _digest_of(text)
+        self._plans[digest] = text
+        return digest
+
+    def plan(self, run):
+        return self._plans.get(run.plan)
 
     def begin(self, run):
         self._runs[run[:3]] = run
@@ -3944,6 +4031,11 @@ class _Kept:
 _NOTHING_KEPT = _Kept()
 
 
+def _digest_of(text):
+    import hashlib
+    return hashlib.sha256(text.encode('utf-8')).hexdigest()
+
+
 def _in_later_iteration(sequence):
     return '.' in sequence and ('11' in sequence or bool(sequence.strip('1.')))
 
@@ -3961,23 +4053,18 @@ def _never_begun(run, store):
 
 # SqliteStore ----------------------------------------------------------------------
 #
-# One file, three tables. `run` is an integer that stands for (flow, run_id) in both runs and
-# tasks. The id of a task's row never changes, although the row is replaced: it is the order of
-# first storing. Only SQL that SQLite 3.7.17 knows.
+# One file. `run` is an integer that stands for (flow, run_id) in both runs and tasks. The id of a
+# task's row never changes, although the row is replaced: it is the order of first storing. Only
+# SQL that SQLite 3.7.17 knows.
 
 _APPLICATION = 0x53657175  # 'Sequ', in the header of every file of ours
 _BUSY = 60  # seconds to wait for a file that another process has locked
 _CHUNK = 200  # rows read at a time
 _CHECKED = 1 << 23  # bytes: a larger file is not checked as a whole, which takes over 0.2 s
 
-_TASK_COLUMNS = ', '.join(TaskRecord._fields)
-_RUN_COLUMNS = ', '.join(RunRecord._fields)
-
-# What makes a file of the first format from an empty one, of the second from the first, and so on:
-# the number of a format (PRAGMA user_version) says how many were executed. Who opens an older file
-# to write executes the rest, in one transaction; who only looks reads it as it is. So a further
-# one adds what older versions, which may be writing just then, need not know.
-_FORMATS = ((
+#: What makes a store of an empty file. The number (PRAGMA user_version) is that of the format: a
+#: version that knows only smaller ones refuses the file.
+_TABLES = (
     'CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT)',
     """CREATE TABLE runs (id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
         flow TEXT NOT NULL, run_id TEXT NOT NULL, recovery INTEGER NOT NULL,
@@ -3992,61 +4079,61 @@ _FORMATS = ((
     'CREATE INDEX tasks_order ON tasks (run)',
     "INSERT INTO meta VALUES ('made by', 'sequent %s')" % __version__,
     'PRAGMA application_id = %d' % _APPLICATION,
-),)
+    'PRAGMA user_version = 1')
+#: What later versions have added: (a table that shows that it is there, statements). Whoever opens
+#: the file to write adds what is missing, in one transaction; whoever only looks reads the file as
+#: it is. An addition changes nothing of what is there, as older versions go on with the store.
+_ADDITIONS = (('plans', (
+    'CREATE TABLE plans (digest TEXT PRIMARY KEY, plan TEXT)',
+    'ALTER TABLE runs ADD COLUMN plan TEXT',
+    'ALTER TABLE tasks ADD COLUMN item_text TEXT',
+    'ALTER TABLE tasks ADD COLUMN ready_at REAL',
+    'ALTER TABLE tasks ADD COLUMN waited_for TEXT')),)
+_ADDED = ('plan', 'item_text', 'ready_at', 'waited_for')
 
+
+def _columns(added):
+    """Return {name in braces in SQL: columns}, with NULL for what is added, if it is not there."""
+    tasks, runs = ([name if added or name not in _ADDED else 'NULL' for name in one._fields]
+                   for one in (TaskRecord, RunRecord))
+    return {'run': ', '.join(runs), 'task': ', '.join(tasks), 'latest': ', '.join(
+        name if name == 'NULL' else 'latest.' + name for name in tasks)}
+
+
+_COLUMNS = _columns(True)
 _SQL_RUN_KEY = 'SELECT run FROM runs WHERE flow = ? AND run_id = ? LIMIT 1'
-_SQL_NEW_RUN_KEY = 'SELECT coalesce(max(run), 0) + 1 FROM runs'
 _SQL_INSERT_RUN = 'INSERT INTO runs (run, %s) VALUES (?%s)' % (
-    _RUN_COLUMNS, ', ?' * len(RunRecord._fields))
+    _COLUMNS['run'], ', ?' * len(RunRecord._fields))
 _SQL_REPLACE_RUN = 'UPDATE runs SET %s WHERE flow = ? AND run_id = ? AND recovery = ?' % (
     ', '.join('%s = ?' % name for name in RunRecord._fields))
-_SQL_FINISH_RUN = """UPDATE runs SET status = ?, ended = ?
-    WHERE flow = ? AND run_id = ? AND recovery = ?"""
-_SQL_RUNS = 'SELECT id, %s FROM runs WHERE id > ? ORDER BY id LIMIT ?' % _RUN_COLUMNS
-_SQL_RUNS_OF_FLOW = _SQL_RUNS.replace('WHERE', 'WHERE flow = ? AND')
-_SQL_ACTIVE_RUNS = _SQL_RUNS_OF_FLOW.replace('WHERE', "WHERE status = 'active' AND")
-_SQL_LATEST_RECOVERY = """SELECT %s FROM runs WHERE flow = ? AND run_id = ?
-    ORDER BY recovery DESC LIMIT 1""" % _RUN_COLUMNS
-_SQL_LATEST_RUN = """SELECT %s FROM runs WHERE flow = ?
-    ORDER BY run DESC, recovery DESC LIMIT 1""" % _RUN_COLUMNS
-_SQL_LATEST_RUNS = """SELECT %s FROM runs WHERE id IN (
+_SQL_LATEST_RUNS = """SELECT {run} FROM runs WHERE id IN (
     SELECT id FROM runs AS one WHERE flow = ? AND NOT EXISTS (SELECT 1 FROM runs AS later
         WHERE later.flow = one.flow AND later.run_id = one.run_id
         AND later.recovery > one.recovery)
-    ORDER BY run DESC LIMIT ?) ORDER BY run DESC""" % _RUN_COLUMNS
-
+    ORDER BY run DESC LIMIT ?) ORDER BY run DESC"""
 _SQL_COMMIT = """INSERT OR REPLACE INTO tasks (id, run, %s) VALUES (
     (SELECT id FROM tasks
      WHERE run = ? AND path = ? AND sequence = ? AND recovery = ? AND attempt = ?), ?%s)""" % (
-    _TASK_COLUMNS, ', ?' * len(TaskRecord._fields))
-_SQL_OUTCOMES = """SELECT %s FROM tasks WHERE run = ? AND sequence = ? AND recovery <= ?
-    ORDER BY path, recovery, attempt""" % _TASK_COLUMNS
-_SQL_LATEST_ID = """(SELECT id FROM tasks AS other INDEXED BY tasks_place
-    WHERE other.run = %s.run AND other.sequence = %s.sequence AND other.path = %s.path%s
-    ORDER BY recovery DESC, attempt DESC LIMIT 1)"""
+    _COLUMNS['task'], ', ?' * len(TaskRecord._fields))
+_SQL_OUTCOMES = """SELECT {task} FROM tasks WHERE run = ? AND sequence = ? AND recovery <= ?
+    ORDER BY path, recovery, attempt"""
 # A task stands where its first record stands, with the content of its latest. SQLite without
 # statistics takes the wrong index here, and quadratic time: so both are named. Where no record has
 # the status, as is usual of active, that is found out first, once, in a tenth of the time.
-_SQL_TASKS = """SELECT first.id, %s
-    FROM tasks AS first INDEXED BY tasks_order JOIN tasks AS latest ON latest.id = %s
+_SQL_TASKS = """SELECT first.id, {latest}
+    FROM tasks AS first INDEXED BY tasks_order JOIN tasks AS latest ON latest.id = (
+        SELECT id FROM tasks AS other INDEXED BY tasks_place
+        WHERE other.run = first.run AND other.sequence = first.sequence
+        AND other.path = first.path AND other.recovery <= ?
+        ORDER BY recovery DESC, attempt DESC LIMIT 1)
     WHERE (? IS NULL OR EXISTS (SELECT 1 FROM tasks AS one INDEXED BY tasks_order
         WHERE one.run = ? AND one.status = ?))
     AND first.run = ? AND latest.kind != 'iteration' AND coalesce(latest.status = ?, 1)
     AND NOT EXISTS (SELECT 1 FROM tasks AS earlier INDEXED BY tasks_place
         WHERE earlier.run = first.run AND earlier.sequence = first.sequence
         AND earlier.path = first.path AND earlier.id < first.id)
-    AND first.id > ? ORDER BY first.id LIMIT ?""" % (
-    ', '.join('latest.' + name for name in TaskRecord._fields),
-    _SQL_LATEST_ID % ('first', 'first', 'first', ' AND other.recovery <= ?'))
-_SQL_ATTEMPTS = 'SELECT id, %s FROM tasks WHERE run = ? AND id > ? ORDER BY id LIMIT ?' % (
-    _TASK_COLUMNS)
-# For a run none of whose tasks was made a second time, so that each has one record.
-_SQL_TRIED_AGAIN = """SELECT 1 FROM tasks INDEXED BY tasks_place
-    WHERE run = ? AND (recovery > 0 OR attempt > 1) LIMIT 1"""
-_SQL_SUMMARY = """SELECT min(id), path, kind, status, count(*), min(started), max(ended)
-    FROM tasks WHERE run = ? GROUP BY path, kind, status"""
-_SQL_TASK = 'SELECT %s FROM tasks WHERE id = ?' % _TASK_COLUMNS
-_SQL_SHOWN = 'SELECT %s FROM tasks WHERE run = ? AND status IN (?, ?) ORDER BY id' % _TASK_COLUMNS
+    AND first.id > ? ORDER BY first.id LIMIT ?"""
+_SQL_ATTEMPTS = 'SELECT id, {task} FROM tasks WHERE run = ? AND id > ? ORDER BY id LIMIT ?'
 
 #: What SQLite or the system says, and what to do about it. First match wins.
 _ADVICE = (
@@ -4054,13 +4141,11 @@ _ADVICE = (
      'the file open) and let it finish' % _BUSY),
     ('full', 'make room on the disk, then go on with the run (continue)'),
     ('readonly', 'make the file and its folder writable for this user'),
-    ('Permission denied', 'make the file and its folder readable and writable for this user'),
+    ('Permission denied|unable to open', 'make the file and its folder readable and writable for this user'),
     ('Read-only', 'give a store on a file system that can be written'),
-    ('unable to open', 'make the file and its folder readable and writable for this user'),
-    ('malformed', 'the file is damaged: put a backup in its place, or move it away to start anew'),
-    ('decode', 'the file is damaged: put a backup in its place, or move it away to start anew'),
+    ('malformed|decode|no such table', 'the file is damaged: put a backup in its place, or move '
+     'it away to start anew'),
     ('not a database', 'move that file away, or give another store'),
-    ('no such table', 'the file is damaged: move it away to start anew'),
     ('', 'check the file, its disk and its file system'),
 )
 
@@ -4093,6 +4178,8 @@ class SqliteStore(Store):
         self._create = False
         self._db = None
         self._file = None  # which file it is: it may be replaced while it is open
+        self._columns = _COLUMNS
+        self._new_plan = None  # (digest, text), until `begin`
         self._keys = {}  # (flow, run_id): run
         self._claims = _Claims(self, lambda: _lock_file(self._file, self.path + '.lock'))
 
@@ -4230,14 +4317,15 @@ class SqliteStore(Store):
     def _check_format(self, db, create):
         """Say whether the file holds our tables; if it may, make it hold them."""
         # In this order: somebody else may just be making the tables, with their number.
-        tables = db.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
+        tables = _tables(db)
         version = db.execute('PRAGMA user_version').fetchone()[0]
         if version < 0 or version == 0 and tables:
             raise self._damaged('it has tables, but no number of their format')
-        if version > len(_FORMATS):
+        if version > 1:
             raise StoreError('the store %r was written by a newer sequent (format %d, this one '
-                             'knows up to %d); use that one, or give another store'
-                             % (self.path, version, len(_FORMATS)))
+                             'knows up to 1); use that one, or give another store'
+                             % (self.path, version))
+        self._columns = _columns('plans' in tables)
         if not create:
             return version > 0
         self._look_for_damage(db, version)
@@ -4255,14 +4343,18 @@ class SqliteStore(Store):
         db.execute('PRAGMA page_size = 4096')
         db.execute('PRAGMA temp_store = MEMORY')
         db.execute('BEGIN IMMEDIATE')
-        missing = _FORMATS[db.execute('PRAGMA user_version').fetchone()[0]:]
-        for statements in missing:
-            for statement in statements:
-                db.execute(statement)
+        tables = _tables(db)
+        missing = [] if tables else list(_TABLES)
+        for table, statements in _ADDITIONS:
+            if table not in tables:
+                missing += statements
+        for statement in missing:
+            db.execute(statement)
         # What cannot be written is to fail here, not in the night. (BEGIN IMMEDIATE itself does
         # not; and a COMMIT would wait for all who read.)
-        db.execute('PRAGMA user_version = %d' % len(_FORMATS))
+        db.execute('PRAGMA user_version = 1')
         db.execute('COMMIT' if missing else 'ROLLBACK')
+        self._columns = _COLUMNS
 
     def _look_for_damage(self, db, version):
         """Refuse a damaged file before anything is written; a large one takes too much time."""
@@ -4271,10 +4363,10 @@ class SqliteStore(Store):
         found = db.execute('PRAGMA integrity_check(1)').fetchone()[0]
         if found != 'ok':
             raise self._damaged(' '.join(found.split()))
-        if version == len(_FORMATS):
-            for row in db.execute('SELECT %s FROM runs' % _RUN_COLUMNS):
+        if version:
+            for row in db.execute('SELECT {run} FROM runs'.format(**self._columns)):
                 json_object(_run_record(row).steps)
-            for row in db.execute('SELECT %s FROM tasks' % _TASK_COLUMNS):
+            for row in db.execute('SELECT {task} FROM tasks'.format(**self._columns)):
                 _task_record(row)
 
     def _damaged(self, how):
@@ -4323,7 +4415,8 @@ class SqliteStore(Store):
             return []
         try:
             with _sqlite_use:
-                return db.execute(sql, parameters).fetchall()  # all, so that its read lock ends
+                # All, so that the read lock ends.
+                return db.execute(sql.format(**self._columns), parameters).fetchall()
         except (_import_sqlite3().Error, UnicodeError) as exc:
             raise self._error('read', exc) from exc
 
@@ -4374,7 +4467,7 @@ class SqliteStore(Store):
 
     def _error(self, what, exc):
         reason = getattr(exc, 'strerror', None) or str(exc)  # of the system's, without the path
-        advice = next(advice for words, advice in _ADVICE if words in reason)
+        advice = next(advice for words, advice in _ADVICE if re.search(words, reason))
         return StoreError('the store %r could not be %s: %s; %s' % (self.path, what, exc, advice))
 
     # Locks
@@ -4389,33 +4482,54 @@ class SqliteStore(Store):
     # Runs
 
     def runs(self, flow=None):
-        if flow is None:
-            return self._read_on(_run_record, _SQL_RUNS)
-        return self._read_on(_run_record, _SQL_RUNS_OF_FLOW, flow)
+        return self._read_on(_run_record, 'SELECT id, {run} FROM runs WHERE flow = '
+                             'coalesce(?, flow) AND id > ? ORDER BY id LIMIT ?', flow)
 
     def active_runs(self, flow):
-        return self._read_on(_run_record, _SQL_ACTIVE_RUNS, flow)
+        return self._read_on(_run_record, "SELECT id, {run} FROM runs WHERE flow = ? AND "
+                             "status = 'active' AND id > ? ORDER BY id LIMIT ?", flow)
 
     def latest(self, flow, run_id=''):
-        rows = (self._read(_SQL_LATEST_RECOVERY, flow, run_id) if run_id else
-                self._read(_SQL_LATEST_RUN, flow))
+        if not run_id:
+            return next(iter(self.latest_runs(flow, 1)), None)
+        rows = self._read('SELECT {run} FROM runs WHERE flow = ? AND run_id = ? '
+                          'ORDER BY recovery DESC LIMIT 1', flow, run_id)
         return _run_record(rows[0]) if rows else None
 
     def latest_runs(self, flow, number):
         return [_run_record(row) for row in self._read(_SQL_LATEST_RUNS, flow, number)]
 
+    def plan(self, run):
+        rows = run.plan and self._read('SELECT plan FROM plans WHERE digest = ?', run.plan)
+        return rows[0][0] if rows else None
+
+    def keep_plan(self, text):
+        self._new_plan = _digest_of(text), text
+        return self._new_plan[0]
+
     def begin(self, run):
         self._keys[run[:2]] = self._write(self._begin, run)
+        self._new_plan = None
 
     def _begin(self, db, run):
         if run[:2] in self._claims.taken:
             # Two supervisors may have come by two paths before one of them stored its run.
             _, file, offsets = self._claims.taken[run[:2]]
             _refuse_living(self, run.flow, run.run_id, file.held[offsets[0]] > 0)
-        return _begin(db, run)
+        if self._new_plan is not None:
+            db.execute('INSERT OR IGNORE INTO plans VALUES (?, ?)', self._new_plan)
+        replaced = db.execute(_SQL_REPLACE_RUN, run + run[:3]).rowcount
+        key = (db.execute(_SQL_RUN_KEY, run[:2]).fetchone() or
+               db.execute('SELECT coalesce(max(run), 0) + 1 FROM runs').fetchone())[0]
+        if not replaced:
+            db.execute(_SQL_INSERT_RUN, (key,) + run)
+        return key
 
     def finish(self, run):
-        if not self._write(_finish, run):
+        def change(db):
+            return db.execute('UPDATE runs SET status = ?, ended = ? WHERE flow = ? AND '
+                              'run_id = ? AND recovery = ?', (run.status, run.ended) + run[:3])
+        if not self._write(change).rowcount:
             raise _never_begun(run, self)
 
     def _key(self, run):
@@ -4452,10 +4566,15 @@ class SqliteStore(Store):
 
     def summary(self, run, upto=None):
         key, found, listed = self._key(run), collections.OrderedDict(), []
-        if upto is not None or self._read(_SQL_TRIED_AGAIN, key):
-            return super().summary(run, upto)
+        if upto is not None or self._read(
+                'SELECT 1 FROM tasks INDEXED BY tasks_place '
+                'WHERE run = ? AND (recovery > 0 OR attempt > 1) LIMIT 1', key):
+            return super().summary(run, upto)    # some tasks have more than one record
         self._read('PRAGMA threads = 1')    # one that sorts meanwhile, since SQLite 3.8.7
-        for row in sorted(self._read(_SQL_SUMMARY, key), key=operator.itemgetter(0)):
+        for row in sorted(self._read(
+                'SELECT min(id), path, kind, status, count(*), min(started), max(ended) '
+                'FROM tasks WHERE run = ? GROUP BY path, kind, status', key),
+                key=operator.itemgetter(0)):
             number, path, kind, status, n, started, ended = row
             if kind == 'iteration':
                 continue
@@ -4469,26 +4588,19 @@ class SqliteStore(Store):
         alone = [number for number, *one in listed if found[tuple(one)].n == 1]
         if len(alone) > _CHUNK:    # then nearly all of it is to be shown
             return super().summary(run)
-        rows = [row for number in alone for row in self._read(_SQL_TASK, number)]
+        rows = [row for number in alone
+                for row in self._read('SELECT {task} FROM tasks WHERE id = ?', number)]
         if any(status in one.counts for one in found.values() for status in (FAILURE, ACTIVE)):
-            rows += self._read(_SQL_SHOWN, key, FAILURE, ACTIVE)
+            rows += self._read('SELECT {task} FROM tasks WHERE run = ? AND status IN (?, ?) '
+                               'ORDER BY id', key, FAILURE, ACTIVE)
         for record in map(_task_record, rows):
             if (record.path, record.kind) in found:
                 found[record.path, record.kind].show(record)
         return list(found.values())
 
 
-def _begin(db, run):
-    if db.execute(_SQL_REPLACE_RUN, run + run[:3]).rowcount:
-        return db.execute(_SQL_RUN_KEY, run[:2]).fetchone()[0]
-    key = (db.execute(_SQL_RUN_KEY, run[:2]).fetchone()
-           or db.execute(_SQL_NEW_RUN_KEY).fetchone())[0]
-    db.execute(_SQL_INSERT_RUN, (key,) + run)
-    return key
-
-
-def _finish(db, run):
-    return db.execute(_SQL_FINISH_RUN, (run.status, run.ended) + run[:3]).rowcount
+def _tables(db):
+    return {name for name, in db.execute('SELECT name FROM sqlite_master')}
 
 
 def _commit(db, rows):
@@ -4503,10 +4615,18 @@ def _with_utf8_error(record):
     return record if text == record.error else record._replace(error=text)
 
 
-def _combinations(*types):
-    """Return all tuples of types that a record's fields may have: ``(str, None)`` is either."""
-    return frozenset(itertools.product(*[[type(one) if one is None else one for one in (
-        each if isinstance(each, tuple) else (each,))] for each in types]))
+class _Types(dict):
+    """{types of the fields of a row: whether a record has such fields}, filled when asked."""
+
+    def __init__(self, *fields):
+        self._fields = [{type(one) if one is None else one
+                         for one in (each if isinstance(each, tuple) else (each,))}
+                        for each in fields]
+
+    def __missing__(self, types):
+        self[types] = len(types) == len(self._fields) and all(
+            one in known for one, known in zip(types, self._fields))
+        return self[types]
 
 
 # What a record read must look like: SQLite keeps no sum of what it has stored, and what another
@@ -4515,21 +4635,21 @@ _KINDS = frozenset(('leaf', 'container', 'loop', 'timer', 'iteration'))
 _TASK_STATUSES = frozenset((READY, ACTIVE, SUCCESS, FAILURE, '', 'over'))
 _RUN_STATUSES = frozenset((ACTIVE, 'stopped', SUCCESS, FAILURE))
 _TEXT, _TIME, _BYTES = (str, None), (float, None), (bytes, None)
-_TASK_TYPES = _combinations(str, str, int, int, str, str, int, _BYTES, _TIME, _TIME, _TIME,
-                            _TEXT, _BYTES, _TEXT, _TEXT)
+_TASK_TYPES = _Types(str, str, int, int, str, str, int, _BYTES, _TIME, _TIME, _TIME,
+                     _TEXT, _BYTES, _TEXT, _TEXT, _TEXT, _TIME, _TEXT)
+_RUN_TYPES = _Types(str, str, int, str, str, _TIME, _TIME, str, str, _TEXT)
 _new_tuple = tuple.__new__    # for what is made for each task: a third of the time of _make()
-_RUN_TYPES = _combinations(str, str, int, str, str, _TIME, _TIME, str, str)
 
 
 def _task_record(row):
-    if (tuple(map(type, row)) not in _TASK_TYPES or row[4] not in _KINDS
+    if (not _TASK_TYPES[tuple(map(type, row))] or row[4] not in _KINDS
             or row[5] not in _TASK_STATUSES):
         raise _damaged_record('task', row)
     return _new_tuple(TaskRecord, row[:6] + (row[6] != 0,) + row[7:])
 
 
 def _run_record(row):
-    if tuple(map(type, row)) not in _RUN_TYPES or row[4] not in _RUN_STATUSES:
+    if not _RUN_TYPES[tuple(map(type, row))] or row[4] not in _RUN_STATUSES:
         raise _damaged_record('run', row)
     return RunRecord._make(row)
 
@@ -9042,6 +9162,19 @@ class _DriverPort(Port):
             self._waker[0].recv(4096)
 
 
+def _waits_of(task):
+    """Return the last fields of a `TaskRecord`: its item as text, and what the task waited for."""
+    scope, cause = task.scope, task.cause
+    return (None if task.step.children is not None or scope.blob is None
+            else _item_text(scope.item), task.ready_at,
+            None if cause is None else '%s %s' % (cause[0].path, cause[1]))
+
+
+def _item_text(item):
+    """Return a loop item as text, to be shown; it is stored with each task."""
+    return masked(_shown(str, item))[:200]
+
+
 class _Batch:
     """What is in the next commit, and what follows it.
 
@@ -9167,7 +9300,7 @@ class _Batch:
             status == SUCCESS and step.children is not None and task.left,
             task.scope.blob if step.children is None else None, task.due, task.started, task.ended,
             job.process if job is not None and status == ACTIVE else None,
-            task.result, task.error, task.events))
+            task.result, task.error, task.events) + _waits_of(task))
 
 
 class _Retries:
@@ -9487,7 +9620,8 @@ class PlanWalk:
         ended = task.ended or self.clock()
         self.batch.rows.append(TaskRecord(
             task.step.path, task.sequence, recovery, attempt, task.step.kind, status, False,
-            blob, None, task.started or ended, ended, result=task.result, error=error))
+            blob, None, task.started or ended, ended, None, task.result, error, None,
+            *_waits_of(task)))
         task.started = task.ended = task.result = task.events = None
         if recovery != self.run_record.recovery and task.reacts_to:
             self.log.reacts_again(task, status)
@@ -9526,14 +9660,14 @@ class PlanWalk:
             earlier = None
         if (blob is not None and (earlier is None or past.item is None)
                 and step.kind == 'container'):
-            self._record_iteration(task, '', blob)
+            self._record_iteration(task, '', blob, _item_text(item))
         return engine.opened(task, item, blob, earlier, past.floor, self.clock())
 
-    def _record_iteration(self, task, status, blob=None):
+    def _record_iteration(self, task, status, blob=None, text=None):
         """Store the item of a container's next iteration, or that there is none."""
         self.batch.rows.append(TaskRecord(
             task.step.path, self.next_sequence(task), self.run_record.recovery, 1, 'iteration',
-            status, item=blob))
+            status, item=blob, item_text=text))
 
     def _refuse_other_item(self, task):
         """Say why an iteration cannot run with another loop item than recorded, or return None."""
@@ -11177,6 +11311,8 @@ class _Run:
         if history is not None:
             history.collect()
             history.log_differences(details)
+        if not store.volatile:
+            run = run._replace(plan=store.keep_plan(plan_text(flow.compile())))
         store.begin(run)
         self.began = True
         for old in dead:    # not earlier: `begin` looks for those that have begun meanwhile

@@ -262,6 +262,19 @@ class StoreContract:
         store.begin(a_run(recovery=1))
         assert list(store.tasks(run)) == [a_task()]
 
+    def test_a_plan_is_kept_for_all_runs_that_name_it(self, store):
+        runs = []
+        for name, text in (('r1', '{"steps": []}'), ('r2', '["\u00fc"]'),
+                           ('r3', '{"steps": []}')):
+            runs.append(a_run(name, plan=store.keep_plan(text)))
+            store.begin(runs[-1])
+        store.begin(a_run('r4'))
+        assert runs[0].plan == runs[2].plan != runs[1].plan
+        assert [store.plan(one) for one in runs] == ['{"steps": []}', '["\u00fc"]',
+                                                     '{"steps": []}']
+        assert store.plan(a_run('r4')) is None
+        assert list(store.runs()) == runs + [a_run('r4')]
+
     def test_finishing_replaces_status_and_end_alone(self, store, run):
         store.finish(run._replace(status='failure', ended=1700000009.0, steps='other'))
         assert store.latest('etl') == run._replace(status='failure', ended=1700000009.0)
@@ -297,7 +310,8 @@ class StoreContract:
     def test_a_task_comes_back_as_it_was_stored(self, store, run):
         task = a_task(
             status='failure', handled=True, item=pickle.dumps(None), due=1.5, started=2.5,
-            ended=3.25, process='{}', result=b'\0\xff', events='["e"]',
+            ended=3.25, process='{}', result=b'\0\xff', events='["e"]', item_text='\u00fc',
+            ready_at=2.25, waited_for='a b success',
             error='ValueError: \u00fc\u4e2d \U0001f600')
         store.commit(run, [task])
 

@@ -1,6 +1,7 @@
 """Damaged stores: each gives a sentence and exit code 4, and the file stays as it is."""
 
 import contextlib
+import gzip
 import os
 import random
 import shutil
@@ -265,6 +266,9 @@ class Interrupted:
     def fetchone(self):
         return self.rows[0]
 
+    def __iter__(self):
+        return iter(self.rows)
+
 
 def test_a_store_that_is_just_being_made_is_not_taken_for_damaged(tmp_path):
     path = str(tmp_path / 'etl.db')
@@ -277,21 +281,21 @@ def test_a_store_that_is_just_being_made_is_not_taken_for_damaged(tmp_path):
 
 # Formats
 
-#: What makes a second format of the first: so much that its pages do not stay in memory.
-SECOND = ['PRAGMA cache_size = 1', 'CREATE TABLE more (name TEXT, value TEXT)',
-          'ALTER TABLE tasks ADD COLUMN host TEXT'] + [
-          "INSERT INTO more SELECT name, hex(zeroblob(8000)) FROM meta"] * 100
+#: What a later version may add: so much that its pages do not stay in memory.
+MORE = ['PRAGMA cache_size = 1', 'CREATE TABLE more (name TEXT, value TEXT)',
+        'ALTER TABLE tasks ADD COLUMN host TEXT'] + [
+        "INSERT INTO more SELECT name, hex(zeroblob(8000)) FROM meta"] * 100
 
 
 def make_newer(night, killed_at=None):
-    """Put a version beside the flow that has a further format; it may kill itself there."""
+    """Put a version beside the flow that adds something to a store; it may kill itself there."""
     source = content(sequent.__file__).decode()
     for old, new in (
-            ('\n),)\n', '\n), %r)\n' % SECOND),
-            ('                db.execute(statement)\n',
-             '                if statements.index(statement) == %r and len(missing) == 1:\n'
-             '                    os.kill(os.getpid(), 9)\n'
-             '                db.execute(statement)\n' % killed_at),
+            ("waited_for TEXT')),)\n", "waited_for TEXT')), ('more', %r))\n" % MORE),
+            ('            db.execute(statement)\n',
+             '            if statement in %r[1:] and %r.index(statement) == %r:\n'
+             '                os.kill(os.getpid(), 9)\n'
+             '            db.execute(statement)\n' % (MORE, MORE, killed_at)),
             ("        db.execute('COMMIT' if missing",
              "        if %r == 'end': os.kill(os.getpid(), 9)\n"
              "        db.execute('COMMIT' if missing" % killed_at)):
@@ -301,10 +305,23 @@ def make_newer(night, killed_at=None):
         file.write(source)
 
 
-def format_of(path):
+def make_older(night):
+    """Put version 4.0.0 beside the flow, which knows nothing of plans."""
+    packed = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'data', 'sequent-4.0.0.gz')
+    with gzip.open(packed) as source, open(os.path.join(night.folder, 'sequent.py'), 'wb') as file:
+        shutil.copyfileobj(source, file)
+
+
+def make_ours(night):
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(night.folder, 'sequent.py'))
+
+
+def tables_of(path):
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert database.execute('PRAGMA integrity_check').fetchall() == [('ok',)]
-        return database.execute('PRAGMA user_version').fetchone()[0]
+        assert database.execute('PRAGMA user_version').fetchall() == [(1,)]
+        return {name for name, in database.execute('SELECT name FROM sqlite_master')}
 
 
 def assert_recovered(night):
@@ -313,8 +330,7 @@ def assert_recovered(night):
     assert night.count('process') == 0, 'a success ran again'
 
 
-def test_an_older_store_is_brought_up_to_date_by_a_recovery_and_nothing_is_lost(damaged):
-    # semantics 6.7
+def test_what_a_later_version_adds_is_added_by_a_recovery_and_nothing_is_lost(damaged):
     make_newer(damaged)
     before = damaged.left_alone()
     assert 'process' in damaged.run('status').output
@@ -322,23 +338,48 @@ def test_an_older_store_is_brought_up_to_date_by_a_recovery_and_nothing_is_lost(
 
     assert_recovered(damaged)
 
-    assert format_of(damaged.store) == 2
-    os.unlink(os.path.join(damaged.folder, 'sequent.py'))
-    assert_refused(damaged.run('status'), damaged.store, 'newer sequent')
+    assert 'more' in tables_of(damaged.store)
+    make_ours(damaged)
+    assert 'process' in damaged.run('status').output
+    assert damaged.run('run', '--run-id', 'r2').code == 0
 
 
 @pytest.mark.parametrize('killed_at', [1, 2, 3, 'end'])
-def test_a_store_whose_change_to_a_newer_format_was_killed_is_the_older_one(damaged, killed_at):
-    # semantics 6.7
+def test_a_store_to_which_an_addition_was_killed_is_as_it_was(damaged, killed_at):
     make_newer(damaged, killed_at)
     assert damaged.run('recover').code == -signal.SIGKILL
     if killed_at == 'end':
         assert os.path.getsize(damaged.store + '-journal') > 0, 'nothing had been written'
 
-    os.unlink(os.path.join(damaged.folder, 'sequent.py'))
+    make_ours(damaged)
     assert_recovered(damaged)
 
-    assert format_of(damaged.store) == 1
+    assert 'more' not in tables_of(damaged.store)
+
+
+@pytest.mark.parametrize('verb', ['recover', 'continue'])
+@pytest.mark.parametrize('first, second', [(make_older, make_ours), (make_ours, make_older)])
+def test_a_run_that_was_killed_under_one_version_is_gone_on_with_under_the_other(
+        night, first, second, verb):
+    first(night)
+    supervisor = night.start('run', HOLD='last')
+    night.journal.pid('last')
+    supervisor.kill()
+    supervisor.wait()
+    assert ('plans' in tables_of(night.store)) is (first is make_ours)
+    night.finish()
+    wait_until(lambda: night.statuses().get('last') == 'active', 'the start of the last step')
+
+    second(night)
+    assert 'process' in night.run('status', '--all').output
+    assert night.run(verb).code == 0
+
+    assert [night.count(step) for step in ('process', 'inline', 'program')] == [1, 1, 1]
+    assert 'plans' in tables_of(night.store)
+    first(night)
+    assert night.statuses() == dict.fromkeys(('process', 'inline', 'program', 'last'), 'success')
+    assert night.run('run', '--run-id', 'r2').code == 0
+    assert 'r1' in night.run('history').output
 
 
 # While a run goes on

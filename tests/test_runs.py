@@ -775,3 +775,32 @@ def test_a_recovery_names_the_run_it_takes_and_another_one_that_is_not_done(tmp_
     assert 'run failed of flow etl, the latest one' in text
     assert told(caplog, 'WARNING', recovery(run_id='crashed')) == []
     assert told(caplog, 'WARNING', recovery()) == []
+
+
+# What is kept for those who look
+
+
+def test_a_store_keeps_the_plan_the_items_and_what_each_task_waited_for(tmp_path):
+    path = str(tmp_path / 'etl.db')
+    flow = a_flow(path, config={'max_concurrent': 1})
+    first = flow.add_step('first', func=len, args=('x',))
+    part = flow.add_step('part', loop=['a', '\u00fc' * 300], require=first)
+    part.add_step('read', func=len, args=('x',))
+    flow.add_step('last', func=len, args=('x',), require=sequent.or_((part, 'failure'), part))
+    assert flow() is True
+
+    with contextlib.closing(SqliteStore(path)) as store:
+        store.open(create=False)
+        [run] = store.runs()
+        plan = json.loads(store.plan(run))
+        tasks = {(one.path, one.sequence): one for one in store.tasks(run)}
+    assert [(one['path'], one.get('in'), one.get('loop')) for one in plan['steps']] == [
+        ('first', None, None), ('part', None, True), ('part_read', 'part', None),
+        ('last', None, None)]
+    assert plan['steps'][3]['require'] == {'any': [['part', 'failure'], ['part', 'success']]}
+    assert [tasks['part_read', '1.%d' % n].item_text for n in (1, 2)] == ['a', '\u00fc' * 200]
+    assert tasks['first', '1'].waited_for is None
+    assert tasks['part', '1'].waited_for == 'first success'
+    assert tasks['last', '1'].waited_for == 'part success'
+    assert (tasks['first', '1'].ended <= tasks['part', '1'].ready_at
+            <= tasks['part_read', '1.1'].ready_at <= tasks['part_read', '1.1'].started)

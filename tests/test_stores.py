@@ -279,7 +279,7 @@ def half_made(path):
         database = sqlite3.connect(PATH, isolation_level=None)
         database.execute('PRAGMA cache_size = 1')
         database.execute('BEGIN IMMEDIATE')
-        for statement in sequent._FORMATS[0]:
+        for statement in sequent._TABLES:
             database.execute(statement)
         for number in range(200):
             database.execute("INSERT INTO meta VALUES (?, ?)", (str(number), 'x' * 1000))
@@ -759,7 +759,8 @@ def test_no_query_of_tasks_reads_those_of_other_runs(stored):
 
 def query_plan(path, sql, parameters):
     with contextlib.closing(sqlite3.connect(path)) as database:
-        return [row[-1] for row in database.execute('EXPLAIN QUERY PLAN ' + sql, parameters)]
+        return [row[-1] for row in database.execute(
+            'EXPLAIN QUERY PLAN ' + sql.format(**sequent._COLUMNS), parameters)]
 
 
 # Process identity

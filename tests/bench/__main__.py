@@ -177,13 +177,17 @@ def commit_rows(folder, works, at_once=1, synchronous='FULL', statuses=('active'
         database.isolation_level = None
         database.execute('PRAGMA synchronous = ' + synchronous)
         database.execute('PRAGMA journal_mode = ' + journal)
-        for statement in sequent._FORMATS[0]:
+        for statement in vars(sequent).get('_TABLES') or sequent._FORMATS[0]:
             database.execute(statement)
+        for _, statements in vars(sequent).get('_ADDITIONS', ()):
+            for statement in statements:
+                database.execute(statement)
         waiting = []
         for number, work in enumerate(works, 1):
             work()
             waiting += [(number, 's%d' % number, '1', 0, 1, 'leaf', status, 0, None, None,
                          1767222000.5, 1767222001.5, None, None, None, None)
+                        + (None,) * (len(sequent.TaskRecord._fields) - 15)
                         for status in statuses]
             if len(waiting) == at_once * len(statuses):
                 database.execute('BEGIN IMMEDIATE')
