@@ -3374,8 +3374,8 @@ class Store(abc.ABC):
     (recovery, attempt).
 
     `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `keep_plan`,
-    `plan`, `fold` and `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds `StoreContract`,
-    which tests every promise made here.
+    `plan`, `fold` and `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds
+    `StoreContract`, which tests every promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -4141,7 +4141,8 @@ _ADVICE = (
      'the file open) and let it finish' % _BUSY),
     ('full', 'make room on the disk, then go on with the run (continue)'),
     ('readonly', 'make the file and its folder writable for this user'),
-    ('Permission denied|unable to open', 'make the file and its folder readable and writable for this user'),
+    ('Permission denied|unable to open', 'make the file and its folder readable and writable for '
+     'this user'),
     ('Read-only', 'give a store on a file system that can be written'),
     ('malformed|decode|no such table', 'the file is damaged: put a backup in its place, or move '
      'it away to start anew'),
