@@ -12510,6 +12510,7 @@ _VERBS = {
     'status': 'show the tasks of a run; iterations of loops as counts, failed and running ones '
               'in full',
     'history': 'show the runs in the store, every recovery on a line of its own',
+    'log': 'log STEP [SEQUENCE]: print the log of the last attempt of a task',
 }
 
 _EXAMPLES = """\
@@ -12522,6 +12523,7 @@ examples:
   {prog} nightly status        show what happened in the latest run
   {prog} nightly status --all --run-id 2024-12-31
   {prog} nightly history --json
+  {prog} nightly log extract   print the log of the step extract in the latest run
   {prog} jobs.month --flow payroll --store /var/lib/jobs/payroll.db
   {prog} nightly --set day=2024-12-31    run it with that value of its parameter day
   {prog} nightly -h            this text, and the parameters of nightly
@@ -12637,7 +12639,7 @@ def _make_parser():
     add('--run-id', metavar='ID', help='the name of the new run, or which run to recover, '
         'continue or show (default: the latest)')
     add('--recovery-run', metavar='N', type=int,
-        help='recover: start from the end of that recovery; status: show it')
+        help='recover: start from the end of that recovery; status, log: show it')
     add('--construct', metavar='NAME', help='what runs functions: process, thread, inline, ...')
     add('--max-concurrent', metavar='N', type=int, help='tasks running at one time; below 1: no '
         'limit')
@@ -12703,6 +12705,7 @@ def _parse_arguments(argv, stdout):
     options.module = options.verb = None
     if words:
         options.module, options.verb = words[0], (words[1:] or ['run'])[0]
+    options.step, options.sequence = (words[2:] + [None, None])[:2]
     return options
 
 
@@ -12743,8 +12746,11 @@ def _objection_to(options, words, parser):
         if words[0] in _VERBS:
             return 'the module comes first: %s %s %s' % (parser.prog, verb, words[0])
         return 'unknown verb %r%s' % (verb, _choices(verb, _VERBS))
-    if words[2:]:
-        return 'unexpected argument %r after the verb' % words[2]
+    most = 4 if verb == 'log' else 2
+    if words[most:]:
+        return 'unexpected argument %r after the verb' % words[most]
+    if verb == 'log' and not words[2:]:
+        return 'the log of which step? Give its path: %s %s log STEP' % (parser.prog, words[0])
     if options.instead is not None and verb not in options.instead[3]:
         *first, last = options.instead[3]
         return '%s goes with %s, not with %s' % (
@@ -12759,8 +12765,8 @@ def _objection_to(options, words, parser):
         return '--force-set goes with recover and continue, not with %s' % verb
     if options.assume_dead and verb not in ('run', 'recover', 'continue'):
         return '--assume-dead goes with run, recover and continue, not with %s' % verb
-    if options.recovery_run is not None and verb not in ('recover', 'status'):
-        return '--recovery-run goes with recover and status, not with %s' % verb
+    if options.recovery_run is not None and verb not in ('recover', 'status', 'log'):
+        return '--recovery-run goes with recover, status and log, not with %s' % verb
     return None
 
 
@@ -12890,7 +12896,7 @@ class _Values:
     def __init__(self, options):
         self.options = options
         self.recovering = options.verb in ('recover', 'continue')
-        self.looking = options.verb in ('status', 'history')
+        self.looking = options.verb in ('status', 'history', 'log')
         self.again = None
         self._settled = False   # the recorded values hold
         self._notes = []        # what to log of that
@@ -13417,7 +13423,8 @@ _RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': Ru
 
 def _apply(flow, session):
     """Apply the verb to the flow; return the exit code. What goes wrong is said here."""
-    verbs, options = {'list': _list, 'status': _status, 'history': _history}, session.options
+    options = session.options
+    verbs = {'list': _list, 'status': _status, 'history': _history, 'log': _log}
     try:
         _override(flow, options)
         session.values.settle(flow)
@@ -13746,6 +13753,67 @@ def _history(flow, options):
                 (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(run),
                  local_time(run.started), _span(run.started, run.ended)) for run in runs])
     return _EXIT_SUCCESS
+
+
+# log ------------------------------------------------------------------------------
+
+
+def _log(flow, options):
+    """Print the log of one task of a run."""
+    with opened_store(flow) as store, _output(options.stdout) as say:
+        run = _find_run(store, flow, options)
+        if run is None:
+            raise _UsageError('no run of flow %s in %s' % (flow.name, _store_name(store)))
+        record = _find_task(flow, run, store, options)
+        path = _find_log(flow, run, store, record)
+        with open(path, encoding='utf-8', errors='backslashreplace', newline='\n') as file:
+            for line in file:
+                say(line.rstrip('\n'))
+    return _EXIT_SUCCESS
+
+
+def _find_task(flow, run, store, options):
+    """Return the latest record of the task that the options choose.
+
+    Raises:
+        _UsageError: there is none, or there are several.
+    """
+    path, where = options.step, 'in run %r of flow %r' % (run.run_id, run.flow)
+    found = {record.sequence: record for record in store.tasks(run, upto=options.recovery_run)
+             if record.path == path and record.kind == 'leaf'}
+    if not found:
+        steps = {step.path: step for step in flow.steps()}
+        if path not in steps:
+            raise _UsageError('flow %r has no step %r%s' % (flow.name, path,
+                                                            _nearest(path, steps)))
+        raise _UsageError('step %r has no task %s: %s' % (path, where, (
+            'it has steps in it; give the path of one of these' if steps[path].children else
+            'it was not run; see status')))
+    if options.sequence is None and len(found) == 1:
+        return next(iter(found.values()))
+    if options.sequence in found:
+        return found[options.sequence]
+    few = list(itertools.islice(found, 20))
+    raise _UsageError('%s; its sequences: %s%s' % (
+        'step %r ran %d times %s, choose one with log %s SEQUENCE' % (
+            path, len(found), where, path) if options.sequence is None else
+        'step %r has no task at sequence %r %s' % (path, options.sequence, where),
+        ', '.join(few), ', ...' if len(found) > len(few) else ''))
+
+
+def _find_log(flow, run, store, record):
+    """Return the path of the log of the last attempt of a task that has one."""
+    place = run.flow, run.run_id, record.path, record.sequence, record.recovery
+    folder = flow.settings()['logdir'] or store.logs
+    paths = [json_object(record.process).get('log')]
+    paths += [log_path(folder, *place + (attempt,))
+              for attempt in range(max(1, record.attempt), 0, -1) if folder]
+    for path in paths:
+        if path and os.path.exists(path):
+            return path
+    raise _UsageError('there is no log of step %r at sequence %s: %s' % (
+        record.path, record.sequence, 'it would be %s; see config logdir' % (
+            paths[1]) if folder else 'the store has no folder for logs; set config logdir'))
 
 
 # list -----------------------------------------------------------------------------

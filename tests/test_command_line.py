@@ -1643,6 +1643,81 @@ def test_a_new_run_beside_a_living_orphan_exits_75(shop):
         assert_refused(shop('waiting', *words), 75, "'middle'", orphan)
 
 
+# log ##############################################################################
+
+
+def test_log_prints_the_log_of_a_task_of_the_latest_run(night):
+    night('night')
+
+    done = night('night', 'log', 'a')
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, 'it is a')
+
+
+def test_log_follows_a_task_to_the_recovery_in_which_it_ran(night):
+    night.write('night.py', NIGHT.replace('raise', "print('it is down')\n            raise"))
+    night('night', '--run-id', 'r')
+    mended(night)('night', 'recover')
+    night('night', '--run-id', 'later')
+
+    def log(*arguments):
+        return night('night', 'log', *arguments).stdout
+
+    assert 'it is a' in log('a', '--run-id', 'r')    # which the recovery did not run again
+    assert 'it is down' not in log('b', '--run-id', 'r')
+    assert 'it is down' in log('b', '--run-id', 'r', '--recovery-run', '0')
+    assert 'it is c' in log('c', '1', '--run-id', 'r')
+
+
+def test_log_is_of_the_last_attempt(shop):
+    shop.write('again.py', '''
+        import sequent as seq
+
+        def work():
+            print('attempt', seq.current().attempt)
+            raise ValueError('again')
+
+        flow = seq.Sequent(config={'retries': 2})
+        flow.add_step('work', func=work)
+        ''')
+    shop('again')
+
+    lines = shop('again', 'log', 'work').stdout.splitlines()
+
+    assert [line for line in lines if line.startswith('attempt')] == ['attempt 3']
+
+
+def test_log_of_a_step_that_ran_several_times_names_the_sequences(shop):
+    shop.write('loop.py', '''
+        import sequent as seq
+
+        flow = seq.Sequent()
+        each = flow.add_step('each', loop=['x', 'y'])
+        each.add_step('work', func=print, args=(each.item,))
+        ''')
+    shop('loop')
+
+    assert_refused(shop('loop', 'log', 'each_work'), 2, "step 'each_work' ran 2 times",
+                   'its sequences: 1.1, 1.2')
+    assert_refused(shop('loop', 'log', 'each_work', '1.7'), 2, "no task at sequence '1.7'",
+                   'its sequences: 1.1, 1.2')
+    assert_refused(shop('loop', 'log', 'each'), 2, "step 'each' has no task", 'steps in it')
+    assert shop('loop', 'log', 'each_work', '1.2').stdout.splitlines()[-1] == 'y'
+
+
+def test_log_says_what_it_does_not_find(night):
+    assert_refused(night('night', 'log', 'a'), 2, 'no run of flow night in')
+    night('night')
+
+    assert_refused(night('night', 'log', 'aa'), 2, "no step 'aa'", "did you mean 'a'?")
+    assert_refused(night('night', 'log', 'c'), 2, "step 'c' has no task", 'it was not run')
+    assert_refused(night('night', 'log', 'a', '--run-id', 'x'), 2, "no run 'x'")
+    assert 'the log of which step?' in night('night', 'log').stderr
+    assert "unexpected argument 'more'" in night('night', 'log', 'a', '1', 'more').stderr
+    shutil.rmtree(str(night.folder / 'night.run.db.logs'))
+    assert_refused(night('night', 'log', 'a'), 2, "no log of step 'a'", 'night.run.db.logs')
+
+
 # Eventor ##########################################################################
 
 EVENTS = '''
