@@ -1647,6 +1647,7 @@ def test_a_new_run_beside_a_living_orphan_exits_75(shop):
 
 
 def test_log_prints_the_log_of_a_task_of_the_latest_run(night):
+    # semantics 20.11
     night('night')
 
     done = night('night', 'log', 'a')
@@ -1670,6 +1671,7 @@ def test_log_follows_a_task_to_the_recovery_in_which_it_ran(night):
 
 
 def test_log_is_of_the_last_attempt(shop):
+    # semantics 20.11
     shop.write('again.py', '''
         import sequent as seq
 
@@ -1688,6 +1690,7 @@ def test_log_is_of_the_last_attempt(shop):
 
 
 def test_log_of_a_step_that_ran_several_times_names_the_sequences(shop):
+    # semantics 20.11
     shop.write('loop.py', '''
         import sequent as seq
 

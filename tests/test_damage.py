@@ -331,6 +331,7 @@ def assert_recovered(night):
 
 
 def test_what_a_later_version_adds_is_added_by_a_recovery_and_nothing_is_lost(damaged):
+    # semantics 6.7
     make_newer(damaged)
     before = damaged.left_alone()
     assert 'process' in damaged.run('status').output
@@ -346,6 +347,7 @@ def test_what_a_later_version_adds_is_added_by_a_recovery_and_nothing_is_lost(da
 
 @pytest.mark.parametrize('killed_at', [1, 2, 3, 'end'])
 def test_a_store_to_which_an_addition_was_killed_is_as_it_was(damaged, killed_at):
+    # semantics 6.7
     make_newer(damaged, killed_at)
     assert damaged.run('recover').code == -signal.SIGKILL
     if killed_at == 'end':
@@ -361,6 +363,7 @@ def test_a_store_to_which_an_addition_was_killed_is_as_it_was(damaged, killed_at
 @pytest.mark.parametrize('first, second', [(make_older, make_ours), (make_ours, make_older)])
 def test_a_run_that_was_killed_under_one_version_is_gone_on_with_under_the_other(
         night, first, second, verb):
+    # semantics 6.7
     first(night)
     supervisor = night.start('run', HOLD='last')
     night.journal.pid('last')

@@ -781,6 +781,7 @@ def test_a_recovery_names_the_run_it_takes_and_another_one_that_is_not_done(tmp_
 
 
 def test_a_store_keeps_the_plan_the_items_and_what_each_task_waited_for(tmp_path):
+    # semantics 6.13
     path = str(tmp_path / 'etl.db')
     flow = a_flow(path, config={'max_concurrent': 1})
     first = flow.add_step('first', func=len, args=('x',))

@@ -153,6 +153,7 @@ flow.add_step('c', func=print, args=('c',), require=b)
 
 
 def test_the_core_alone_runs_recovers_and_shows_functions_and_programs(tmp_path):
+    # semantics 21.1
     shutil.copy(os.path.join(ROOT, 'sequent.py'), str(tmp_path))
     (tmp_path / 'night.py').write_text(ALONE)
 
@@ -173,6 +174,7 @@ def test_the_core_alone_runs_recovers_and_shows_functions_and_programs(tmp_path)
 
 @pytest.mark.parametrize('option', ['-n', '--dry-run', '--self-check'])
 def test_the_core_alone_says_which_file_an_option_needs(tmp_path, option):
+    # semantics 21.6
     shutil.copy(os.path.join(ROOT, 'sequent.py'), str(tmp_path))
     (tmp_path / 'night.py').write_text(ALONE)
     name = 'self_check' if option == '--self-check' else 'dry_run'
