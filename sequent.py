@@ -79,7 +79,7 @@ __all__ = [
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
     'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord',
     'TaskConstruct', 'ProcessConstruct', 'ProgramConstruct', 'ThreadConstruct', 'InlineConstruct',
-    'Job', 'Outcome', 'run_job',
+    'Job', 'Outcome', 'run_job', 'Observer',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
     'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'ParameterError',
     'ProgramError',
@@ -9203,15 +9203,16 @@ class _Batch:
         self.dirty = {}  # type: typing.Dict[Task, None]
         self.rows = []  # type: typing.List[TaskRecord]
         self.ahead = {}  # type: typing.Dict[Task, None]
+        self._ahead_rows = []  # type: typing.List[TaskRecord]
         self.settled = []  # type: typing.List[tuple]
         self.waits = self.urgent = False
         self._moved = {}  # type: typing.Dict[Task, None]
-        self._timers = None  # type: typing.Any
+        self._timers = self.observers = None  # type: typing.Any
         self._window = 0.0
 
-    def open(self, timers, window):
-        """Have timers. ``window``: the most seconds for which a commit may wait."""
-        self._timers = timers
+    def open(self, timers, observers, window):
+        """Have timers and `_Observers`. ``window``: the most seconds that a commit may wait."""
+        self._timers, self.observers = timers, observers
         # Where a commit costs nothing, a window only makes commits few.
         self._window = min(window, 2e-3 if self.store.volatile else 86400)
 
@@ -9246,19 +9247,35 @@ class _Batch:
         if self._moved and (self.dirty or self.rows):
             self._timers.drop('moved')
             self._add_moved()
-        rows, store = self.rows, self.store
+        rows, store, told = self.rows, self.store, self.rows
+        ahead, self._ahead_rows = self._ahead_rows, []
+        if store.volatile and self.observers.closely:
+            told = list(rows)
         for task in self.dirty:
-            if not (store.volatile and task.status == SUCCESS and store.fold(
-                    self.run, task.step.path, task.sequence, task.step.kind)):
-                rows.append(self.record(task))
+            folded = store.volatile and task.status == SUCCESS and store.fold(
+                self.run, task.step.path, task.sequence, task.step.kind)
+            if not folded or told is not rows:
+                record = self.record(task)
+                if not folded:
+                    rows.append(record)
+                if told is not rows:
+                    told.append(record)
         self.rows, self.dirty = [], {}
         if self.waits:
             self._timers.drop('commit')
         self.waits = self.urgent = False
         if _parameters.secrets:
-            rows = [row._replace(error=masked(row.error)) if row.error else row for row in rows]
-        if rows:
-            store.commit(self.run, rows)
+            rows, told, ahead = map(_masked, (rows, told, ahead))
+        if rows or ahead:
+            store.commit(self.run, rows + ahead if ahead else rows)
+        if told:
+            self.observers.tell('committed', told)
+
+    def tell_start(self, task):
+        """Tell observers of a start that no commit shows them: it was stored ahead, or it is not
+        stored."""
+        if self.observers.closely:
+            self.observers.tell('committed', _masked([self.record(task)]))
 
     def settle(self):
         """Tell constructs which outcomes have been stored."""
@@ -9277,7 +9294,7 @@ class _Batch:
         """Store a task as active that starts before the next commit."""
         self.ahead[task] = None
         self.dirty.pop(task, None)
-        self.rows.append(self.record(task)._replace(status=ACTIVE))
+        self._ahead_rows.append(self.record(task)._replace(status=ACTIVE))
 
     def take_ahead(self, task):
         """Return whether the start of a task has been stored ahead."""
@@ -9302,6 +9319,11 @@ class _Batch:
             task.scope.blob if step.children is None else None, task.due, task.started, task.ended,
             job.process if job is not None and status == ACTIVE else None,
             task.result, task.error, task.events) + _waits_of(task))
+
+
+def _masked(records):
+    """Return `TaskRecord`s without the values of secret parameters."""
+    return [one._replace(error=masked(one.error)) if one.error else one for one in records]
 
 
 class _Retries:
@@ -9399,76 +9421,135 @@ class _Limits:
                        kinds=tuple(map(class_name, TimeoutError.__mro__)))
 
 
-class _RunLog:
-    """What the log says about a run.
+class Observer:
+    """Is told of a run: the base of all observers, and how to write one.
 
-    Args:
-        engine: the engine of the run.
-        run: the `RunRecord`.
+    An observer decides nothing. Its methods are called in the supervisor's loop, in its thread, so
+    they must not block: what takes its time, such as a mail, is done in a process of its own. An
+    observer that raises is reported once and told no more; the run goes on.
 
-    Attributes:
-        tells: whether the log shows what starts and succeeds.
-        trace: the traceback of the failure that is handed to the engine just now.
+    The least that works::
+
+        class Failures(sequent.Observer):
+            def committed(self, records):
+                for record in records:
+                    if record.status == 'failure':
+                        print(record.path, record.sequence, record.error)
+
+        flow.observe(Failures())
     """
 
-    def __init__(self, engine, run):
-        self.engine = engine
-        self.run = run
-        self.tells = True
-        self.trace = ''
-        self._failures = []    # the first 100 tasks that failed
-        self._kept = set()     # see `kept`
+    #: Whether to show each start and each success, also those that a volatile store only counts.
+    closely = True
+
+    def begun(self, run):
+        """A supervisor begins a run or goes on with it. ``run`` is a `RunRecord`."""
+
+    def committed(self, records):
+        """Statuses have been stored. ``records`` is a list of `TaskRecord`, oldest first.
+
+        A start is shown when the task is started, just before its function is called. A record
+        can come again, for instance when more is known of its process. The records of kind
+        ``iteration`` are those of loops.
+        """
+
+    def ended(self, run, ok):
+        """The supervisor has stored that a run is over, or, if its status is ``stopped``, that the
+        run can be continued.
+
+        Args:
+            run: a `RunRecord`.
+            ok: whether all went well so far.
+        """
+
+
+class _Observers:
+    """Tells observers what happens, and leaves out those that raise.
+
+    Args:
+        observers: a list of `Observer`.
+    """
+
+    SLOW = 1.0    # seconds after which an observer is warned of
+
+    def __init__(self, observers):
+        self._observers = list(observers)
+        self._slow = set()  # type: typing.Set[int]
+        self.closely = False
 
     def open(self):
-        self.tells = logger.isEnabledFor(logging.INFO)
+        self.closely = any(one.closely for one in self._observers)
 
-    def _traceback(self):
-        trace, self.trace = self.trace, ''
-        return '\n' + trace.rstrip() if trace else ''
+    def tell(self, method, *what):
+        """Call a method of each observer."""
+        for one in list(self._observers):
+            began = time.monotonic()
+            try:
+                getattr(one, method)(*what)
+            except _ANY_FAILURE as error:
+                self._observers.remove(one)
+                logger.error('observer %r raised %s in %s(): it is told no more, and the run goes '
+                             'on; mend it', one, describe_error(error), method, exc_info=True)
+            if time.monotonic() - began > self.SLOW and id(one) not in self._slow:
+                self._slow.add(id(one))
+                logger.warning('observer %r took %.3g s in %s(), in which nothing else was done; '
+                               'let it do that in a process of its own', one,
+                               time.monotonic() - began, method)
 
-    def started(self, job):
-        if self.tells:
-            logger.info('step %s at %s starts%s', job.name, job.sequence,
-                        ', attempt %d' % job.attempt if job.attempt > 1 else '')
 
-    def succeeded(self, task):
-        if self.tells:
-            logger.info('%s ended with success', _describe(task))
+class _LogObserver(Observer):
+    """Writes what happens into the log.
 
-    def failed(self, task):
-        if len(self._failures) < 100:
-            self._failures.append(task)
-        logger.error('%s failed%s: %s%s', _describe(task), ' (tolerated)' if task.borne else '',
-                     task.error, self._traceback())
+    The driver says by the other methods what records do not hold; that is logged with the record.
 
-    def retried(self, task, attempt, error, left):
-        """An attempt has failed; the next one is made in ``left`` seconds."""
-        logger.warning('%s failed, attempt %d of %d: %s; the next one is made %s%s',
-                       _describe(task), attempt, task.step.retries + 1, error,
-                       'in %.3g s' % left if left > 0 else 'at once', self._traceback())
+    Args:
+        store: an open store.
+        engine: the engine of the run.
 
-    def reacts_again(self, task, status):
-        """The failure to which a task had reacted came again."""
-        self.trace = ''
-        logger.warning('%s ended with %s, but step %s has failed again since it began: it '
-                       'runs again', _describe(task), status, task.reacts_to[0].step.path)
+    Attributes:
+        trace: the traceback of the failure that is handed to the engine just now.
+        logdir: folder of log files.
+    """
 
-    def kept(self, step, scope, again):
-        """A step keeps its earlier success, though another one, on which it depends, ran again."""
-        if (step, again) not in self._kept:
-            self._kept.add((step, again))
-            logger.warning('step %s at %s keeps its earlier success, though step %s, which it '
-                           'requires, ran again', step.path, scope.sequence, again.path)
+    def __init__(self, store, engine):
+        self.store = store
+        self.engine = engine
+        self.trace = self.logdir = ''
+        self._failures = []       # the first 100 tasks that failed
+        self._kept = set()        # see `kept`
+        self._running = set()     # attempts whose start was logged: path, sequence, ...
+        self._remarks = {}        # (path, sequence, recovery, attempt) -> [(level, text)]
 
-    @staticmethod
-    def handled(task, handler):
-        logger.info('%s: its failure was made good by step %s', _describe(task),
-                    handler.step.path)
+    def open(self, logdir):
+        self.closely = logger.isEnabledFor(logging.INFO)
+        self.logdir = logdir
 
-    def ended(self, status, logdir):
+    def begun(self, run):
+        logger.info('run %s of flow %s: %s%s, store %r', run.run_id, run.flow, run.mode,
+                    ' %d' % run.recovery if run.recovery else '', self.store)
+
+    def committed(self, records):
+        if not (self.closely or self._remarks):
+            return
+        for record in records:
+            place = record[:4]
+            if self._remarks:
+                self._log_remarks(place)
+            if record.status == ACTIVE and record.kind == 'leaf':
+                if place not in self._running:
+                    self._running.add(place)
+                    logger.info('step %s at %s starts%s', record.path, record.sequence, ', '
+                                'attempt %d' % record.attempt if record.attempt > 1 else '')
+            elif place in self._running:
+                self._running.remove(place)
+                if record.status == SUCCESS:
+                    logger.info('step %s at %s ended with success', record.path, record.sequence)
+
+    def ended(self, run, ok):
         """Say how the run ended, and which failures were made good."""
-        logger.info('run %s of flow %s: %s%s', self.run.run_id, self.run.flow, status,
-                    ', logs in %s' % logdir if logdir and os.path.isdir(logdir) else '')
+        logger.info('run %s of flow %s: %s%s', run.run_id, run.flow, run.status,
+                    ', logs in %s' % self.logdir
+                    if self.logdir and os.path.isdir(self.logdir) else '')
         for task in self._failures:
             around = task    # a failure in a container whose failure was made good was so, too
             while around is not None and not (around.borne or around.handled):
@@ -9490,6 +9571,67 @@ class _RunLog:
                 "{'handled_by': 'complete'})",
                 task.step.path, failed.step.path, task.step.path)
 
+    # What records do not hold.
+
+    def _remark(self, task, recovery, attempt, level, text, *args):
+        place = task.step.path, task.sequence, recovery, attempt
+        self._remarks.setdefault(place, []).append((level, text % args))
+
+    def _log_remarks(self, place):
+        for level, text in self._remarks.pop(place, ()):
+            logger.log(level, '%s', text)
+
+    def flush(self):
+        """Log what has not been stored, as the store has failed."""
+        for place in list(self._remarks):
+            self._log_remarks(place)
+
+    def _traceback(self):
+        trace, self.trace = self.trace, ''
+        return '\n' + trace.rstrip() if trace else ''
+
+    def failed(self, task):
+        if len(self._failures) < 100:
+            self._failures.append(task)
+        self._remark(task, task.recovery, task.attempt, logging.ERROR, '%s failed%s: %s%s',
+                     _describe(task), ' (tolerated)' if task.borne else '', task.error,
+                     self._traceback())
+
+    def dropped(self, task):
+        """A task that waited for its next attempt has failed; its record stays."""
+        self.failed(task)
+        self._log_remarks((task.step.path, task.sequence, task.recovery, task.attempt))
+
+    def retried(self, task, recovery, attempt, error, left):
+        """An attempt has failed; the next one is made in ``left`` seconds."""
+        self._remark(task, recovery, attempt, logging.WARNING,
+                     '%s failed, attempt %d of %d: %s; the next one is made %s%s', _describe(task),
+                     attempt, task.step.retries + 1, error,
+                     'in %.3g s' % left if left > 0 else 'at once', self._traceback())
+
+    def reacts_again(self, task, recovery, attempt, status):
+        """The failure to which a task had reacted came again."""
+        self.trace = ''
+        self._remark(task, recovery, attempt, logging.WARNING, '%s ended with %s, but step %s has '
+                     'failed again since it began: it runs again', _describe(task), status,
+                     task.reacts_to[0].step.path)
+
+    def handled(self, task, handler):
+        """A failure was made good."""
+        self._remark(task, task.recovery, task.attempt, logging.INFO, '%s: its failure was made '
+                     'good by step %s', _describe(task), handler.step.path)
+
+    def kept(self, step, scope, again):
+        """A step keeps its earlier success, though another one, on which it depends, ran again."""
+        if (step, again) not in self._kept:
+            self._kept.add((step, again))
+            logger.warning('step %s at %s keeps its earlier success, though step %s, which it '
+                           'requires, ran again', step.path, scope.sequence, again.path)
+
+    def adopted(self, task):
+        """A process that an earlier supervisor left is the job of a task now."""
+        self._running.add((task.step.path, task.sequence, task.recovery, task.attempt))
+
 
 class PlanWalk:
     """Goes through a plan: hands to the engine what happens, answers what the engine asks for.
@@ -9508,7 +9650,7 @@ class PlanWalk:
 
     Attributes:
         batch: what is to be started and stored, a `_Batch`.
-        log: a `_RunLog`.
+        log: a `_LogObserver`.
         triggers: what is to be raised from outside: (event, sequence).
         orphans: {(path, sequence): record} of the processes to whose tasks the engine has not
             come.
@@ -9529,7 +9671,7 @@ class PlanWalk:
         self.batch = _Batch(store, run, self.clock)
         self.results = _Results(store, run, flow.module)
         self.loops = _Loops(self.results)
-        self.log = _RunLog(self.engine, run)
+        self.log = _LogObserver(store, self.engine)
         self.retries = _Retries(plan, run)
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
         self.orphans = {}  # type: typing.Dict[tuple, TaskRecord]
@@ -9593,7 +9735,7 @@ class PlanWalk:
         elif kind == 'attempt':
             self._note_attempt(*what)
         elif kind == 'dropped':
-            self.log.failed(what)
+            self.log.dropped(what)
         elif kind == 'handled':
             self._note_handled(*what)
         elif kind == 'kept':
@@ -9625,9 +9767,10 @@ class PlanWalk:
             *_waits_of(task)))
         task.started = task.ended = task.result = task.events = None
         if recovery != self.run_record.recovery and task.reacts_to:
-            self.log.reacts_again(task, status)
+            self.log.reacts_again(task, recovery, attempt, status)
         else:
-            self.log.retried(task, attempt, error, round(task.due - self.clock(), 2))
+            self.log.retried(task, recovery, attempt, error,
+                             round(task.due - self.clock(), 2))
 
     # The iterations of containers.
 
@@ -9719,7 +9862,8 @@ class _Starter:
         driver: a `Driver`.
 
     Attributes:
-        inline: the inline jobs whose start is stored, with their constructs.
+        inline: the inline jobs whose start is stored: (job, construct, whether observers are still
+            to be told).
     """
 
     def __init__(self, driver):
@@ -9812,8 +9956,9 @@ class _Starter:
             elif not self._prepare(job, construct, len(jobs)):
                 continue
             elif stored and construct.inline:
-                self.inline.append((job, construct))
+                self.inline.append((job, construct, True))
             elif stored and not construct.can_adopt:
+                batch.tell_start(task)
                 self.release(job, construct)
             else:
                 jobs.append((job, construct))
@@ -9887,10 +10032,9 @@ class _Starter:
     def release(self, job, construct):
         """Start a job whose start is stored."""
         if construct.inline:
-            self.inline.append((job, construct))
+            self.inline.append((job, construct, False))
             return
         driver = self.driver
-        driver.log.started(job)
         driver.jobs[job] = construct
         driver.limits.begin(job, construct, driver.clock())
         if construct.relays and job.config['capture'] == 'relay':
@@ -9899,10 +10043,11 @@ class _Starter:
 
     def call_inline(self):
         """Run the first inline job whose start is stored."""
-        driver, (job, construct) = self.driver, self.inline.popleft()
-        driver.log.started(job)
+        driver, (job, construct, stored) = self.driver, self.inline.popleft()
         began = time.monotonic()
         job.task.started = driver.clock.offset + began
+        if stored:
+            driver.batch.tell_start(job.task)
         driver.batch.wait()
         driver.jobs[job] = construct
         try:
@@ -9921,7 +10066,7 @@ class _Starter:
         inline, self.inline = self.inline, collections.deque()
         self._short.clear()
         self.driver.batch.starting = []
-        return [job for job, _ in inline]
+        return [job for job, _, _ in inline]
 
 
 class _Orphans:
@@ -9988,6 +10133,7 @@ class _Orphans:
             record, outcome = self._ended.pop(key)
             driver.port.done(job, outcome)
         task.started = record.started
+        driver.log.adopted(task)
 
     def finish(self, job, outcome):
         """An orphan ended before the engine came to its task, which may be gone from the flow."""
@@ -10214,7 +10360,8 @@ class Driver(PlanWalk):
         self._private_logdir = ''
         self.port = _DriverPort(store, self.batch, settings)
         self.timers = _Timers(self.clock)
-        self.batch.open(self.timers, settings['group_commit'])
+        self.observers = _Observers([self.log] + flow.observers)
+        self.batch.open(self.timers, self.observers, settings['group_commit'])
         self.limits = _Limits(self.timers, settings['shutdown_grace'])
         self.relay = LogRelay()
         self.starter = _Starter(self)
@@ -10486,8 +10633,6 @@ class Driver(PlanWalk):
         self.log.trace = outcome.trace
         task.job = None    # a circle would keep both until the garbage collector comes by
         self.feed(self.engine.done(task, outcome.status, outcome.error, again, now))
-        if task.status == SUCCESS:
-            self.log.succeeded(task)
 
     def _note_end(self, job, construct, outcome):
         """Note how soon the end of a job is to be stored, and when it began."""
@@ -10532,9 +10677,10 @@ class Driver(PlanWalk):
 
     def _open(self):
         self.pid = os.getpid()
-        self.log.open()
         if not self.logdir:
             self.logdir = self._private_logdir = self._make_private_logdir()
+        self.log.open(self.logdir)
+        self.observers.open()
         self.port.open()
         # Threads share the environment, so only what does not change can stand in it for them.
         _run_environment.enter(self.starter.constant_env)
@@ -10556,6 +10702,7 @@ class Driver(PlanWalk):
         for construct in self._constructs:
             construct.close()
         self._constructs = []
+        self.log.flush()
         _run_environment.leave(self.starter.constant_env)
         self._leave_folders()
         self.port.close()
@@ -11200,9 +11347,9 @@ class _Run:
         self.mode, self.recovery_run = RunMode.continue_, None
 
     def _finish(self, status):
-        self.store.finish(self.driver.run_record._replace(
-            status=status, ended=self.driver.clock()))
-        self.driver.log.ended(status, self.driver.logdir)
+        run = self.driver.run_record._replace(status=status, ended=self.driver.clock())
+        self.store.finish(run)
+        self.driver.observers.tell('ended', run, self.driver.engine.ok)
 
     def _abandon(self, error):
         """A signal or an error ended the run: record what can be; `run` again would continue."""
@@ -11233,6 +11380,7 @@ class _Run:
                 self._held = held.pop_all()
             self.outcome = None
         self.store.begin(self._run_record(run, self._consists_of()[1]))
+        self.driver.observers.tell('begun', run)
 
     def _start(self):
         """Open the store, take the locks, find out what to build on, begin."""
@@ -11318,11 +11466,10 @@ class _Run:
         self.began = True
         for old in dead:    # not earlier: `begin` looks for those that have begun meanwhile
             store.finish(old._replace(status='stopped'))
-        logger.info('run %s of flow %s: %s%s, store %r', run.run_id, flow.name, run.mode,
-                    ' %d' % run.recovery if run.recovery else '', store)
         driver = Driver(flow.compile(), store, run, settings, history, flow,
                         settings['logdir'] or store.logs)
         driver.triggers.extend(map(tuple, flow.pending))
+        driver.observers.tell('begun', run)
         return driver
 
     def _look_back(self, run, last):
@@ -11523,6 +11670,8 @@ class _Flow(abc.ABC):
         self.store = None  # type: typing.Any
         #: The [event, sequence] pairs that the run is told to raise from outside.
         self.pending = []  # type: typing.List[list]
+        #: What is told of each run of this object: see `observe`.
+        self.observers = []  # type: typing.List[Observer]
         self._current = _Run(self, run_mode, run_id, recovery_run)
         self._closed = False
         self._running = False
@@ -12063,6 +12212,13 @@ class _Flow(abc.ABC):
     def run_id(self):
         """The name of the run; '' while it is not known which one is gone on with."""
         return self._current.run_id
+
+    def observe(self, observer):
+        """Let an `Observer` be told of the runs that this object begins from now on."""
+        if not isinstance(observer, Observer):
+            raise FlowTypeError('%r cannot be observed by %r: derive its class from '
+                                'sequent.Observer' % (self, observer))
+        self.observers.append(observer)
 
     def preview(self, walk):
         """Return a context manager that gives what ``run()`` would do now: see `_Run.preview`."""
