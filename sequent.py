@@ -9272,8 +9272,7 @@ class _Batch:
             self.observers.tell('committed', told)
 
     def tell_start(self, task):
-        """Tell observers of a start that no commit shows them: it was stored ahead, or it is not
-        stored."""
+        """Tell observers of a start that was stored ahead."""
         if self.observers.closely:
             self.observers.tell('committed', _masked([self.record(task)]))
 
@@ -9441,6 +9440,8 @@ class Observer:
 
     #: Whether to show each start and each success, also those that a volatile store only counts.
     closely = True
+    #: Seconds after which a call is warned of, as nothing else is done meanwhile.
+    SLOW = 1.0
 
     def begun(self, run):
         """A supervisor begins a run or goes on with it. ``run`` is a `RunRecord`."""
@@ -9470,8 +9471,6 @@ class _Observers:
         observers: a list of `Observer`.
     """
 
-    SLOW = 1.0    # seconds after which an observer is warned of
-
     def __init__(self, observers):
         self._observers = list(observers)
         self._slow = set()  # type: typing.Set[int]
@@ -9490,7 +9489,7 @@ class _Observers:
                 self._observers.remove(one)
                 logger.error('observer %r raised %s in %s(): it is told no more, and the run goes '
                              'on; mend it', one, describe_error(error), method, exc_info=True)
-            if time.monotonic() - began > self.SLOW and id(one) not in self._slow:
+            if time.monotonic() - began > one.SLOW and id(one) not in self._slow:
                 self._slow.add(id(one))
                 logger.warning('observer %r took %.3g s in %s(), in which nothing else was done; '
                                'let it do that in a process of its own', one,
@@ -9943,14 +9942,15 @@ class _Starter:
     def prepare(self):
         """Make jobs of the tasks that are to start; return those that wait for the commit."""
         batch, jobs = self.driver.batch, []  # type: typing.Any, list
+        # Where there is nothing to survive, and nobody looks, no start waits for its commit.
+        free = self.driver.store.volatile and not self.driver.observers.closely
         starting, batch.starting = batch.starting, []
         for task in starting:
             construct = task.step.step.construct
             job = self._make_job(task)
             if task.step.fills is not None and not task.adopted and not self._fill(job, task):
                 continue
-            # Where there is nothing to survive, no start waits for its commit.
-            stored = bool(batch.ahead) and batch.take_ahead(task) or self.driver.store.volatile
+            stored = bool(batch.ahead) and batch.take_ahead(task) or free
             if task.adopted:
                 self.driver.adoption.adopt(job)
             elif not self._prepare(job, construct, len(jobs)):
@@ -12213,6 +12213,16 @@ class _Flow(abc.ABC):
         """The name of the run; '' while it is not known which one is gone on with."""
         return self._current.run_id
 
+    @property
+    def run_mode(self):
+        """How the run begins, or began: a `RunMode`."""
+        return self._current.mode
+
+    @property
+    def recovery_run(self):
+        """The recovery whose end the run begins with; None: the latest."""
+        return self._current.recovery_run
+
     def observe(self, observer):
         """Let an `Observer` be told of the runs that this object begins from now on."""
         if not isinstance(observer, Observer):
@@ -12225,6 +12235,7 @@ class _Flow(abc.ABC):
         return self._current.preview(walk)
 
     def is_running(self):
+        """Return whether `run` has been called and has not returned."""
         return self._running
 
     def count_sequence(self, event, sequence):

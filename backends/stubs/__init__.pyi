@@ -40,7 +40,7 @@ __all__ = [
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
     'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord',
     'TaskConstruct', 'ProcessConstruct', 'ProgramConstruct', 'ThreadConstruct', 'InlineConstruct',
-    'Job', 'Outcome', 'run_job',
+    'Job', 'Outcome', 'run_job', 'Observer',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
     'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'ParameterError',
     'ProgramError',
@@ -372,6 +372,13 @@ class Job:
     @log.setter
     def log(self, path: Optional[str]) -> None: ...
 
+class Observer:
+    closely: bool
+    SLOW: float
+    def begun(self, run: RunRecord) -> None: ...
+    def committed(self, records: List[TaskRecord]) -> None: ...
+    def ended(self, run: RunRecord, ok: bool) -> None: ...
+
 class Port(ABC):
     stopping: bool
     config: Dict[str, Any]
@@ -518,11 +525,16 @@ _Store: TypeAlias = Union[_Path, Store, Type[Store], None]
 
 class _Flow(ABC):
     name: str
-    run_id: str
-    run_mode: RunMode
-    recovery_run: Optional[int]
     logging_level: Union[int, str]
     store: Optional[Store]
+    pending: List[List[str]]
+    observers: List[Observer]
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def run_mode(self) -> RunMode: ...
+    @property
+    def recovery_run(self) -> Optional[int]: ...
     def __init__(
         self, name: str, store: _Store, run_mode: _Mode, recovery_run: Optional[int],
         run_id: Optional[str], logging_level: Union[int, str], config: _Config,
@@ -538,6 +550,8 @@ class _Flow(ABC):
         self, max_loops: int = -1, run_mode: Optional[_Mode] = None,
         run_id: Optional[str] = None, recovery_run: Optional[int] = None) -> bool: ...
     def close(self) -> None: ...
+    def observe(self, observer: Observer) -> None: ...
+    def is_running(self) -> bool: ...
     def compile(self) -> Any: ...
     def settings(self) -> Dict[str, Any]: ...
     def steps(self) -> List[Step]: ...
