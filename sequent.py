@@ -11638,6 +11638,141 @@ class _Run:
         return outstanding + (0 if self.driver.begun else initial), left
 
 
+def _default_name(path):
+    name = os.path.basename(path) if path else 'sequent'
+    return name[:-3] if name.endswith('.py') else name
+
+
+def _checked_mode(mode, who):
+    try:
+        return RunMode(mode)
+    except ValueError:
+        raise FlowError('%s: unknown run_mode %r%s'
+                        % (who, mode, _choices(mode, RunMode))) from None
+
+
+def _check_run(who, run_id, recovery_run):
+    if recovery_run is not None and (isinstance(recovery_run, bool)
+                                     or not isinstance(recovery_run, int) or recovery_run < 0):
+        raise FlowTypeError('%s: recovery_run must be an int of 0 or more, not %r'
+                            % (who, recovery_run))
+    if run_id is not None and not isinstance(run_id, str):
+        raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
+    _check_text(run_id or '', '%s: its run_id' % who)
+
+
+def _command(who, func, command):
+    """Return the `Command` that ``command=`` is short for."""
+    if func is not None:
+        raise FlowTypeError('%s: give func or command, not both' % who)
+    try:
+        return command if isinstance(command, Command) else Command(command)
+    except (FlowError, FlowTypeError) as error:
+        raise type(error)('%s: %s' % (who, error)) from None
+
+
+def _checked_common(who, func, args, kwargs, acquires, releases, recovery, config, handles,
+                    warnings):
+    """Return what both facades' steps are given, checked."""
+    if not isinstance(handles, bool):
+        raise FlowTypeError('%s: handles must be True or False, not %r' % (who, handles))
+    if not isinstance(args, (tuple, list)):
+        raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
+    if not isinstance(kwargs, dict) or kwargs and any(
+            not isinstance(key, str) for key in kwargs):
+        raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
+    if (args or kwargs) and isinstance(func, Command):
+        raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
+                            'or kwargs' % who)
+    return {
+        'handles': handles, 'args': tuple(args),
+        'kwargs': dict(kwargs) if kwargs else _NOTHING,
+        'acquires': () if acquires == () else _checked_amounts(
+            who, 'acquires', acquires),
+        'releases': None if releases is None else _checked_amounts(
+            who, 'releases', releases),
+        'recovery': _NOTHING if recovery == {} else _checked_recovery(who, recovery),
+        'config': _NOTHING if config == {} else _checked_config(
+            _read_config(config, '', who), who, warnings, on_step=True)}
+
+
+def _checked_amounts(who, what, pairs):
+    if not isinstance(pairs, (tuple, list)):
+        raise FlowTypeError('%s: %s must be a list of (pool, amount), not %r'
+                            % (who, what, pairs))
+    for pair in pairs:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2
+                and isinstance(pair[0], ResourcePool) and isinstance(pair[1], int)
+                and not isinstance(pair[1], bool)):
+            raise FlowTypeError('%s: %s must be a list of (ResourcePool, int), not of %r'
+                                % (who, what, pair))
+        if pair[1] < 0:
+            raise FlowError('%s: %s %d of %r: must be 0 or more'
+                            % (who, what, pair[1], pair[0]))
+    return tuple((pool, amount) for pool, amount in pairs if amount)
+
+
+def _checked_recovery(who, recovery):
+    if not isinstance(recovery, dict):
+        raise FlowTypeError('%s: recovery must be a dict of status: replay, not %r'
+                            % (who, recovery))
+    checked = {}
+    for status, replay in recovery.items():
+        if status not in TaskStatus.__members__:
+            raise FlowError('%s: recovery of unknown status %r%s'
+                            % (who, status, _choices(status, TaskStatus.__members__)))
+        if replay not in StepReplay.__members__:
+            raise FlowError('%s: recovery of %s must be rerun or skip, not %r'
+                            % (who, status, replay))
+        checked[TaskStatus(status).value] = StepReplay(replay).value
+    return checked
+
+
+def _checked_delay(who, delay):
+    if not _is_number(delay):
+        raise FlowTypeError('%s: delay must be seconds, not %r' % (who, delay))
+    if delay < 0 or delay == float('inf'):
+        raise FlowError('%s: delay must be 0 or more seconds, not %r' % (who, delay))
+    return delay
+
+
+def _construct_of_program(constructs, key):
+    """Return what runs a `Command`."""
+    # Not where a class of the user's is derived from it.
+    tender = load_backend('tender')
+    if (type(constructs[key]) is not ProcessConstruct or tender is None
+            or not tender.CAN_START_PROGRAMS):
+        return constructs[key]
+    return constructs.setdefault('program', tender.ProgramConstruct())
+
+
+def _check_place(step, construct):
+    """Refuse a folder or variables where tasks cannot have their own."""
+    wrong = [key for key in ('cwd', 'env') if step.settings[key]]
+    if wrong and not construct.can_place:
+        raise ConfigError(
+            'step %r: config %s means nothing to %s: its tasks share one folder and '
+            "environment; use task_construct 'process' or 'inline'"
+            % (step.path, ' and '.join(wrong), type(construct).__name__))
+
+
+def _shapes(step):
+    """Return func, args and kwargs as they will be, with None for what is not known yet."""
+    if type(step.func) is types.FunctionType and not (step.args or step.kwargs):
+        return step.func, (), {}
+    return tuple([filled(one, lambda placeholder: None)
+                  for one in (step.func, step.args, step.kwargs)])
+
+
+def _refuse_hidden(step, value, searched):
+    hidden = hidden_in(value, searched)
+    if hidden is not None:
+        raise FlowTypeError('step %r: it is given the %r inside an object of type %s, where '
+                            'it is not filled in; put it into args or kwargs by itself, or '
+                            'there into a list, tuple, dict, dataclass or functools.partial'
+                            % (step.path, hidden, type(value).__name__))
+
+
 class _Flow(abc.ABC):
     """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
 
@@ -11648,12 +11783,12 @@ class _Flow(abc.ABC):
         path, self.module = _caller()
         if not isinstance(name, str):
             raise FlowTypeError('the name of a flow must be a str, not %r' % (name,))
-        self.name = name or self._default_name(path)
+        self.name = name or _default_name(path)
         who = 'flow %r' % self.name
         self._file = path
         self._given_store = store
-        run_mode = self._checked_mode(run_mode, who)
-        self._check_run(who, run_id, recovery_run)
+        run_mode = _checked_mode(run_mode, who)
+        _check_run(who, run_id, recovery_run)
         self._given_run_id = run_id or ''
         config = _read_config(config, config_tag, who)
         legacy = config.get('LOGGING') if isinstance(config.get('LOGGING'), dict) else {}
@@ -11695,29 +11830,6 @@ class _Flow(abc.ABC):
         path = self.store.path if isinstance(self.store, SqliteStore) else None
         return FlowReference, (self.name, path, self.run_id, self.module)
 
-    @staticmethod
-    def _default_name(path):
-        name = os.path.basename(path) if path else 'sequent'
-        return name[:-3] if name.endswith('.py') else name
-
-    @staticmethod
-    def _checked_mode(mode, who):
-        try:
-            return RunMode(mode)
-        except ValueError:
-            raise FlowError('%s: unknown run_mode %r%s'
-                            % (who, mode, _choices(mode, RunMode))) from None
-
-    @staticmethod
-    def _check_run(who, run_id, recovery_run):
-        if recovery_run is not None and (isinstance(recovery_run, bool)
-                                         or not isinstance(recovery_run, int) or recovery_run < 0):
-            raise FlowTypeError('%s: recovery_run must be an int of 0 or more, not %r'
-                                % (who, recovery_run))
-        if run_id is not None and not isinstance(run_id, str):
-            raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
-        _check_text(run_id or '', '%s: its run_id' % who)
-
     def get_step_name(self):
         """Return the path of the step that runs here; LookupError outside of one."""
         return current().name
@@ -11725,8 +11837,6 @@ class _Flow(abc.ABC):
     def get_step_sequence(self):
         """Return the sequence of the task that runs here; LookupError outside of one."""
         return current().sequence
-
-    # Checks of what is added.
 
     def log_warnings(self):
         """Log, once, what was found questionable while the flow was made."""
@@ -11761,7 +11871,7 @@ class _Flow(abc.ABC):
             raise FlowError('the name of a step must not be empty')
         _check_text(name, 'the name of a step')
         if command is not None:
-            func = self._command(who, func, command)
+            func = _command(who, func, command)
         if parent.func is not None:
             raise FlowError('%s cannot be added to step %r: that has a func, so it cannot be a '
                             'container' % (who, parent.path))
@@ -11777,16 +11887,6 @@ class _Flow(abc.ABC):
                                 % (who, func, made))
         return func
 
-    @staticmethod
-    def _command(who, func, command):
-        """Return the `Command` that ``command=`` is short for."""
-        if func is not None:
-            raise FlowTypeError('%s: give func or command, not both' % who)
-        try:
-            return command if isinstance(command, Command) else Command(command)
-        except (FlowError, FlowTypeError) as error:
-            raise type(error)('%s: %s' % (who, error)) from None
-
     def _register(self, step):
         known = self._paths.get(step.path)
         if known is not None:
@@ -11801,72 +11901,6 @@ class _Flow(abc.ABC):
             step.parent.children = []
         step.parent.children.append(step)
         return step
-
-    def _checked_common(self, who, func, args, kwargs, acquires, releases, recovery, config,
-                        handles):
-        """Return what both facades' steps are given, checked."""
-        if not isinstance(handles, bool):
-            raise FlowTypeError('%s: handles must be True or False, not %r' % (who, handles))
-        if not isinstance(args, (tuple, list)):
-            raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
-        if not isinstance(kwargs, dict) or kwargs and any(
-                not isinstance(key, str) for key in kwargs):
-            raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
-        if (args or kwargs) and isinstance(func, Command):
-            raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
-                                'or kwargs' % who)
-        return {
-            'handles': handles, 'args': tuple(args),
-            'kwargs': dict(kwargs) if kwargs else _NOTHING,
-            'acquires': () if acquires == () else self._checked_amounts(
-                who, 'acquires', acquires),
-            'releases': None if releases is None else self._checked_amounts(
-                who, 'releases', releases),
-            'recovery': _NOTHING if recovery == {} else self._checked_recovery(who, recovery),
-            'config': _NOTHING if config == {} else _checked_config(
-                _read_config(config, '', who), who, self._warnings, on_step=True)}
-
-    @staticmethod
-    def _checked_amounts(who, what, pairs):
-        if not isinstance(pairs, (tuple, list)):
-            raise FlowTypeError('%s: %s must be a list of (pool, amount), not %r'
-                                % (who, what, pairs))
-        for pair in pairs:
-            if not (isinstance(pair, (tuple, list)) and len(pair) == 2
-                    and isinstance(pair[0], ResourcePool) and isinstance(pair[1], int)
-                    and not isinstance(pair[1], bool)):
-                raise FlowTypeError('%s: %s must be a list of (ResourcePool, int), not of %r'
-                                    % (who, what, pair))
-            if pair[1] < 0:
-                raise FlowError('%s: %s %d of %r: must be 0 or more'
-                                % (who, what, pair[1], pair[0]))
-        return tuple((pool, amount) for pool, amount in pairs if amount)
-
-    @staticmethod
-    def _checked_recovery(who, recovery):
-        if not isinstance(recovery, dict):
-            raise FlowTypeError('%s: recovery must be a dict of status: replay, not %r'
-                                % (who, recovery))
-        checked = {}
-        for status, replay in recovery.items():
-            if status not in TaskStatus.__members__:
-                raise FlowError('%s: recovery of unknown status %r%s'
-                                % (who, status, _choices(status, TaskStatus.__members__)))
-            if replay not in StepReplay.__members__:
-                raise FlowError('%s: recovery of %s must be rerun or skip, not %r'
-                                % (who, status, replay))
-            checked[TaskStatus(status).value] = StepReplay(replay).value
-        return checked
-
-    @staticmethod
-    def _checked_delay(who, delay):
-        if not _is_number(delay):
-            raise FlowTypeError('%s: delay must be seconds, not %r' % (who, delay))
-        if delay < 0 or delay == float('inf'):
-            raise FlowError('%s: delay must be 0 or more seconds, not %r' % (who, delay))
-        return delay
-
-    # What differs.
 
     @abc.abstractmethod
     def _default_concurrency(self):
@@ -11914,7 +11948,7 @@ class _Flow(abc.ABC):
             step.serial = step.construct.inline
             # That one takes long is to be said of what runs, not of what is queued.
             step.queues = step.construct.queues and settings['warn_after'] is None
-            func, args, kwargs = self._shapes(step)
+            func, args, kwargs = _shapes(step)
             step.construct.check(step.path, func, args, kwargs, settings)
         for child in step.children:
             self._configure(child, settings, constructs)
@@ -11930,42 +11964,14 @@ class _Flow(abc.ABC):
             constructs[key] = find_construct(spec)
         construct = constructs[key]
         if isinstance(step.func, Command):
-            construct = self._construct_of_program(constructs, key)
-        self._check_place(step, construct)
+            construct = _construct_of_program(constructs, key)
+        _check_place(step, construct)
         if settings['timeout'] is not None and not construct.can_kill:
             raise ConfigError(
                 'step %r: config timeout needs a construct that can end what it runs, such as '
                 "'process'; %s cannot; set timeout to None on this step, or choose another"
                 % (step.path, type(construct).__name__))
         return construct
-
-    @staticmethod
-    def _construct_of_program(constructs, key):
-        """Return what runs a `Command`."""
-        # Not where a class of the user's is derived from it.
-        tender = load_backend('tender')
-        if (type(constructs[key]) is not ProcessConstruct or tender is None
-                or not tender.CAN_START_PROGRAMS):
-            return constructs[key]
-        return constructs.setdefault('program', tender.ProgramConstruct())
-
-    @staticmethod
-    def _check_place(step, construct):
-        """Refuse a folder or variables where tasks cannot have their own."""
-        wrong = [key for key in ('cwd', 'env') if step.settings[key]]
-        if wrong and not construct.can_place:
-            raise ConfigError(
-                'step %r: config %s means nothing to %s: its tasks share one folder and '
-                "environment; use task_construct 'process' or 'inline'"
-                % (step.path, ' and '.join(wrong), type(construct).__name__))
-
-    @staticmethod
-    def _shapes(step):
-        """Return func, args and kwargs as they will be, with None for what is not known yet."""
-        if type(step.func) is types.FunctionType and not (step.args or step.kwargs):
-            return step.func, (), {}
-        return tuple([filled(one, lambda placeholder: None)
-                      for one in (step.func, step.args, step.kwargs)])
 
     def steps(self):
         """Return the steps of the flow, at any depth, in the order in which they were added."""
@@ -12028,15 +12034,6 @@ class _Flow(abc.ABC):
             raise ConfigError('step %r asks for the result of %r, whose config keep_result is '
                               'False' % (step.path, asked.path))
 
-    @staticmethod
-    def _refuse_hidden(step, value, searched):
-        hidden = hidden_in(value, searched)
-        if hidden is not None:
-            raise FlowTypeError('step %r: it is given the %r inside an object of type %s, where '
-                                'it is not filled in; put it into args or kwargs by itself, or '
-                                'there into a list, tuple, dict, dataclass or functools.partial'
-                                % (step.path, hidden, type(value).__name__))
-
     def compile(self):
         """Check the flow and return its `Plan`; opens and starts nothing.
 
@@ -12057,7 +12054,7 @@ class _Flow(abc.ABC):
                     self._check_placeholder(step, one)
                 for one in rest:
                     if id(one) not in searched:
-                        self._refuse_hidden(step, one, searched)
+                        _refuse_hidden(step, one, searched)
                 step.asks = asks if asks or isinstance(step.func, Command) else None
                 step.flat = not (isinstance(step.func, Command) or asks and placeholders_in(
                     [one for one in step.args if not isinstance(one, Placeholder)]
@@ -12159,8 +12156,8 @@ class _Flow(abc.ABC):
         """Let go of the run of this object, and begin another or recover one; return the former.
         """
         who = 'flow %r' % self.name
-        run_mode, before = self._checked_mode(run_mode, who), self._current
-        self._check_run(who, run_id, recovery_run)
+        run_mode, before = _checked_mode(run_mode, who), self._current
+        _check_run(who, run_id, recovery_run)
         if recovery_run is not None and run_mode != RunMode.recover:
             raise FlowTypeError('%s: recovery_run is for run_mode recover, not %s'
                                 % (who, run_mode))
@@ -12373,8 +12370,8 @@ class Sequent(_Flow):
             raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
                                 'for what it waits for, loop= for what it goes over'
                                 % (who, more[0]))
-        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
-                                     handles)
+        given = _checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
+                                handles, self._warnings)
         if aliases:
             loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
             require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
@@ -12385,7 +12382,7 @@ class Sequent(_Flow):
         if loop is not None:
             loop = self._checked_loop(who, loop)
         step = FlowStep(self, parent, name, func=func, loop=loop,
-                        delay=self._checked_delay(who, delay), **given)
+                        delay=_checked_delay(who, delay), **given)
         if args or kwargs or type(func) is functools.partial:
             self._check_places(who, [func, step.args, step.kwargs])
         if require != () and require is not None:
@@ -12558,8 +12555,8 @@ class Eventor(_Flow):
             raise FlowError(_NO_FUNC % (name,))
         func = self._check_new(self._root, name, func, command)
         who = 'step %r' % name
-        given = self._checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
-                                     handles)
+        given = _checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
+                                handles, self._warnings)
         raised = self._checked_triggers(who, triggers)
         if placeholders_in([func, args, kwargs]) or isinstance(func, Command) and (
                 func.placeholders() or any(attribute for _, attribute in func.names())):
@@ -12603,7 +12600,7 @@ class Eventor(_Flow):
         """
         who = 'add_assoc of %r' % (event,)
         self._check_event(who, event)
-        delay = self._checked_delay(who, delay)
+        delay = _checked_delay(who, delay)
         for target in assocs:
             if isinstance(target, Step) and target.flow is self:
                 into = self._starters[target]
