@@ -1051,14 +1051,28 @@ _ANY = _READY | _ACTIVE | _COMPLETE
 _MARKS = dict(_BITS, complete=0)    # success or failure has been marked with it
 _REPLAYS = {READY: 'rerun', ACTIVE: 'rerun', FAILURE: 'rerun', SUCCESS: 'skip'}
 
+# The first counters of a plan: tasks that run, of these the ones that run in the supervisor, one
+# at a time, and those that a construct that queues has. The others are the pools.
+_SLOTS, _INLINE, _QUEUED = range(3)
+_NO_LIMIT = float('inf')
+
+
+def _uses(step):
+    if step.serial:
+        return _SLOTS, _INLINE
+    return (_SLOTS, _QUEUED) if step.queues else (_SLOTS,)
+
 
 class PlanStep:
     """One step compiled. There may be very many, and each makes a fork dearer: what only
     containers have is in `PlanContainer`."""
 
     __slots__ = (
-        'step', 'path', 'kind', 'rank', 'last', 'slot', 'parent', 'calls', 'serial', 'queues',
-        'delay', 'needs', 'gives', 'stop', 'recovery', 'retries',
+        'step', 'path', 'kind', 'rank', 'last', 'slot', 'parent', 'calls', 'delay', 'stop',
+        'recovery', 'retries',
+        # numbers of the counters of which each of its tasks holds 1 while it runs; (number,
+        # amount) of the pools that it acquires and gives back; the number of its lane
+        'uses', 'needs', 'gives', 'lane',
         # whether its failure stops nothing at first (semantics 3.4); whether it may be a reaction,
         # as its requirement mentions a failure or a completion; the siblings whose failures it
         # makes good
@@ -1085,8 +1099,8 @@ class PlanStep:
         self.slot = slot
         self.parent = parent
         self.calls = step.func is not None
-        self.serial = step.serial
-        self.queues = step.queues
+        self.uses = _uses(step) if self.calls else ()
+        self.lane = 0
         self.delay = step.delay
         self.needs = self.gives = self.gathers = self.outer = self.after = self.handles = ()
         self.stop = step.stop_on_exception
@@ -1127,6 +1141,7 @@ class PlanContainer(PlanStep):
 
     def __init__(self, step, kind, parent, slot):
         PlanStep.__init__(self, step, kind, parent, slot)
+        self.uses = ()
         self.depth = parent.depth + 1 if parent is not None else 0
         self.limit = 1
         if step.max_concurrent is not None and parent is not None:
@@ -1164,13 +1179,16 @@ class Plan(typing.NamedTuple):
 
     ``dynamic``: sequences come from events (an Eventor), not from the tree. ``events`` maps an
     event's name to its gate in the root (dynamic plans). ``pools`` are (name, limit) pairs, the
-    numbers in ``needs`` and ``gives`` count in it; caps of single steps are pools without a name.
+    numbers in ``uses``, ``needs`` and ``gives`` count in it; only resource pools have a name, the
+    others are the cap of a step, or what `_SLOTS` and its like number. ``lanes`` are the (uses,
+    needs, whether tasks may be queued ahead of a slot) of steps, each once.
     ``sources`` maps an `Event` to the expressions that raise it (dynamic plans).
     """
 
     root: PlanStep
     steps: list
     pools: list
+    lanes: list
     events: dict
     dynamic: bool
     sources: dict
@@ -1280,7 +1298,7 @@ class _Compiler:
         self.sources = sources
         self.steps = []
         self.compiled = {}       # Step -> PlanStep
-        self.pools = []
+        self.pools = [(None, _NO_LIMIT), (None, 1), (None, _NO_LIMIT)]
         self.pool_numbers = {}   # ResourcePool -> its number
         self.event_gates = {}    # (Event, container) -> gate
         self.always = {}         # Event -> whether it holds from the start
@@ -1307,7 +1325,17 @@ class _Compiler:
                         self.compiled[atom.step].expected = True
         if not self.ordered and not self.dynamic:
             check_circles(self.steps, self.compiled, self.requirement)
-        return Plan(top, self.steps, self.pools, events, self.dynamic, self.sources)
+        return Plan(top, self.steps, self.pools, self.lanes(), events, self.dynamic, self.sources)
+
+    def lanes(self):
+        """Number the lanes: steps whose tasks need the same wait in the same one."""
+        numbers = collections.OrderedDict()  # type: typing.Dict[tuple, int]
+        for step in self.steps:
+            if step.uses or step.needs:
+                # Where a step waits for another one to be active, its start is not put off.
+                ahead = _QUEUED in step.uses and not (step.needs or step.told & _ACTIVE)
+                step.lane = numbers.setdefault((step.uses, step.needs, ahead), len(numbers))
+        return list(numbers)
 
     # The tree.
 
@@ -1733,8 +1761,15 @@ def _raise_circle(waiting, possible, thing):
 # a step further out that may yet get there (`_waits`). An iteration that is over is forgotten.
 #
 # Within one input, statuses are raised first, wherever that leads; then containers that are
-# over end, then tasks that became ready are put in order and started as far as slots and pools
-# allow (`_proceed`).
+# over end, then tasks that became ready are put in order and started as far as they are admitted
+# (`_proceed`).
+#
+# *Admission*: may this task start? Each limit is a counter: the slots of the run, 1 for the tasks
+# that run in the supervisor, what a construct that queues takes, the cap of a step, each resource
+# pool. Tasks that need the same of the same counters wait in one lane, in ready order. The first
+# task of a lane starts when each of its counters has room. Caps and pools are given out strictly
+# in ready order: a task waits, too, while one that became ready earlier waits for the same pool.
+# A slot is not kept for a task that waits for a pool.
 #
 # A scope remembers the tasks that failed in it (``failures``). A failure that a handler mentions
 # is *expected*: it stops nothing. If no handler has made it good when the iteration ends, it
@@ -1776,7 +1811,7 @@ class Task:
     """One execution of one step at one sequence, while it lives."""
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
-                 'order', 'granted', 'adopted', 'borne', 'handled', 'reacts_to', 'spared',
+                 'order', 'adopted', 'borne', 'handled', 'reacts_to', 'spared',
                  'began_at', 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events',
                  'ready_at', 'cause')
 
@@ -1790,7 +1825,7 @@ class Task:
         self.due = None
         self.error = None
         self.order = 0
-        self.granted = self.adopted = False
+        self.adopted = False
         self.borne = False    # it failed, and its container bears that
         self.handled = False  # it failed, and a handler has made that good
         # Of a reaction: the tasks that failed, as far as its requirement mentions them.
@@ -1892,6 +1927,22 @@ def _tie(task):
     return task.step.rank, scope.place if scope is not None else ()
 
 
+class _Lane:
+    """Tasks that are ready and need the same, in ready order."""
+
+    __slots__ = ('uses', 'needs', 'ahead', 'tasks')
+
+    def __init__(self, uses, needs, ahead):
+        self.uses = uses
+        self.needs = needs
+        self.ahead = ahead
+        self.tasks = collections.deque()  # type: typing.Deque[Task]
+
+
+def _first_order(lane):
+    return lane.tasks[0].order
+
+
 class Engine:
     """The state machine. See the text above.
 
@@ -1904,22 +1955,19 @@ class Engine:
 
     # More attributes than Python finds fast in a dict.
     __slots__ = (
-        'plan', 'max_concurrent', 'recovery', 'mode', 'running', 'ready', 'delayed', 'halted',
-        'over', 'root', 'roots', '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet',
-        '_over', '_opening', '_plain', '_serial', '_serial_runs', '_queued', 'queueing', 'ahead',
-        'room', '_granted', '_queues', '_out', '_holders', '_delays', '_actions', '_now',
-        '_reran', 'reacted', '_reactions', 'unmet', 'dropped', '_replays', '_patterns', '_held',
-        '_is_held')
+        'plan', 'recovery', 'mode', 'ready', 'delayed', 'halted', 'over', 'root', 'roots', 'ahead',
+        '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet', '_over', '_opening', '_lanes',
+        '_waiting', '_limits', '_out', '_holders', '_delays', '_actions', '_now', '_reran',
+        'reacted', '_reactions', 'unmet', 'dropped', '_replays', '_patterns', '_held', '_is_held')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
 
     def __init__(self, plan, max_concurrent=0, recovery=0, mode='restart'):
         self.plan = plan
-        self.max_concurrent = max_concurrent
         self.recovery = recovery
         self.mode = mode
-        self.running = self.ready = self.delayed = 0
+        self.ready = self.delayed = 0
         self.halted = self.over = False
         self.root = ContainerTask(plan.root, None, recovery)
         self.roots = {}                 # sequence -> scope (dynamic plans)
@@ -1935,18 +1983,14 @@ class Engine:
         self._quiet = []  # type: typing.List[Scope]
         self._over = []                 # containers that are over
         self._opening = 0               # open actions not yet answered
-        # Ready tasks that need only a slot; of those that run in the supervisor one at a time.
-        self._plain = collections.deque()  # type: typing.Deque[Task]
-        self._serial = collections.deque()  # type: typing.Deque[Task]
-        self._serial_runs = False
-        # Those of constructs that queue; how many of them are submitted; how many may be so beyond
-        # the cap, and in all (None: as many as the cap says).
-        self._queued = collections.deque()  # type: typing.Deque[Task]
-        self.queueing = self.ahead = 0
-        self.room = None  # type: typing.Optional[int]
-        self._granted = []              # heap of ready tasks whose resources are free
-        self._queues = [collections.deque() for _ in plan.pools]  # type: typing.List[typing.Deque]
+        self._lanes = [_Lane(*needs) for needs in plan.lanes]
+        self._waiting = []  # type: typing.List[_Lane]
+        # Of each counter: its limit, and how much of it is out.
+        self._limits = [limit for _, limit in plan.pools]
+        if max_concurrent > 0:
+            self._limits[_SLOTS] = max_concurrent
         self._out = [0] * len(plan.pools)
+        self.ahead = 0                  # how many tasks may be queued ahead of a slot
         self._holders = [
             collections.OrderedDict() for _ in plan.pools]  # type: typing.List[typing.Dict]
         self._delays = []               # heap of (due, index, order, task)
@@ -1974,18 +2018,35 @@ class Engine:
             heapq.heappop(delays)
         return delays[0][0] if delays else None
 
+    @property
+    def running(self):
+        """How many tasks are submitted."""
+        return self._out[_SLOTS]
+
+    @property
+    def queueing(self):
+        """How many tasks of constructs that queue are submitted."""
+        return self._out[_QUEUED]
+
+    def limit_queue(self, slots, ahead):
+        """Limit the tasks that the only construct that queues has at one time.
+
+        Args:
+            slots: how many of them run.
+            ahead: how many more are queued, as long as that keeps no other task from a slot.
+        """
+        self.ahead = ahead
+        self._limits[_QUEUED] = slots + ahead
+
     def upcoming(self, limit, queues=False):
-        """Return up to so many tasks that need only a slot, in the order of their start: serial
-        ones, or those of constructs that queue."""
-        tasks = []  # type: typing.List[Task]
+        """Return up to so many tasks that need only a slot, in the order of their start: of those
+        that run in the supervisor, or those of constructs that queue."""
         if queues and not self._only_queued():
-            return tasks
-        for task in self._queued if queues else self._serial:
-            if len(tasks) >= limit:
-                break
-            if not is_dropped(task):
-                tasks.append(task)
-        return tasks
+            return []
+        uses = _SLOTS, _QUEUED if queues else _INLINE
+        tasks = (task for lane in self._waiting if lane.uses == uses and not lane.needs
+                 for task in lane.tasks if not is_dropped(task))
+        return list(itertools.islice(tasks, limit))
 
     @property
     def ok(self):
@@ -2046,11 +2107,7 @@ class Engine:
         """
         self._now = now
         self._replays = False
-        self.running -= 1
-        if task.step.serial and not task.adopted:
-            self._serial_runs = False
-        elif task.step.queues:
-            self.queueing -= 1
+        self._leave_slot(task)
         task.error = error
         if task.stale or status == FAILURE and self.retries(task, again):
             self._try_again(task, status, 0 if task.stale else again)
@@ -2080,7 +2137,7 @@ class Engine:
         self._give_back(task, task.step.needs)
         task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
         task.recovery = self.recovery
-        task.adopted = task.granted = task.stale = False
+        task.adopted = task.stale = False
 
     def lost(self, task, begun, now):
         """Make a submitted task ready again, because its outcome is lost.
@@ -2090,8 +2147,7 @@ class Engine:
         self._now = now
         attempt = task.attempt
         self._replays = False
-        self.running -= 1
-        self.queueing -= task.step.queues
+        self._leave_slot(task)
         self._next_attempt(task)
         if not begun:
             task.attempt, task.status = attempt, READY
@@ -2156,20 +2212,12 @@ class Engine:
         """
         self._now = now
         self._change_patterns(self._patterns | {pattern})
-        queues = [self._plain, self._serial, self._queued] + self._queues
-        held = {task for queue in queues for task in queue
-                if self._holds_back(task.step) and not is_dropped(task)}
-        for task in sorted(held, key=operator.attrgetter('order')):
-            task.granted = False
-            self._held[task] = None
-        for queue in queues:
-            kept = [task for task in queue if task not in held]
-            queue.clear()
-            queue.extend(kept)
-        self._granted = [entry for entry in self._granted if entry[1] not in held]
-        heapq.heapify(self._granted)
-        for number in range(len(self._queues)):
-            self._grant_next(number)
+        waiting = [task for lane in self._waiting for task in lane.tasks if not is_dropped(task)]
+        for lane in self._waiting:
+            lane.tasks.clear()
+        self._waiting = []
+        for task in sorted(waiting, key=operator.attrgetter('order')):
+            self._await(task)
         return self._proceed()
 
     def unhold(self, pattern, now):
@@ -2229,10 +2277,10 @@ class Engine:
                 self._settle_quiet()
             elif self._fresh:
                 self._put_in_order()
-            elif self.halted or not (self._start_next() or self.ready and not self.running
+            elif self.halted or not (self._start_next() or self.ready and not self._out[_SLOTS]
                                      and self._fail_deadlocked()):
                 break
-        if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
+        if self.plan.dynamic and not (self._out[_SLOTS] or self.ready or self.delayed or self.over
                                       or self._opening):
             self._finish()
         actions, self._actions = self._actions, []
@@ -2400,8 +2448,7 @@ class Engine:
         """What needs no slot and no resource starts at once; the rest is put in order later."""
         step = task.step
         task.ready_at = self._now
-        if (step.needs or step.calls and step.children is None
-                or self._patterns and self._holds_back(step)):
+        if step.uses or step.needs or self._patterns and self._holds_back(step):
             self.ready += 1
             task.scope.ready += not task.spared
             self._fresh.append(task)
@@ -2426,108 +2473,85 @@ class Engine:
             self._actions.append(('record', task))
             if step.told & _READY:
                 self._raise(scope, step, READY)
-            if self._patterns and self._holds_back(step):
-                self._held[task] = None
-            elif step.needs:
-                for number, _ in step.needs:
-                    self._queues[number].append(task)
-                self._grant(task)
-            elif step.queues and not step.told & _ACTIVE:    # who waits for it to be active
-                self._queued.append(task)
-            else:
-                (self._serial if step.serial else self._plain).append(task)
+            self._await(task)
+
+    # Admission (semantics 4.1 to 4.3).
+
+    def _await(self, task):
+        """Let a ready task wait in its lane, or until it is released."""
+        if self._patterns and self._holds_back(task.step):
+            self._held[task] = None
+            return
+        lane = self._lanes[task.step.lane]
+        if not lane.tasks:
+            self._waiting.append(lane)
+        lane.tasks.append(task)
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
-        if self._queued:
-            queue = self._first_of_all()
-        elif self._plain or self._granted or self._serial and not self._serial_runs:
-            queue = self._first_queue()
-        else:
+        lane = self._first_lane() if self._waiting else None
+        if lane is None:
             return False
-        if self._granted:
-            task = self._pop_granted(queue)
-            if task is None:
-                return False
-        elif queue:
-            task = queue.popleft()
-        else:
-            return False
+        task = self._pop(lane)
         if task.step.needs:
             self._take(task)
-            for number, _ in task.step.needs:
-                self._queues[number].popleft()
-                self._grant_next(number)
         self._activate(task)
         return True
 
-    def _pop_granted(self, queue):
-        """Return the next ready task that may start now, in ready order, or None: one whose
-        resources are free, or the first of a queue (or None)."""
-        kept, found = [], None
-        while self._granted and found is None:
-            if queue and queue[0].order < self._granted[0][0]:
-                break
-            entry = heapq.heappop(self._granted)
-            task = entry[1]
-            if is_dropped(task):
-                continue
-            if not self._grantable(task):
-                task.granted = False
-            elif self._has_slot(task.step):
-                found = task
-            else:
-                kept.append(entry)
-        for entry in kept:
-            heapq.heappush(self._granted, entry)
-        return found or (queue.popleft() if queue else None)
+    def _pop(self, lane):
+        task = lane.tasks.popleft()
+        if not lane.tasks:
+            self._waiting.remove(lane)
+        return task
 
-    def _first_queue(self):
-        """Return the queue whose first task may start and is first in ready order, or None."""
-        if self.running >= self.max_concurrent > 0:
-            return None
-        plain, serial = self._plain, self._serial
-        while plain and plain[0].scope.stopped and is_dropped(plain[0]):
-            plain.popleft()
-        if self._serial_runs or not serial:
-            return plain or None
-        while serial and serial[0].scope.stopped and is_dropped(serial[0]):
-            serial.popleft()
-        if not plain or serial and serial[0].order < plain[0].order:
-            return serial or None
-        return plain
+    def _first_lane(self):
+        """Return the lane whose first task is the first in ready order that can start, or None.
 
-    def _first_of_all(self):
-        """The same where tasks wait that can be queued.
-
-        Such a task goes to its construct ahead of a slot, too, unless that could keep another one
-        from starting in its turn or from the slot that it has: then it is as any other.
+        Put the lanes in the ready order of their first tasks, without those that are dropped.
         """
-        full, queues = self.running >= self.max_concurrent > 0, []
-        if not full:
-            queues = [self._plain] if self._serial_runs else [self._plain, self._serial]
-        if not full if self.room is None else self.queueing < self.room and (
-                not full or self._only_queued()):
-            queues.append(self._queued)
-        first = None
-        for queue in queues:
-            while queue and is_dropped(queue[0]):
-                queue.popleft()
-            if queue and (first is None or queue[0].order < first[0].order):
-                first = queue
-        return first
+        if len(self._waiting) == 1:    # nearly always: a third of the time of the general way
+            [lane] = self._waiting
+            if not lane.tasks[0].scope.stopped:
+                return lane if self._has_room(lane, ()) else None
+        emptied = False
+        for lane in self._waiting:
+            tasks = lane.tasks
+            while tasks and tasks[0].scope.stopped and is_dropped(tasks[0]):
+                tasks.popleft()
+            emptied = emptied or not tasks
+        if emptied:
+            self._waiting = [lane for lane in self._waiting if lane.tasks]
+        if len(self._waiting) > 1:
+            self._waiting.sort(key=_first_order)
+        asked = set()  # type: typing.Set[int]
+        for lane in self._waiting:
+            if self._has_room(lane, asked):
+                return lane
+            asked.update(number for number, _ in lane.needs)
+        return None
+
+    def _has_room(self, lane, asked):
+        """Whether a task of a lane may start now; ``asked``: the pools that others wait for."""
+        out, limits = self._out, self._limits
+        for number in lane.uses:
+            if out[number] >= limits[number] and not (
+                    number == _SLOTS and lane.ahead and self._only_queued()):
+                return False
+        for number, amount in lane.needs:
+            if number in asked or out[number] + amount > limits[number]:
+                return False
+        return True
 
     def _only_queued(self):
-        """Whether all that runs, and all that is ready, is of constructs that queue."""
-        return self.running == self.queueing and not (
-            self._plain or self._serial or self._granted)
+        """Whether a task may be queued ahead of a slot: that keeps no other one from starting in
+        its turn, as all that runs and all that is ready is of the construct that queues."""
+        return (self._limits[_QUEUED] < _NO_LIMIT and self._out[_SLOTS] == self._out[_QUEUED]
+                and all(lane.ahead for lane in self._waiting))
 
-    def _has_slot(self, step):
-        """Whether one more task of a step may run; what calls no function needs no slot."""
-        if not step.calls or step.children is not None:
-            return True
-        return (self.max_concurrent < 1 or self.running < self.max_concurrent) and not (
-            step.serial and self._serial_runs)
+    def _leave_slot(self, task):
+        """A task runs no more."""
+        for number in task.step.uses:
+            self._out[number] -= not (task.adopted and number == _INLINE)
 
     def _activate(self, task):
         """Start a task that has what it needs."""
@@ -2557,11 +2581,9 @@ class Engine:
             self._advance(task)
             self._leave(scope)
         elif step.calls:
-            self.running += 1
-            # An adopted task is a process, although its step would run in the supervisor now.
-            self._serial_runs = self._serial_runs or (step.serial and not task.adopted)
-            if step.queues:
-                self.queueing += 1
+            # An adopted task is a process, although its step may run in the supervisor now.
+            for number in step.uses:
+                self._out[number] += not (task.adopted and number == _INLINE)
             self._actions.append(('submit', task))
         else:
             self._end(task, SUCCESS)
@@ -2788,8 +2810,6 @@ class Engine:
             self._leave(scope)
         if not scope.busy:
             self._idle.append(scope)
-        for number in range(len(self._queues)):
-            self._grant_next(number)
         for task in retrying:
             self._conclude(task, FAILURE)
             self._actions.append(('dropped', task))
@@ -2992,28 +3012,7 @@ class Engine:
             self._idle.append(scope)
             scope = scope.parent
 
-    # Resources (semantics 4.3). Queues are in ready order; only the head of all its queues is
-    # granted, so nobody is overtaken where he waits.
-
-    def _grantable(self, task):
-        for number, amount in task.step.needs:
-            if self._queues[number][0] is not task:
-                return False
-            if self._out[number] + amount > self.plan.pools[number][1]:
-                return False
-        return True
-
-    def _grant(self, task):
-        if not task.granted and self._grantable(task):
-            task.granted = True
-            heapq.heappush(self._granted, (task.order, task))
-
-    def _grant_next(self, number):
-        queue = self._queues[number]
-        while queue and (is_dropped(queue[0]) or queue[0].status != READY):
-            queue.popleft()
-        if queue:
-            self._grant(queue[0])
+    # Resources (semantics 4.3).
 
     def _take(self, task):
         for number, amount in task.step.needs:
@@ -3036,7 +3035,6 @@ class Engine:
                 amount = self._out[number]
             self._out[number] -= amount
             self._forget_holders(number, (task.step.path, task.sequence), amount)
-            self._grant_next(number)
         return error
 
     def _forget_holders(self, number, key, amount):
@@ -3056,11 +3054,7 @@ class Engine:
         """When all that is left waits for resources that nobody will give back, fail the first."""
         if self.delayed or self.held():
             return False
-        task = min((one for queue in self._queues for one in queue
-                    if one.status == READY and not is_dropped(one)),
-                   key=lambda one: one.order)
-        for number, _ in task.step.needs:
-            self._queues[number].remove(task)
+        task = self._pop(self._waiting[0])
         self.ready -= 1
         task.scope.ready -= not task.spared
         task.scope.retrying.pop(task, None)
@@ -3071,8 +3065,6 @@ class Engine:
         task.status = FAILURE
         self._actions.append(('record', task))
         self._conclude(task, FAILURE)
-        for number, _ in task.step.needs:
-            self._grant_next(number)
         self._leave(task.scope)
         return True
 
@@ -10585,8 +10577,7 @@ class Driver(PlanWalk):
         """Tell the engine how many tasks may be queued."""
         if len(self._queueing) == 1:    # of several, none knows what runs in the others
             [pool] = self._queueing
-            self.engine.ahead = pool.ahead
-            self.engine.room = pool.slots + self.engine.ahead
+            self.engine.limit_queue(pool.slots, pool.ahead)
 
     def failed(self, task):
         self._failed = True

@@ -42,12 +42,13 @@ class Node:
         stumbles: ``{sequence: k}``: at that sequence the first k attempts of each run fail.
         tolerate: None, or how many failed iterations the loop bears: an int, or ``'50%'``.
         counted: False when the length of the loop is not known beforehand.
+        construct: what runs the leaf: None, 'inline' or 'queues' (see `Flow`).
     """
 
     def __init__(self, name, children=(), loop=None, require=None, delay=0, acquires=(),
                  releases=None, fails=(), stop=None, max_concurrent=None, recovery=None, func=True,
                  loop_fails=None, retries=0, retry_delay=0, stumbles=None, tolerate=None,
-                 counted=True, handles=False):
+                 counted=True, handles=False, construct=None):
         self.name = name
         self.children = list(children)
         self.loop = loop
@@ -67,6 +68,7 @@ class Node:
         self.tolerate = tolerate
         self.counted = counted
         self.handles = handles
+        self.construct = construct
         self.parent = None      # the next three: set by Flow
         self.path = name
         self.depth = 0          # components that its sequence has
@@ -113,7 +115,7 @@ class Node:
             parts.append('handles')
         for key, unset in (('delay', 0), ('acquires', []), ('releases', None), ('stop', None),
                            ('max_concurrent', None), ('retries', 0), ('retry_delay', 0),
-                           ('tolerate', None)):
+                           ('tolerate', None), ('construct', None)):
             if getattr(self, key) != unset:
                 parts.append('%s=%s' % (key, getattr(self, key)))
         return ' '.join(parts)
@@ -128,6 +130,8 @@ class Flow:
         max_concurrent: tasks that may run at one time; 0 for no limit.
         stop: `stop_on_exception` of the flow; None where it is not set.
         handled_by: ``'handles'``, ``'failure'`` or ``'complete'`` (semantics 3.3).
+        queue: (how many tasks the construct that queues runs, how many more it takes ahead), or
+            None where that is not known.
         order: the paths in the order in which the steps are added; a container comes before
             what is in it. By default each step is followed by what is in it.
 
@@ -135,11 +139,12 @@ class Flow:
     """
 
     def __init__(self, children, pools=None, max_concurrent=0, stop=None, handled_by='handles',
-                 order=None):
+                 order=None, queue=None):
         self.root = Node('', children, stop=stop)
         self.pools = dict(pools or {})
         self.max_concurrent = max_concurrent
         self.handled_by = handled_by
+        self.queue = queue
         found = {}
         for node in self._place(self.root):
             found[node.path] = node
@@ -178,7 +183,8 @@ class Flow:
 
     def __str__(self):
         head = ['flow']
-        for key, unset in (('max_concurrent', 0), ('handled_by', 'handles')):
+        for key, unset in (('max_concurrent', 0), ('handled_by', 'handles'),
+                           ('queue', None)):
             if getattr(self, key) != unset:
                 head.append('%s=%s' % (key, getattr(self, key)))
         if self.root.stop is not None:
@@ -341,6 +347,8 @@ def random_flow(seed, max_nodes=15, max_tasks=60):
         _add_tolerance(chance, flow, max_tasks)
     if chance.likely(0.4):
         _add_retries(chance, flow)
+    if chance.likely(0.4):
+        _add_constructs(chance, flow)
     _add_handlers(chance, flow)
     _let_loops_fail_alone(flow)
     return flow
@@ -521,6 +529,19 @@ def _add_pools(chance, flow):
             giver.require = before
         else:
             taker.releases, giver.releases = [], list(taker.acquires)
+
+
+def _add_constructs(chance, flow):
+    """Let leaves run in the supervisor, or in a construct that queues."""
+    rate = chance.weighted((2, 0.4), (2, 0.8), (1, 1))
+    inline = chance.weighted((2, 0), (1, 0.4), (1, 1))
+    for node in flow.nodes.values():
+        if not node.children and node.func and chance.likely(rate):
+            node.construct = 'inline' if chance.likely(inline) else 'queues'
+            if chance.likely(0.8):
+                node.max_concurrent = None
+    if chance.likely(0.8):
+        flow.queue = 1 + chance.below(3), chance.below(4)
 
 
 def _add_delays(chance, flow):

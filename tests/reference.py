@@ -97,6 +97,10 @@ s.  (3.3) What happens in one turn happens in some order, too: a handler that be
     when it becomes active.
 t.  (3.4) A task in a stopped container that waits for its next attempt is dropped, and one that
     fails then is not tried again, unless it is a reaction or inside of one.
+u.  (4.13) A construct that queues takes as many tasks as it runs, and some more. Such a task
+    starts without a free slot as long as nothing else runs or is ready, held tasks left out, but
+    tasks that may do so, too: those of such a construct that acquire nothing, that no cap holds
+    back, and of which no step requires that they are active, or any status from further in.
 """
 
 import collections
@@ -647,7 +651,28 @@ class Reference:
         running = [one for one in self.tasks.values() if one.running]
         same = [one for one in running if one.node is task.node]
         cap, own = self.flow.max_concurrent, task.node.max_concurrent or 0
+        if task.node.construct == 'inline' and any(
+                one.node.construct == 'inline' for one in running):
+            return False        # 4.12
+        if task.node.construct == 'queues' and self.flow.queue is not None:
+            queued = [one for one in running if one.node.construct == 'queues']
+            if len(queued) >= sum(self.flow.queue):
+                return False
+            if len(queued) == len(running) and all(
+                    self._may_queue(one) for one in self._ready() if not self._is_held(one)):
+                return True     # u
         return (cap < 1 or len(running) < cap) and (own < 1 or len(same) < own)
+
+    def _may_queue(self, task):
+        """Tell whether a task may be queued ahead of a slot: see u."""
+        node, is_item = task.node, task.iteration.task.kind == 'loop'
+        awaited = not is_item and any(
+            path == node.path and (status == 'active' or other.parent is not node.parent)
+            for other in self.flow.nodes.values() for path, status in atoms(other.require))
+        return (self._has_function(task) and node.construct == 'queues'
+                and not (node.acquires or awaited)
+                and (node.max_concurrent is None or node.max_concurrent < 1
+                     or all(one.max_concurrent in (None, 1) for one in node.above())))
 
     def _start(self, task):
         task.status = 'active'

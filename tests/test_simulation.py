@@ -76,6 +76,7 @@ def build_plan(flow):
             recovery=node.recovery, stop_on_exception=effective_stop(flow, node),
             max_concurrent=node.max_concurrent, retries=node.retries, tolerate=node.tolerate,
             handles=node.handles)
+        step.serial, step.queues = node.construct == 'inline', node.construct == 'queues'
         parent.children = list(parent.children) + [step]
         steps[path] = step
     for path, node in flow.nodes.items():
@@ -133,6 +134,8 @@ class Engine:
         self.failed = []                # tasks that failed or count as failed
         self.result = None
         self.engine = sequent.Engine(build_plan(flow), flow.max_concurrent, recovery, mode)
+        if flow.queue is not None:
+            self.engine.limit_queue(*flow.queue)
         self.now = now
         for pattern in patterns:
             self.feed(self.engine.hold, pattern)
@@ -344,7 +347,7 @@ class Simulation:
                 self.story.append('crash')
                 self.seen.add('crash %d' % recovery)
                 # What is done again after a crash in what was stopped depends on the order.
-                may_go_on = recovery == 0 and 'stops' not in self.seen
+                may_go_on = recovery == 0 and not (self.holding or 'stops' in self.seen)
                 mode = 'continue' if may_go_on and self.chance.likely(0.6) else 'recover'
             else:
                 self.seen.add('success' if ok else 'failure')
@@ -504,6 +507,10 @@ class Simulation:
             engine.finish(path, sequence, ok)
 
     def compare(self, engine, reference):
+        if any(node.construct == 'inline' for node in self.flow.nodes.values()):
+            self.seen.add('inline')
+        if len(engine.running) > self.flow.max_concurrent > 0:
+            self.seen.add('queued ahead')
         same('runs', {name + (task.attempt,) for name, task in engine.running.items()},
              {name + (reference.attempt(*name),) for name in reference.running()})
         for path, sequence in reference.running():
@@ -721,7 +728,8 @@ def test_the_simulations_meet_with_everything():
                     'skipped', 'handled', 'dues', 'compared', 'healed', 'tried', 'dropped',
                     'tried again after a crash', 'borne', 'exceeded by number',
                     'exceeded by share', 'exceeded by share at the end', 'spared', 'repeated',
-                    'kept', 'in_vain', 'given_up', 'continue', 'not_run', 'held'}
+                    'kept', 'in_vain', 'given_up', 'continue', 'not_run', 'held',
+                    'inline', 'queued ahead'}
 
 
 @pytest.mark.parametrize('name, broken', [
