@@ -12772,7 +12772,79 @@ def _version():
         __version__, os.path.abspath(__file__), '.'.join(map(str, sys.version_info[:3])))
 
 
-def _make_parser():
+def _log_level(text):
+    import argparse
+    known = ('debug', 'info', 'warning', 'error', 'critical')
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError('unknown level %r%s' % (
+            text, _choices(text.lower(), known)))
+    return getattr(logging, text.upper())
+
+
+def _assignment(text):
+    """Return (name, value) of NAME=VALUE."""
+    import argparse
+    name, equals, value = text.partition('=')
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(
+            '--set takes NAME=VALUE, with an identifier as name, not %r' % text)
+    return name, value
+
+
+_RUNNING = ('run', 'recover', 'continue')
+
+_FLAG = {'action': 'store_true'}
+
+#: The options: (their names, the verbs that take them, their help, what else argparse is told).
+_OPTIONS = (
+    ('--flow', _VERBS, 'which flow, where the module has several', {'metavar': 'NAME'}),
+    ('--store', _VERBS, "the store, instead of the flow's own", {'metavar': 'PATH'}),
+    ('--set', _VERBS, 'give a parameter of the flow its value; so does the environment variable '
+     'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A recovery has the '
+     'values of its run without it',
+     {'metavar': 'NAME=VALUE', 'type': _assignment, 'action': 'append', 'default': []}),
+    ('--force-set', _RUNNING[1:], 'recover, continue: let --set change a value, though finished '
+     'steps ran with the old one', _FLAG),
+    ('--run-id', _RUNNING + ('status', 'history', 'log'), 'the name of the new run, or which run '
+     'to recover, continue or show (default: the latest)', {'metavar': 'ID'}),
+    ('--recovery-run', ('recover', 'status', 'log'), 'recover: start from the end of that '
+     'recovery; status, log: show it', {'metavar': 'N', 'type': int}),
+    ('--construct', _RUNNING, 'what runs functions: process, thread, inline, ...',
+     {'metavar': 'NAME'}),
+    ('--max-concurrent', _RUNNING, 'tasks running at one time; below 1: no limit',
+     {'metavar': 'N', 'type': int}),
+    ('--log-level', _VERBS, 'debug, info, warning, error or critical',
+     {'metavar': 'LEVEL', 'type': _log_level, 'dest': 'log_level'}),
+    ('-q', _VERBS, 'log warnings and errors only',
+     {'dest': 'log_level', 'action': 'store_const', 'const': logging.WARNING}),
+    ('-v', _VERBS, 'log everything',
+     {'dest': 'log_level', 'action': 'store_const', 'const': logging.DEBUG}),
+    ('--assume-dead', _RUNNING, 'run, recover, continue: take processes for dead that were '
+     'started on another host and cannot be looked at', _FLAG),
+    ('--json', _RUNNING + ('list', 'status', 'history'), 'print JSON; after a run, how it ended',
+     _FLAG),
+    ('--all', _RUNNING + ('status',), 'status, --dry-run: show every task', _FLAG),
+    ('--version', _VERBS, 'show the version, and which file this is', _FLAG),
+    ('-h --help', _VERBS, 'show this text', _FLAG),
+)
+
+#: The options that need a file in backends/: {option: name of the file}.
+_BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check'}
+
+
+def _backend_options():
+    """Return the options that the files in backends/ add, in the form of `_OPTIONS`.
+
+    The value of such an option, ``instead``, is (name of the backend, name of its function).
+    """
+    return [(' '.join(one.get('short', []) + [option]), one['verbs'], one['help'],
+             {'dest': 'instead', 'action': 'store_const', 'const': (name, one['call'])})
+            for name, description in descriptions().items()
+            for option, one in description.get('options', {}).items()]
+
+
+def _make_parser(rows):
+    """Return a parser of the options in rows of the form of `_OPTIONS`."""
     import argparse
     program = _program()
     parser = argparse.ArgumentParser(
@@ -12782,45 +12854,12 @@ def _make_parser():
         formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=78),
         description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n'
         + '\n'.join('  %-10s%s' % pair for pair in _VERBS.items()), epilog=_EPILOG)
-    add = parser.add_argument
-    add('--flow', metavar='NAME', help='which flow, where the module has several')
-    add('--store', metavar='PATH', help='the store, instead of the flow\'s own')
-    add('--set', metavar='NAME=VALUE', action='append', default=[],
-        help='give a parameter of the flow its value; so does the environment variable '
-        'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A recovery has '
-        'the values of its run without it')
-    add('--force-set', action='store_true', help='recover, continue: let --set change a value, '
-        'though finished steps ran with the old one')
-    add('--run-id', metavar='ID', help='the name of the new run, or which run to recover, '
-        'continue or show (default: the latest)')
-    add('--recovery-run', metavar='N', type=int,
-        help='recover: start from the end of that recovery; status, log: show it')
-    add('--construct', metavar='NAME', help='what runs functions: process, thread, inline, ...')
-    add('--max-concurrent', metavar='N', type=int, help='tasks running at one time; below 1: no '
-        'limit')
+    parser.set_defaults(instead=None)
     level = parser.add_mutually_exclusive_group()
-    level.add_argument('--log-level', metavar='LEVEL', type=_log_level, help='debug, info, '
-                       'warning, error or critical')
-    level.add_argument('-q', dest='log_level', action='store_const', const=logging.WARNING,
-                       help='log warnings and errors only')
-    level.add_argument('-v', dest='log_level', action='store_const', const=logging.DEBUG,
-                       help='log everything')
-    add('--assume-dead', action='store_true', help='run, recover, continue: take processes for '
-        'dead that were started on another host and cannot be looked at')
-    add('--json', action='store_true', help='print JSON; after a run, how it ended')
-    add('--all', action='store_true', help='status, --dry-run: show every task')
-    add('--version', action='store_true', help='show the version, and which file this is')
-    add('-h', '--help', action='store_true', help='show this text')
+    for names, _, help_text, more in rows:
+        into = level if more.get('dest') == 'log_level' else parser
+        into.add_argument(*names.split(), help=help_text, **more)
     return parser
-
-
-def _log_level(text):
-    import argparse
-    known = ('debug', 'info', 'warning', 'error', 'critical')
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError('unknown level %r%s' % (
-            text, _choices(text.lower(), known)))
-    return getattr(logging, text.upper())
 
 
 def _parse_arguments(argv, stdout):
@@ -12833,15 +12872,17 @@ def _parse_arguments(argv, stdout):
     Raises:
         SystemExit: they are wrong, which has been said.
     """
-    parser = _make_parser()
+    rows = list(_OPTIONS)
+    parser = _make_parser(rows)
     # Without positional arguments of its own the parser lets them stand between options.
     options, words = parser.parse_known_args(argv)
-    options.instead = None
     if options.help or any(word.startswith('-') for word in words):
-        options, words = _parse_with_backends(parser, argv)
+        rows += _backend_options()
+        parser = _make_parser(rows)
+        options, words = parser.parse_known_args(argv)
     options.stdout = stdout
     options.given = {}    # {name: (text, source)}
-    for name, _, text in (one.partition('=') for one in options.set):
+    for name, text in options.set:
         options.given[name] = text, '--set'
     if options.help or options.version:
         options.module = None if options.version else next(
@@ -12854,75 +12895,80 @@ def _parse_arguments(argv, stdout):
         with _output(stdout) as say:
             _say_lines(say, options.text)
         return None
-    objection = _objection_to(options, words, parser)
-    if objection:
-        parser.error(objection)
-    options.module = options.verb = None
-    if words:
-        options.module, options.verb = words[0], (words[1:] or ['run'])[0]
-    options.step, options.sequence = (words[2:] + [None, None])[:2]
+    try:
+        _check_options(options, words, rows, parser.prog)
+    except _UsageError as error:
+        parser.error(str(error))
+    options.module, options.verb, options.step, options.sequence = (
+        words + [None, 'run', None, None][len(words):])
     return options
 
 
-#: The options that need a file in backends/: {option: name of the file}.
-_BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check'}
+def _check_options(options, words, rows, program):
+    """Refuse words and options that do not go together.
 
+    Args:
+        options: the options.
+        words: the other arguments; one that begins with ``-`` is no option that is known.
+        rows: the known options, in the form of `_OPTIONS`.
+        program: how this program was called.
 
-def _parse_with_backends(parser, argv):
-    """Parse the arguments again, with the options that backends add.
-
-    Returns:
-        The options and the words. ``instead`` is None, or (backend, function, option, verbs) of
-        an option that was given.
+    Raises:
+        _UsageError: says which of them, and why.
     """
-    added = [(name, option, one) for name, description in descriptions().items()
-             for option, one in description.get('options', {}).items()]
-    for name, option, one in added:
-        parser.add_argument(*one.get('short', ()), option, dest='instead', action='store_const',
-                            const=(name, one['call'], option, one['verbs']), help=one['help'])
-    return parser.parse_known_args(argv)
+    for word in words:
+        if word in _BESIDE:
+            raise _UsageError(
+                '%s needs the file backends/%s.py: copy it to a folder backends beside %s' % (
+                    word, _BESIDE[word], os.path.abspath(__file__)))
+        if word.startswith('-'):
+            raise _UsageError('unknown option %r%s' % (word, _nearest(
+                word, ' '.join(names for names, _, _, _ in rows).split())))
+    given = [(names.split()[-1], verbs) for names, verbs, _, more in rows
+             if _is_given(options, names, more)]
+    alone = [name for name, verbs in given if not verbs]
+    if alone and words:
+        raise _UsageError('%s takes no module, not %r' % (alone[0], words[0]))
+    if alone:
+        return
+    verb = _check_words(words, program)
+    for name, verbs in given:
+        if verb not in verbs:
+            *first, last = verbs
+            raise _UsageError('%s goes with %s, not with %s' % (
+                name, ' and '.join([', '.join(first)] * bool(first) + [last]), verb))
+    if options.all and verb != 'status' and options.instead is None:
+        raise _UsageError('--all goes with status and --dry-run, not with %s' % verb)
 
 
-def _objection_to(options, words, parser):
-    """Say what is wrong with the arguments, or return None."""
-    unknown = [word for word in words if word.startswith('-')]
-    if unknown:
-        if unknown[0] in _BESIDE:
-            return '%s needs the file backends/%s.py: copy it to a folder backends beside %s' % (
-                unknown[0], _BESIDE[unknown[0]], os.path.abspath(__file__))
-        known = [one for action in parser._actions for one in action.option_strings]
-        return 'unknown option %r%s' % (unknown[0], _nearest(unknown[0], known))
-    if options.instead is not None and not options.instead[3]:
-        return '%s takes no module, not %r' % (options.instead[2], words[0]) if words else None
+def _is_given(options, names, more):
+    """Whether an option of `_OPTIONS` was given."""
+    value = getattr(options, more.get('dest') or names.split()[-1][2:].replace('-', '_'))
+    if 'const' in more:    # several options have one destination
+        return value == more['const']
+    return not (value is None or value is False or value == [])
+
+
+def _check_words(words, program):
+    """Return the verb among the words of the command line: MODULE [VERB] ...
+
+    Raises:
+        _UsageError: words are missing, unknown or too many.
+    """
     if not words:
-        return 'which flow? Give a module or a file; -h shows examples'
+        raise _UsageError('which flow? Give a module or a file; -h shows examples')
     verb = (words[1:] or ['run'])[0]
     if verb not in _VERBS:
-        if words[0] in _VERBS:
-            return 'the module comes first: %s %s %s' % (parser.prog, verb, words[0])
-        return 'unknown verb %r%s' % (verb, _choices(verb, _VERBS))
+        raise _UsageError('the module comes first: %s %s %s' % (program, verb, words[0])
+                          if words[0] in _VERBS else
+                          'unknown verb %r%s' % (verb, _choices(verb, _VERBS)))
     most = 4 if verb == 'log' else 2
     if words[most:]:
-        return 'unexpected argument %r after the verb' % words[most]
+        raise _UsageError('unexpected argument %r after the verb' % words[most])
     if verb == 'log' and not words[2:]:
-        return 'the log of which step? Give its path: %s %s log STEP' % (parser.prog, words[0])
-    if options.instead is not None and verb not in options.instead[3]:
-        *first, last = options.instead[3]
-        return '%s goes with %s, not with %s' % (
-            options.instead[2], ' and '.join([', '.join(first)] * bool(first) + [last]), verb)
-    if options.all and verb != 'status' and options.instead is None:
-        return '--all goes with status and --dry-run, not with %s' % verb
-    wrong = [one for one in options.set
-             if '=' not in one or not one.partition('=')[0].isidentifier()]
-    if wrong:
-        return '--set takes NAME=VALUE, with an identifier as name, not %r' % wrong[0]
-    if options.force_set and verb not in ('recover', 'continue'):
-        return '--force-set goes with recover and continue, not with %s' % verb
-    if options.assume_dead and verb not in ('run', 'recover', 'continue'):
-        return '--assume-dead goes with run, recover and continue, not with %s' % verb
-    if options.recovery_run is not None and verb not in ('recover', 'status', 'log'):
-        return '--recovery-run goes with recover, status and log, not with %s' % verb
-    return None
+        raise _UsageError('the log of which step? Give its path: %s %s log STEP'
+                          % (program, words[0]))
+    return verb
 
 
 # Output ---------------------------------------------------------------------------

@@ -1524,6 +1524,12 @@ def test_help_starts_with_examples(shop, arguments):
     (['night', 'status', '-n'], ['--dry-run goes with run, recover and continue, not with']),
     (['night', 'list', '--assume-dead'], ['--assume-dead goes with run, recover and continue']),
     (['night', 'run', '--recovery-run', '1'], ['--recovery-run goes with recover']),
+    (['night', 'list', '--construct', 'thread'],
+     ['--construct goes with run, recover and continue, not with list']),
+    (['night', 'history', '--max-concurrent', '0'], ['--max-concurrent goes with run, recover']),
+    (['night', 'list', '--run-id', 'x'], ['--run-id goes with run, recover, continue, status']),
+    (['night', 'log', 'a', '--json'], ['--json goes with run, recover, continue, list, status']),
+    (['night', 'continue', '--recovery-run', '0'], ['--recovery-run goes with recover, status']),
     (['night', '--store'], ['--store']),
 ])
 def test_wrong_usage_exits_2_before_the_module_is_loaded(shop, arguments, texts):
