@@ -326,3 +326,10 @@ def test_every_public_name_is_there():
     backends = {name[:-3] for name in os.listdir(os.path.join(ROOT, 'backends'))
                 if name.endswith('.py')}
     assert not backends & set(sequent.__all__), 'a backend may not be named as a public name'
+
+
+def test_the_table_of_backends_has_a_line_for_each_file():
+    with open(os.path.join(ROOT, 'backends', 'README.md'), encoding='utf-8') as file:
+        listed = re.findall(r'^\| `(\w+\.py)` ', file.read(), re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in os.listdir(os.path.join(ROOT, 'backends'))
+                                    if name.endswith('.py'))
