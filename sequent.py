@@ -2915,7 +2915,8 @@ class Engine:
                 self._collect_innermost(scope, innermost)
         self._quiet = []
         if not self.halted:
-            self._end_iterations([one for one in innermost if not self._waits(one)])
+            known = {}  # type: typing.Dict[Scope, bool]
+            self._end_iterations([one for one in innermost if not self._waits(one, known)])
 
     def _end_iterations(self, scopes):
         """End iterations; their containers go on, or are over, all of them together."""
@@ -2952,9 +2953,13 @@ class Engine:
         if not live:
             found.append(scope)
 
-    def _waits(self, scope):
-        """Whether a step of an idle iteration waits for something that can still be raised."""
-        return any(self._alive(outer) for outer in self._awaited(scope))
+    def _waits(self, scope, known):
+        """Whether a step of an idle iteration waits for something that can still be raised.
+
+        ``known``: answers of `_alive` so far. Without them, each of many iterations that wait for
+        the same step would look at all the others.
+        """
+        return any(self._alive(outer, known) for outer in self._awaited(scope))
 
     def _awaited(self, scope, all_steps=False):
         """Yield the outer scopes in which something is that steps of this one wait for.
@@ -2976,12 +2981,14 @@ class Engine:
                 if bits & wanted and not outer.raised[target.slot] & (bits | _COMPLETE):
                     yield outer
 
-    def _alive(self, scope):
+    def _alive(self, scope, known):
         """Whether a status can still be raised in a scope: something goes on there, or something
         in it waits for something further out that can still be raised."""
-        return bool(scope.busy) or any(
-            outer.step.depth < scope.step.depth and self._alive(outer)
-            for one in self._within(scope) for outer in self._awaited(one))
+        if scope not in known:
+            known[scope] = bool(scope.busy) or any(
+                outer.step.depth < scope.step.depth and self._alive(outer, known)
+                for one in self._within(scope) for outer in self._awaited(one))
+        return known[scope]
 
     def _within(self, scope):
         yield scope

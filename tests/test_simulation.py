@@ -12,6 +12,7 @@ first seed. A failure prints the seed, the flow and what was done to it.
 """
 
 import os
+import sys
 
 import pytest
 
@@ -718,6 +719,31 @@ def test_a_stop_drops_what_is_held():      # semantics 3.4
     engine.finish('m', '1', True)
     assert engine.result is False
     assert engine.records['b', '1'].status == 'ready'
+
+
+def calls_of_waiting_in_vain(iterations):
+    """Return how many functions are called until so many iterations end that wait for a step
+    further out which never runs."""
+    flow = Flow([Node('a'), Node('s', require=('atom', 'a', 'failure')),
+                 Node('c', [Node('x', require=('atom', 's', 'success'))],
+                      loop=iterations, max_concurrent=0)])
+    engine, counted = Engine(flow, Records(), 0, 0), [0]
+
+    def count(frame, event, given):
+        counted[0] += event == 'call'
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        engine.finish('a', '1', True)
+    finally:
+        sys.setprofile(before)
+    assert engine.result is True
+    assert engine.engine.unmet == {engine.engine.plan.steps[-1]: iterations}
+    return counted[0]
+
+
+def test_many_iterations_that_wait_for_one_step_are_looked_at_once_each():      # semantics 3.6
+    assert calls_of_waiting_in_vain(5000) < 12 * calls_of_waiting_in_vain(500)
 
 
 def test_the_simulations_meet_with_everything():
