@@ -77,7 +77,7 @@ __all__ = [
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
     'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
-    'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord',
+    'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord', 'Request',
     'TaskConstruct', 'ProcessConstruct', 'ProgramConstruct', 'ThreadConstruct', 'InlineConstruct',
     'Job', 'Outcome', 'run_job', 'Observer',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
@@ -595,6 +595,23 @@ class TaskRecord(typing.NamedTuple):
     item_text: typing.Optional[str] = None
     ready_at: typing.Optional[float] = None
     waited_for: typing.Optional[str] = None
+
+
+class Request(typing.NamedTuple):
+    """What somebody asks of a run from outside (semantics 13).
+
+    ``verb`` is ``stop``, ``hold`` or ``release``; ``pattern`` is one of `fnmatch` for the paths of
+    the steps that are meant. ``asker`` names the user, host and pid, for those who look.
+    ``number`` is given by `Store.post`: requests are applied in its order.
+    """
+
+    flow: str
+    run_id: str
+    verb: str
+    pattern: str = ''
+    posted: float = 0.0
+    asker: str = ''
+    number: str = ''
 
 
 class Outcome(typing.NamedTuple):
@@ -3373,8 +3390,8 @@ class Store(abc.ABC):
     (recovery, attempt).
 
     `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `keep_plan`,
-    `plan`, `fold` and `summary` have defaults; the rest is abstract. ``tests/contracts.py`` holds
-    `StoreContract`, which tests every promise made here.
+    `plan`, `post`, `requests`, `answers`, `wakeup`, `fold` and `summary` have defaults; the rest
+    is abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -3499,7 +3516,7 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    def commit(self, run, records):
+    def commit(self, run, records, answers=()):
         """Store TaskRecords of a run that was begun: all of them or none, durable on return.
 
         Of two records with the same (path, sequence, recovery, attempt) the later replaces the
@@ -3509,9 +3526,36 @@ class Store(abc.ABC):
 
         Args:
             records: an iterable of TaskRecord; it may be empty.
+            answers: (Request, text) pairs, stored together with the records. `requests` does not
+                list these requests any more.
         Raises:
             StoreError: nothing of it is stored.
         """
+
+    def post(self, request):
+        """Leave a `Request` for the supervisor of a run, without a lock; return its number.
+
+        The store may be open for reading only.
+
+        Raises:
+            StoreError: this store takes no requests, or the request cannot be left there.
+        """
+        raise StoreError('%r takes no requests; give the flow a store that does' % (self,))
+
+    def requests(self, run):
+        """Return the list of the requests to a run that have no answer yet, in their order."""
+        return []
+
+    def answers(self, run):
+        """Return the list of (Request, text) of what was answered, in the order of answering."""
+        return []
+
+    def wakeup(self):
+        """Return a descriptor that is readable when a request was posted, or None.
+
+        None: the driver looks every ``sleep_between_loops`` seconds.
+        """
+        return None
 
     def fold(self, run, path, sequence, kind):
         """Take a success of which only the number can still be asked for; return whether it did.
@@ -3747,6 +3791,26 @@ def _trust_problem(path, info):
     return ''
 
 
+def _open_own(path, what):
+    """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | _AS_IT_IS)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError('the %s %r cannot be read: %s' % (what, path, error.strerror)) from error
+    folder = os.path.dirname(path)
+    info = os.fstat(fd)
+    problem = _trust_problem(path, info) or _trust_problem(folder, os.stat(folder))
+    if not (problem or stat.S_ISREG(info.st_mode)):
+        problem = '%r is not a regular file' % path
+    if problem:
+        os.close(fd)
+        raise StoreError('the %s %r could have been written by another user: %s'
+                         % (what, path, problem))
+    return open(fd, 'rb')
+
+
 def _is_private_group(info):
     """Say whether a group is that of the file's owner alone, by name."""
     try:
@@ -3894,6 +3958,8 @@ class MemoryStore(Store):
         self._runs = collections.OrderedDict()  # (flow, run_id, recovery): RunRecord
         self._kept = {}  # (flow, run_id): _Kept
         self._plans = {}  # digest: text
+        self._requests = []  # those without an answer; from any thread
+        self._answers = []  # (Request, text)
         file = _LockFile()
         self._claims = _Claims(self, lambda: file)
 
@@ -3930,11 +3996,26 @@ class MemoryStore(Store):
             raise _never_begun(run, self)
         self._runs[run[:3]] = known._replace(status=run.status, ended=run.ended)
 
-    def commit(self, run, records):
+    def post(self, request):
+        request = request._replace(number=_new_number())
+        self._requests.append(request)
+        return request.number
+
+    def requests(self, run):
+        return [one for one in list(self._requests) if one[:2] == run[:2]]
+
+    def answers(self, run):
+        return [one for one in self._answers if one[0][:2] == run[:2]]
+
+    def commit(self, run, records, answers=()):
         kept = self._kept.get(run[:2])
         if kept is None:
             raise _never_begun(run, self)
-        for record in list(records):
+        records = list(records)
+        for request, text in answers:
+            self._answers.append((request, text))
+            self._requests.remove(request)
+        for record in records:
             if self.volatile and (record.kind == 'iteration' or record.status == SUCCESS and (
                     self.fold(run, record.path, record.sequence, record.kind))):
                 continue
@@ -4030,6 +4111,11 @@ class _Kept:
 _NOTHING_KEPT = _Kept()
 
 
+def _new_number():
+    """Return the number of a new request: numbers rise as time passes."""
+    return '%020d-%s' % (time.time() * 1e6, os.urandom(4).hex())
+
+
 def _digest_of(text):
     import hashlib
     return hashlib.sha256(text.encode('utf-8')).hexdigest()
@@ -4087,7 +4173,9 @@ _ADDITIONS = (('plans', (
     'ALTER TABLE runs ADD COLUMN plan TEXT',
     'ALTER TABLE tasks ADD COLUMN item_text TEXT',
     'ALTER TABLE tasks ADD COLUMN ready_at REAL',
-    'ALTER TABLE tasks ADD COLUMN waited_for TEXT')),)
+    'ALTER TABLE tasks ADD COLUMN waited_for TEXT')), ('answers', (
+    """CREATE TABLE answers (id INTEGER PRIMARY KEY, run INTEGER NOT NULL,
+        number TEXT NOT NULL UNIQUE, request TEXT NOT NULL, answer TEXT NOT NULL)""",)))
 _ADDED = ('plan', 'item_text', 'ready_at', 'waited_for')
 
 
@@ -4174,11 +4262,14 @@ class SqliteStore(Store):
         self.folder = self.path + '.outcomes'
         self.logs = self.path + '.logs'
         self.results = self.path + '.results'
+        self._requests = self.path + '.requests'
+        self._refused = set()  # names of files there that were warned of
         self._pid = None  # of the process that opened it
         self._create = False
         self._db = None
         self._file = None  # which file it is: it may be replaced while it is open
         self._columns = _COLUMNS
+        self._tables = ()  # names of those that are there
         self._new_plan = None  # (digest, text), until `begin`
         self._keys = {}  # (flow, run_id): run
         self._claims = _Claims(self, lambda: _lock_file(self._file, self.path + '.lock'))
@@ -4298,7 +4389,7 @@ class SqliteStore(Store):
 
         The file beside it whose name ends in -journal is played back into the store by SQLite.
         """
-        beside = ('', '-journal', '-wal', '.lock', '.outcomes', '.logs', '.results')
+        beside = ('', '-journal', '-wal', '.lock', '.outcomes', '.logs', '.results', '.requests')
         paths = [self.path + ending for ending in beside]
         if create or os.path.lexists(self.path):
             paths.append(folder)
@@ -4325,7 +4416,7 @@ class SqliteStore(Store):
             raise StoreError('the store %r was written by a newer sequent (format %d, this one '
                              'knows up to 1); use that one, or give another store'
                              % (self.path, version))
-        self._columns = _columns('plans' in tables)
+        self._columns, self._tables = _columns('plans' in tables), tables
         if not create:
             return version > 0
         self._look_for_damage(db, version)
@@ -4354,7 +4445,7 @@ class SqliteStore(Store):
         # not; and a COMMIT would wait for all who read.)
         db.execute('PRAGMA user_version = 1')
         db.execute('COMMIT' if missing else 'ROLLBACK')
-        self._columns = _COLUMNS
+        self._columns, self._tables = _COLUMNS, _tables(db)
 
     def _look_for_damage(self, db, version):
         """Refuse a damaged file before anything is written; a large one takes too much time."""
@@ -4543,14 +4634,74 @@ class SqliteStore(Store):
 
     # Tasks
 
-    def commit(self, run, records):
+    def commit(self, run, records, answers=()):
         key = self._key(run)
         if key is None:
             raise _never_begun(run, self)
         records = list(records)
-        if records:
+        if records or answers:
             self._write(_commit, (    # one at a time: there may be very many
-                (key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records))
+                (key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records),
+                [(key, request.number, _json_of(request), text) for request, text in answers])
+        for request, _ in answers:
+            with contextlib.suppress(OSError):    # `requests` removes what stays
+                os.unlink(os.path.join(self._requests, request.number + '.json'))
+
+    # Requests: files in a folder, so that nobody who posts one locks the store.
+
+    def post(self, request):
+        request = request._replace(number=_new_number())
+        path = os.path.join(self._requests, request.number + '.json')
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._requests, 0o700)
+            with open(_make_private(path + '.new'), 'w', encoding='ascii') as file:
+                file.write(_json_of(request))
+            os.rename(path + '.new', path)
+        except OSError as exc:
+            raise StoreError('the request %r cannot be left in the folder %r: %s; make that '
+                             'folder writable for this user'
+                             % (request.verb, self._requests, exc.strerror)) from exc
+        return request.number
+
+    def requests(self, run):
+        try:
+            names = sorted(name for name in os.listdir(self._requests) if name.endswith('.json'))
+        except OSError:
+            return []
+        found = [self._read_request(name) for name in names if name not in self._refused]
+        found = [one for one in found if one is not None and one[:2] == run[:2]]
+        if found:
+            known = {request.number for request, _ in self.answers(run)}
+            for request in found:
+                if request.number in known:    # its supervisor was killed before it removed it
+                    os.unlink(os.path.join(self._requests, request.number + '.json'))
+            found = [request for request in found if request.number not in known]
+        return found
+
+    def _read_request(self, name):
+        """Return the request in a file, or None if there is none that could be followed."""
+        import json
+        path = os.path.join(self._requests, name)
+        try:
+            with _open_own(path, 'request') as file:
+                request = Request(**json.loads(file.read().decode('ascii')))
+            if set(map(type, request)) <= {str, float} and request.number + '.json' == name:
+                return request
+            raise ValueError('its fields are not those of a request')
+        except FileNotFoundError:
+            return None
+        except (StoreError, OSError, ValueError, TypeError) as error:
+            self._refused.add(name)
+            logger.warning('the request %r is not followed: %s; remove that file', path, error)
+            return None
+
+    def answers(self, run):
+        if 'answers' not in self._tables:
+            return []
+        import json
+        return [(Request(**json.loads(request)), answer) for request, answer in self._read(
+            'SELECT request, answer FROM answers WHERE run = ? ORDER BY id', self._key(run))]
 
     def outcomes(self, run, sequence, upto):
         rows = self._read(_SQL_OUTCOMES, self._key(run), sequence, upto)
@@ -4603,8 +4754,16 @@ def _tables(db):
     return {name for name, in db.execute('SELECT name FROM sqlite_master')}
 
 
-def _commit(db, rows):
+def _commit(db, rows, answers=()):
     db.executemany(_SQL_COMMIT, rows)
+    for answer in answers:
+        db.execute('INSERT INTO answers (run, number, request, answer) '
+                   'VALUES (?, ?, ?, ?)', answer)
+
+
+def _json_of(request):
+    import json
+    return json.dumps(request._asdict())
 
 
 def _with_utf8_error(record):
@@ -6064,26 +6223,6 @@ def _sync_folder(path):
             raise
     finally:
         os.close(fd)
-
-
-def _open_own(path, what):
-    """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | _AS_IT_IS)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreError('the %s %r cannot be read: %s' % (what, path, error.strerror)) from error
-    folder = os.path.dirname(path)
-    info = os.fstat(fd)
-    problem = _trust_problem(path, info) or _trust_problem(folder, os.stat(folder))
-    if not (problem or stat.S_ISREG(info.st_mode)):
-        problem = '%r is not a regular file' % path
-    if problem:
-        os.close(fd)
-        raise StoreError('the %s %r could have been written by another user: %s'
-                         % (what, path, problem))
-    return open(fd, 'rb')
 
 
 def _read_own(path):
@@ -9187,6 +9326,7 @@ class _Batch:
         starting: tasks to prepare before the commit, and to start after it.
         dirty: tasks whose record is to be stored (an ordered set).
         rows: further records.
+        answers: (request, answer) pairs.
         ahead: tasks that are stored as active ahead of their start (an ordered set).
         settled: (job, construct) of outcomes that the commit stores.
         waits: the commit may wait for more of the same (semantics 6.2), unless it is ``urgent``.
@@ -9201,6 +9341,7 @@ class _Batch:
         self.starting = []  # type: typing.List[Task]
         self.dirty = {}  # type: typing.Dict[Task, None]
         self.rows = []  # type: typing.List[TaskRecord]
+        self.answers = []  # type: typing.List[tuple]
         self.ahead = {}  # type: typing.Dict[Task, None]
         self._ahead_rows = []  # type: typing.List[TaskRecord]
         self.settled = []  # type: typing.List[tuple]
@@ -9265,7 +9406,10 @@ class _Batch:
         self.waits = self.urgent = False
         if _parameters.secrets:
             rows, told, ahead = map(_masked, (rows, told, ahead))
-        if rows or ahead:
+        answers, self.answers = self.answers, []
+        if answers:
+            store.commit(self.run, rows + ahead, answers)
+        elif rows or ahead:
             store.commit(self.run, rows + ahead if ahead else rows)
         if told:
             self.observers.tell('committed', told)
@@ -10260,6 +10404,12 @@ class Stop:
         """Return the job whose inline function is being called, or None."""
         return self._job if self._calling else None
 
+    def stop_as_asked(self):
+        """Stop as the first SIGTERM does, because a request asks for a stop."""
+        self._first = time.monotonic()
+        self.signals.append(signal.SIGTERM)
+        self.driver.port.stopping = True
+
     # The end of what runs.
 
     def end_all(self, why):
@@ -10333,6 +10483,75 @@ class Stop:
                     % (job.name, job.sequence))
 
 
+class _Requests:
+    """Follows what is asked of the run from outside (semantics 13).
+
+    Args:
+        driver: a `Driver`.
+    """
+
+    def __init__(self, driver):
+        self.driver = driver
+        self.pause = max(0.01, driver.settings['sleep_between_loops'])
+        self._looked = 0.0
+        self._taken = set()    # numbers of those whose answers are not stored yet
+
+    def begin(self):
+        """Hold what an earlier supervisor was told to hold, then what was asked for since."""
+        driver = self.driver
+        patterns = {}  # type: typing.Dict[str, None]
+        for request, answer in driver.store.answers(driver.run_record):
+            if request.verb == 'hold' and not answer.startswith('refused'):
+                patterns[request.pattern] = None
+            elif request.verb == 'release':
+                patterns.pop(request.pattern, None)
+        for pattern in patterns:
+            logger.warning('steps that match %r are held; release them with: release %s',
+                           pattern, pattern)
+            driver.feed(driver.engine.hold(pattern, driver.clock()))
+        self._answer(lambda request: 'refused: no supervisor was at work'
+                     if request.verb == 'stop' else self._follow(request))
+
+    def look(self):
+        """Follow the requests that have come, at most once in a ``pause``."""
+        now = time.monotonic()
+        if now - self._looked >= 0.9 * self.pause:
+            self._looked = now
+            self._answer(self._follow)
+
+    def finish(self):
+        """Answer what nobody will follow any more, as the run is over."""
+        self._answer(lambda request: 'refused: the run was over')
+
+    def _answer(self, follow):
+        driver = self.driver
+        for request in driver.store.requests(driver.run_record):
+            if request.number not in self._taken:
+                self._taken.add(request.number)
+                answer = follow(request)
+                logger.warning('%s asks to %s: %s', request.asker or 'somebody', ' '.join(
+                    filter(None, [request.verb, request.pattern])), answer)
+                driver.batch.answers.append((request, answer))
+
+    def _follow(self, request):
+        """Do what a request asks for; return the answer."""
+        driver, pattern = self.driver, request.pattern
+        if request.verb == 'stop':
+            driver.stop.stop_as_asked()
+            return 'stopping, as at a SIGTERM'
+        if request.verb not in ('hold', 'release'):
+            return 'refused: there is no verb %r' % request.verb
+        import fnmatch
+        paths = {one.path for one in driver.plan.steps if fnmatch.fnmatchcase(one.path, pattern)}
+        if request.verb == 'release':
+            driver.feed(driver.engine.unhold(pattern, driver.clock()))
+            return 'released: %d steps match %r' % (len(paths), pattern)
+        if not paths:
+            return 'refused: no step matches %r; list shows the steps' % pattern
+        driver.feed(driver.engine.hold(pattern, driver.clock()))
+        return 'held: %d steps match %r' % (len(paths), pattern)
+
+
 class Driver(PlanWalk):
     """Runs a plan: see the text above. Made by a facade, for one run.
 
@@ -10365,6 +10584,7 @@ class Driver(PlanWalk):
         self.relay = LogRelay()
         self.starter = _Starter(self)
         self.adoption = _Orphans(self)
+        self.requests = _Requests(self)
         self.stop = Stop(self)
         self.signals = self.stop.signals
         self.jobs = {}  # type: typing.Dict[Job, TaskConstruct]
@@ -10408,6 +10628,8 @@ class Driver(PlanWalk):
                 self.begun = True
                 self.begin()
             self._loop(max_loops)
+            if self.engine.over:
+                self.requests.finish()
             self.batch.finish()
         except StoreError:
             self.stop.end_all(None)
@@ -10425,11 +10647,12 @@ class Driver(PlanWalk):
     def begin(self):
         if self.history is not None:
             self.adoption.watch()
+        self.requests.begin()
         PlanWalk.begin(self)
 
     def _loop(self, max_loops):
         cycles, starter, port = 0, self.starter, self.port
-        while not self.signals:
+        while not self._is_stopped():
             self._take_inputs()
             self._commit_and_start()
             if starter.inline:
@@ -10453,6 +10676,11 @@ class Driver(PlanWalk):
             self.stop.end_all(signal.Signals(self.signals[0]).name)
         elif not self.engine.over and self.engine.next_due() is None:
             raise SequentError('internal error: the run has nothing to do and is not over')
+
+    def _is_stopped(self):
+        if not self.signals:
+            self.requests.look()
+        return bool(self.signals)
 
     def _take_inputs(self):
         """Hand to the engine all that has happened."""
@@ -10489,7 +10717,7 @@ class Driver(PlanWalk):
     def _commit_and_start(self):
         """Prepare what is to start, commit, release; skip it while the window is open."""
         batch, starter = self.batch, self.starter
-        if not (batch.starting or batch.dirty or batch.rows or batch.settled):
+        if not (batch.starting or batch.dirty or batch.rows or batch.settled or batch.answers):
             return
         jobs = starter.prepare()
         if batch.waits and not (jobs or batch.urgent) and (
@@ -10513,11 +10741,8 @@ class Driver(PlanWalk):
             self.timers.set('stopped', self.clock() + self.STOPPED / 4, self._look_for_stopped)
         self._set_due()
         due = self.timers.next()
-        timeout = None if due is None else max(0.0, due - self.clock())
-        if self.jobs and (self.relay.active or any(one.polls for one in self._constructs)):
-            pause = max(0.01, self.settings['sleep_between_loops'])
-            timeout = pause if timeout is None else min(timeout, pause)
-        self.port.sleep(timeout)
+        pause = self.requests.pause    # requests, logs and constructs are looked at that often
+        self.port.sleep(pause if due is None else min(pause, max(0.0, due - self.clock())))
         if self.jobs:
             self.relay.poll()
             self.poll()
@@ -12673,6 +12898,9 @@ _VERBS = {
               'in full',
     'history': 'show the runs in the store, every recovery on a line of its own',
     'log': 'log STEP [SEQUENCE]: print the log of the last attempt of a task',
+    'stop': 'stop a run that goes on, as a SIGTERM does',
+    'hold': 'PATTERN: start no step whose path matches, also in recoveries, until its release',
+    'release': 'PATTERN: take a hold of the same pattern back',
 }
 
 _EXAMPLES = """\
@@ -12812,8 +13040,9 @@ _OPTIONS = (
      {'metavar': 'NAME=VALUE', 'type': _assignment, 'action': 'append', 'default': []}),
     ('--force-set', _RUNNING[1:], 'recover, continue: let --set change a value, though finished '
      'steps ran with the old one', _FLAG),
-    ('--run-id', _RUNNING + ('status', 'history', 'log'), 'the name of the new run, or which run '
-     'to recover, continue or show (default: the latest)', {'metavar': 'ID'}),
+    ('--run-id', _RUNNING + ('status', 'history', 'log', 'stop', 'hold', 'release'), 'the name of '
+     'the new run, or which run to recover, continue, show, stop or hold (default: the latest)',
+     {'metavar': 'ID'}),
     ('--recovery-run', ('recover', 'status', 'log'), 'recover: start from the end of that '
      'recovery; status, log: show it', {'metavar': 'N', 'type': int}),
     ('--construct', _RUNNING, 'what runs functions: process, thread, inline, ...',
@@ -12969,12 +13198,15 @@ def _check_words(words, program):
         raise _UsageError('the module comes first: %s %s %s' % (program, verb, words[0])
                           if words[0] in _VERBS else
                           'unknown verb %r%s' % (verb, _choices(verb, _VERBS)))
-    most = 4 if verb == 'log' else 2
+    most = {'log': 4, 'hold': 3, 'release': 3}.get(verb, 2)
     if words[most:]:
         raise _UsageError('unexpected argument %r after the verb' % words[most])
     if verb == 'log' and not words[2:]:
         raise _UsageError('the log of which step? Give its path: %s %s log STEP'
                           % (program, words[0]))
+    if most == 3 and not words[2:]:
+        raise _UsageError('%s which steps? Give a pattern of their paths: %s %s %s PATTERN'
+                          % (verb, program, words[0], verb))
     return verb
 
 
@@ -13104,7 +13336,7 @@ class _Values:
     def __init__(self, options):
         self.options = options
         self.recovering = options.verb in ('recover', 'continue')
-        self.looking = options.verb in ('status', 'history', 'log')
+        self.looking = options.verb in ('status', 'history', 'log', 'stop', 'hold', 'release')
         self.again = None
         self._settled = False   # the recorded values hold
         self._notes = []        # what to log of that
@@ -13632,7 +13864,8 @@ _RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': Ru
 def _apply(flow, session):
     """Apply the verb to the flow; return the exit code. What goes wrong is said here."""
     options = session.options
-    verbs = {'list': _list, 'status': _status, 'history': _history, 'log': _log}
+    verbs = {'list': _list, 'status': _status, 'history': _history, 'log': _log,
+             'stop': _ask, 'hold': _ask, 'release': _ask}
     try:
         _override(flow, options)
         session.values.settle(flow)
@@ -13764,6 +13997,40 @@ def _find_run(store, flow, options):
             return run
     raise _UsageError('run %r of flow %r has no recovery %d; the latest is %d'
                       % (latest.run_id, flow.name, number, latest.recovery))
+
+
+def _ask(flow, options):
+    """Post a request to a run, and print what its supervisor answers."""
+    with opened_store(flow) as store, _output(options.stdout) as say:
+        run = _find_run(store, flow, options)
+        goes_on = run is not None and _supervisor(run) in ('alive', 'elsewhere')
+        if run is None or options.verb == 'stop' and not goes_on:
+            raise _UsageError('there is nothing to %s: no run of flow %r goes on in %s; history '
+                              'shows the runs' % (options.verb, flow.name, _store_name(store)))
+        number = store.post(Request(run.flow, run.run_id, options.verb, options.step or '',
+                                    time.time(), _asker()))
+        if not goes_on:
+            say('the next supervisor of run %s follows it: recover or continue it' % run.run_id)
+            return _EXIT_SUCCESS
+        patience = flow.settings()['shutdown_grace'] + 30
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            for answer in [text for one, text in store.answers(run) if one.number == number]:
+                say(answer)
+                return _EXIT_FAILURE if answer.startswith('refused') else _EXIT_SUCCESS
+            time.sleep(0.05)
+        say('no answer within %g s: the supervisor follows the request when it can, or the next '
+            'one does' % patience)
+    return _EXIT_FAILURE
+
+
+def _asker():
+    import getpass
+    try:
+        user = getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        user = 'uid %s' % getattr(os, 'geteuid', int)()
+    return '%s on %s, pid %d' % (user, _host(), os.getpid())
 
 
 def _store_name(store):

@@ -469,6 +469,48 @@ class StoreContract:
         assert counted(store, run) == [('s_a', 'leaf', 'success', 1)]
 
 
+    # Requests
+
+    def test_a_request_is_listed_until_its_answer_is_committed(self, store, run):
+        first, second = [sequent.Request('etl', 'r1', 'hold', pattern, 1.5, 'x on y, pid 1')
+                         for pattern in ('a*', '\u00fc')]
+        numbers = [store.post(first), store.post(second)]
+        store.post(first._replace(run_id='r2'))
+        listed = store.requests(run)
+        assert listed == [first._replace(number=numbers[0]), second._replace(number=numbers[1])]
+        assert [type(one) for one in listed] == [sequent.Request] * 2
+        assert store.answers(run) == []
+
+        store.commit(run, [a_task()], [(listed[0], 'held: 1 step')])
+
+        assert store.requests(run) == listed[1:]
+        assert store.answers(run) == [(listed[0], 'held: 1 step')]
+        assert list(store.tasks(run)) == [a_task()]
+
+    def test_a_commit_that_fails_answers_nothing(self, store, run):
+        store.post(sequent.Request('etl', 'r1', 'stop'))
+        [request] = store.requests(run)
+
+        def records():
+            yield a_task()
+            raise RuntimeError('in the middle')
+        with pytest.raises(RuntimeError):
+            store.commit(run, records(), [(request, 'yes')])
+        assert store.requests(run) == [request]
+        assert store.answers(run) == []
+
+    def test_who_only_looks_at_a_store_may_post(self, store, run):
+        store.close()
+        store.open(create=False)
+        store.post(sequent.Request('etl', 'r1', 'stop'))
+        [request] = store.requests(run)
+        assert request.verb == 'stop'
+
+    def test_what_wakes_a_supervisor_is_a_descriptor_or_none(self, store, run):
+        wakeup = store.wakeup()
+        assert wakeup is None or os.fstat(wakeup)
+
+
 class KeepingStoreContract(StoreContract):
     """What a store that is not volatile promises beyond."""
 
