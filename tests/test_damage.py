@@ -291,7 +291,8 @@ def make_newer(night, killed_at=None):
     """Put a version beside the flow that adds something to a store; it may kill itself there."""
     source = content(sequent.__file__).decode()
     for old, new in (
-            ('answer TEXT NOT NULL)""",)))\n', 'answer TEXT NOT NULL)""",)), (\'more\', %r))\n' % MORE),
+            ('answer TEXT NOT NULL)""",)))\n',
+             'answer TEXT NOT NULL)""",)), (\'more\', %r))\n' % MORE),
             ('            db.execute(statement)\n',
              '            if statement in %r[1:] and %r.index(statement) == %r:\n'
              '                os.kill(os.getpid(), 9)\n'

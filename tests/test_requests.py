@@ -77,6 +77,7 @@ def test_what_cannot_be_followed_is_refused_and_changes_nothing(night):  # noqa:
 
 
 def test_requests_that_others_could_have_written_are_not_followed(night):  # noqa: F811
+    # semantics 13.3
     supervisor = begun(night)
     store = SqliteStore(night.store)
     store.post(Request('flow', 'r2', 'stop'))
