@@ -6452,18 +6452,20 @@ def _run_program(command, env, streams, inherits):
     Args:
         inherits: whether it reads what this process does, if it names no file.
     """
-    import subprocess
     if command.cwd is not None and not os.path.isdir(command.cwd):
         raise ProgramError(_no_folder(command.cwd))
     environment = dict(os.environ)
     _change_variables(environment, env)
     _change_variables(environment, command.env)
     stdin = os.path.join(command.cwd or '', command.stdin or os.devnull)
+    until = time.monotonic() + (0.0 if _child_job is None else _SHORTAGE)
+    if _asked_to_end:
+        raise ProgramError('it was ended before it could be started')
     try:
-        with _start_lock, open(stdin, 'rb') as stream:  # no fork of ours may keep what it opens
-            process = subprocess.Popen(command.argv(), cwd=command.cwd,
-                                       stdin=None if inherits and not command.stdin else stream,
-                                       env=environment, **streams)
+        with open(stdin, 'rb') as stream:
+            process = _start_program(until, command.argv(), cwd=command.cwd,
+                                     stdin=None if inherits and not command.stdin else stream,
+                                     env=environment, **streams)
     except OSError as error:
         if error.filename == stdin:
             raise ProgramError(_no_stdin(stdin, error.errno)) from None
@@ -6472,11 +6474,42 @@ def _run_program(command, env, streams, inherits):
                            ) from None
     except ValueError as error:
         raise ProgramError('it cannot be started: %s' % error) from None
+    for number in _asked_to_end:    # while it was being started
+        process.send_signal(number)
     try:
         return process.wait()
     except BaseException:
         _end_program(process)
         raise
+
+
+def _start_program(until, *args, **how):
+    """Return the ``subprocess.Popen`` of a program.
+
+    While the system is short of processes or descriptors, try again until a time of
+    time.monotonic(): other tasks end meanwhile.
+    """
+    import subprocess
+    while True:
+        try:
+            with _start_lock:    # no fork of ours may keep what it opens
+                return subprocess.Popen(*args, **how)
+        except OSError as error:
+            if not is_shortage(error) or time.monotonic() >= until or _asked_to_end:
+                raise
+        time.sleep(0.2)
+
+
+_asked_to_end = []  # type: typing.List[int]  # in the child of a program: signals that have come
+
+
+def _note_signal(number, frame):
+    """Stay, in the child of a program, when a signal asks the task to end.
+
+    The program is in the same process group and gets the signal, too. If the child died of the
+    signal, nobody would report how the program ended.
+    """
+    _asked_to_end.append(number)
 
 
 def _end_program(process):
@@ -7953,6 +7986,9 @@ def _run_here(job, load):
     except (Exception, SystemExit) as error:
         return _failure(error, 'it could not be started: %s' % describe_error(error))
     _child_job = job
+    if isinstance(job.func, Command):
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _note_signal)
     return run_job(job)
 
 

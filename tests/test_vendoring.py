@@ -11,6 +11,8 @@ import zipfile
 
 import pytest
 
+from runtools import wait_until
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -170,6 +172,35 @@ def test_the_core_alone_runs_recovers_and_shows_functions_and_programs(tmp_path)
     for verb, text in (('list', 'requires b'), ('status', 'success'), ('history', 'recover')):
         shown = sequent(verb)
         assert (shown.returncode, shown.stderr) == (0, '') and text in shown.stdout
+
+
+CAREFUL = '''
+import sys
+import sequent as seq
+
+flow = seq.Sequent(config={'timeout': 60})
+flow.add_step('careful', command=[sys.executable, '-c', """if True:
+    import signal, sys, time
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    open('begun', 'w').close()
+    time.sleep(60)"""])
+'''
+
+
+def test_the_core_alone_stores_how_a_program_ends_that_finishes_after_a_sigterm(tmp_path):
+    # semantics 8.3
+    shutil.copy(os.path.join(ROOT, 'sequent.py'), str(tmp_path))
+    (tmp_path / 'night.py').write_text(CAREFUL)
+    supervisor = subprocess.Popen([sys.executable, '-m', 'sequent', 'night'], cwd=str(tmp_path),
+                                  stderr=subprocess.PIPE)
+    wait_until((tmp_path / 'begun').exists, 'the start of the program')
+
+    supervisor.terminate()
+
+    supervisor.communicate(timeout=60)
+    assert supervisor.returncode == 143
+    shown = run(tmp_path, '-m', 'sequent', 'night', 'status')
+    assert 'success' in shown.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize('option', ['-n', '--dry-run', '--self-check'])
