@@ -10528,7 +10528,7 @@ class _Requests:
 
     def __init__(self, driver):
         self.driver = driver
-        self.pause = max(0.01, driver.settings['sleep_between_loops'])
+        self.pause = max(1.0, driver.settings['sleep_between_loops'])    # so that it can sleep
         self._looked = 0.0
         self._taken = set()    # numbers of those whose answers are not stored yet
 
@@ -11188,18 +11188,18 @@ _CHECKS = {
 }
 
 
-def _environment_settings():
-    """Return the settings that the environment gives, converted to what their keys take."""
-    found, described = {}, None
-    for variable in list(os.environ):    # tasks in other threads change it meanwhile
-        key, text = variable[len('SEQUENT_'):].lower(), os.environ.get(variable)
-        if not text or not variable.startswith('SEQUENT_'):
-            continue
-        if key not in CONFIG_KEYS and described is None:
-            described = descriptions()
-        one = config_key(key, described)
-        if one is not None:
-            found[key] = _from_text(key, one.kind, text)
+def _environment_settings(keys):
+    """Return the settings that the environment gives, converted to what their keys take.
+
+    Args:
+        keys: {key: its `ConfigKey`}: those to look for.
+    """
+    found = {}
+    for key, one in keys.items():
+        text = os.environ.get('SEQUENT_' + key.upper())
+        if text:
+            found[key] = _check_value(key, _from_text(key, one.kind, text),
+                                      'environment variable SEQUENT_' + key.upper())
     return found
 
 
@@ -12180,8 +12180,7 @@ class _Flow(abc.ABC):
         settings = {key: one.default for key, one in CONFIG_KEYS.items()}
         settings['max_concurrent'] = self._default_concurrency()
         settings['envvar_prefix'] = self._prefix
-        for key, value in _environment_settings().items():
-            settings[key] = _check_value(key, value, 'environment variable SEQUENT_' + key.upper())
+        settings.update(_environment_settings(CONFIG_KEYS))
         for given in (self._config, self._options.get('config', {})):
             settings.update((key, value) for key, value in given.items() if value is not None)
         return settings
@@ -12222,6 +12221,7 @@ class _Flow(abc.ABC):
         if key not in constructs:
             constructs[key] = find_construct(spec)
         construct = constructs[key]
+        self._add_settings_of(construct, settings)
         if isinstance(step.func, Command):
             construct = _construct_of_program(constructs, key)
         _check_place(step, construct)
@@ -12231,6 +12231,15 @@ class _Flow(abc.ABC):
                 "'process'; %s cannot; set timeout to None on this step, or choose another"
                 % (step.path, type(construct).__name__))
         return construct
+
+    @staticmethod
+    def _add_settings_of(construct, settings):
+        """Add the keys of the backend that a construct is from, where nobody has set them."""
+        module = sys.modules[type(construct).__module__]
+        keys = {name: ConfigKey(**one) for name, one in getattr(module, 'BACKEND', {}).get(
+            'config', {}).items() if name not in settings}
+        settings.update({name: one.default for name, one in keys.items()})
+        settings.update(_environment_settings(keys))
 
     def steps(self):
         """Return the steps of the flow, at any depth, in the order in which they were added."""
@@ -12474,10 +12483,18 @@ class _Flow(abc.ABC):
         """How the run begins, or began: a `RunMode`."""
         return self._current.mode
 
+    @run_mode.setter
+    def run_mode(self, value):
+        self._current.mode = _checked_mode(value, 'flow %r' % self.name)
+
     @property
     def recovery_run(self):
         """The recovery whose end the run begins with; None: the latest."""
         return self._current.recovery_run
+
+    @recovery_run.setter
+    def recovery_run(self, value):
+        self._current.recovery_run = value
 
     def observe(self, observer):
         """Let an `Observer` be told of the runs that this object begins from now on."""

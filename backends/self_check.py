@@ -10,6 +10,7 @@ supervising process itself never touches the folder, whose file server may be go
 
 import contextlib
 import json
+import multiprocessing
 import operator
 import os
 import platform
@@ -218,8 +219,11 @@ def trials():
     except ImportError:
         found.append(('POSIX locks: nothing keeps a second program from running a flow',))
     names = backend_names()
+    # Before 3.7 a pool cannot be told its start method.
+    pools = processes and (sys.version_info >= (3, 7)
+                           or start_methods()[0] == multiprocessing.get_start_method())
     tried = [name for name in ('executor', 'pool') if name in names and (
-        name == 'executor' or processes)]
+        name == 'executor' or pools)]
     found += [('%s steps, SQLite store' % name, 'flow', '', name) for name in tried]
     return found + [('backend %s: it is there, but not tried' % name,) for name in names
                     if name not in tried]
@@ -405,7 +409,6 @@ def _limits(folder):
 
 def _abilities(folder):
     """Return which of the means that the library makes use of this system has."""
-    import multiprocessing
     methods = start_methods()
     has = [(name, hasattr(os, name)) for name in ('fork', 'posix_spawn', 'waitid')]
     has += [('pidfd_open', _has_pidfd()), ('process groups', _runs_processes()),

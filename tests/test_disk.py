@@ -211,7 +211,7 @@ def test_a_full_disk_ends_the_run_and_with_room_recovery_loses_nothing(night, na
 
 @needs_mount
 def test_a_run_that_finds_the_disk_full_ends_before_it_begins(night):
-    with tmpfs(night.data, 64 << 10):
+    with tmpfs(night.data, 128 << 10):
         filling = fill(night.data)
         assert_refused(night.run('run'), night.store, 'make room')
         assert night.count('process') == 0

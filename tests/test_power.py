@@ -116,7 +116,7 @@ def test_a_file_that_held_something_before_its_journal_is_refused_untouched(tmp_
 
 
 @pytest.mark.parametrize('fault, synchronous, upto', [
-    ('', 'off', 80), ('files', 'full', 200), ('folders', 'full', None)])
+    ('', 'off', 120), ('files', 'full', 200), ('folders', 'full', None)])
 def test_it_is_noticed_when_something_is_not_synced(fault, synchronous, upto, tmp_path, scratch):
     """The tests above can fail."""
     folder = tmp_path / 'store'

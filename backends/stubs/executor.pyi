@@ -2,10 +2,11 @@
 
 from concurrent.futures import BrokenExecutor as BrokenExecutor
 from concurrent.futures import Executor
-from typing import Optional
+from typing import Any, Dict, Optional
 
 from . import Job, TaskConstruct
 
+BACKEND: Dict[str, Any]
 LOOK_EVERY: float
 
 class ExecutorConstruct(TaskConstruct):

@@ -1,9 +1,11 @@
 """The types of `sequent.pool`, which is backends/pool.py."""
 
 from concurrent.futures import BrokenExecutor as BrokenExecutor
+from typing import Any, Dict
 
 from . import Job, TaskConstruct
 
+BACKEND: Dict[str, Any]
 LEAST: float
 LOOK_EVERY: float
 MOST: int

@@ -1,0 +1,9 @@
+"""The names of `sequent.dry_run`, which is backends/dry_run.py."""
+
+from typing import Any, Dict
+
+BACKEND: Dict[str, Any]
+DryRun: Any
+Foreseen: Any
+dry_run: Any
+preview: Any
