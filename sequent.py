@@ -4455,6 +4455,11 @@ class SqliteStore(Store):
         if found != 'ok':
             raise self._damaged(' '.join(found.split()))
         if version:
+            # SQLite takes any word for the type of a column, and converts values by it.
+            for row in list(db.execute('PRAGMA table_info(runs)')) + list(
+                    db.execute('PRAGMA table_info(tasks)')):
+                if row[2] not in ('INTEGER', 'TEXT', 'REAL', 'BLOB'):
+                    raise self._damaged('its column %r is of type %r' % (row[1], row[2]))
             for row in db.execute('SELECT {run} FROM runs'.format(**self._columns)):
                 json_object(_run_record(row).steps)
             for row in db.execute('SELECT {task} FROM tasks'.format(**self._columns)):
