@@ -4455,15 +4455,27 @@ class SqliteStore(Store):
         if found != 'ok':
             raise self._damaged(' '.join(found.split()))
         if version:
-            # SQLite takes any word for the type of a column, and converts values by it.
-            for row in list(db.execute('PRAGMA table_info(runs)')) + list(
-                    db.execute('PRAGMA table_info(tasks)')):
-                if row[2] not in ('INTEGER', 'TEXT', 'REAL', 'BLOB'):
-                    raise self._damaged('its column %r is of type %r' % (row[1], row[2]))
+            self._look_at_columns(db)
             for row in db.execute('SELECT {run} FROM runs'.format(**self._columns)):
                 json_object(_run_record(row).steps)
             for row in db.execute('SELECT {task} FROM tasks'.format(**self._columns)):
                 _task_record(row)
+
+    def _look_at_columns(self, db):
+        """Refuse a file in which the name or the type of a column is another one.
+
+        SQLite takes any word for both, and such a store would fail only when it is written.
+        """
+        there = _tables(db)
+        with contextlib.closing(_import_sqlite3().connect(':memory:')) as model:
+            for statement in list(_TABLES) + [
+                    one for table, added in _ADDITIONS if table in there for one in added]:
+                model.execute(statement)
+            for table in ('runs', 'tasks', 'plans', 'answers'):
+                columns, known = [[row[1:3] for row in one.execute(
+                    'PRAGMA table_info(%s)' % table)] for one in (db, model)]
+                if columns[:len(known)] != known:
+                    raise self._damaged('its table %r has other columns' % table)
 
     def _damaged(self, how):
         return StoreError('the store %r is damaged: %s; it was not touched. Put a backup in its '
@@ -8351,7 +8363,8 @@ def descriptions():
     for _, name, _ in pkgutil.iter_modules(__path__):
         full = '%s.%s' % (__name__, name)
         spec = importlib.util.find_spec(full)  # type: typing.Any
-        literal = re.search(r'^BACKEND = ({[^\n]*}$|{.*?^})', spec.loader.get_source(full) or '',
+        source = spec and spec.loader.get_source(full)
+        literal = re.search(r'^BACKEND = ({[^\n]*}$|{.*?^})', source or '',
                             re.MULTILINE | re.DOTALL)
         if literal:
             found[name] = ast.literal_eval(literal.group(1))
