@@ -523,11 +523,16 @@ class ParameterError(SequentError, ValueError):
 
 
 class ProgramError(SequentError, RuntimeError):
-    """A program failed. ``code`` is its exit code, negative: a signal; None: it never ran."""
+    """A program failed.
 
-    def __init__(self, text, code=None):
-        super().__init__(text, code)
+    ``code`` is the exit code of the program, minus the signal that ended it, or None if it was not
+    started. ``short``: the system was short of processes or descriptors to start it.
+    """
+
+    def __init__(self, text, code=None, short=False):
+        super().__init__(text, code, short)
         self.code = code
+        self.short = short
 
     def __str__(self):
         return self.args[0]
@@ -622,7 +627,8 @@ class Outcome(typing.NamedTuple):
     ``warning`` says what could not be kept of it. ``interrupted``: ended by the stop of the run,
     the task stays ``active`` (semantics 8.3). ``ended`` is seconds since the epoch, where
     somebody else than the supervisor saw the end. ``lost``: nothing of the task has run, and it
-    will be run later: its process was one of an earlier supervisor, or it was still queued.
+    will be run later: its process was one of an earlier supervisor, or it was still queued, or
+    (``short``) the system was short of processes or descriptors.
     ``exited``: the function did not return, but called ``sys.exit`` without a code or with 0.
     Of a failure, ``kinds`` are the full names of the classes of what was raised, its own first,
     and ``code`` is the exit code of what ended by one (negative: minus the signal), or None.
@@ -639,6 +645,7 @@ class Outcome(typing.NamedTuple):
     exited: bool = False
     kinds: typing.Tuple[str, ...] = ()
     code: typing.Optional[int] = None
+    short: bool = False
 
 
 def _nearest(name, known):
@@ -5076,13 +5083,13 @@ class Port(abc.ABC):
     Attributes:
         stopping: True once a signal has ended the run (semantics 8.3).
         config: the resolved configuration of the flow: {str: value}.
-        forks: the fork server of the run, for processes, or None.
+        tender: what starts children from a small process, or None: see backends/tender.py.
         volatile: whether the store keeps nothing that another supervisor could go on with.
     """
 
     stopping = False
     config = {}  # type: dict
-    forks = None  # type: typing.Any
+    tender = None  # type: typing.Any
     volatile = False
 
     @abc.abstractmethod
@@ -5421,7 +5428,9 @@ def _outcome(job, result, error):
     if isinstance(error, SystemExit):
         return _exit_outcome(error)
     if isinstance(error, ProgramError):
-        return _failure(error)._replace(error=_shown(str, error), trace='', code=error.code)
+        short = error.short and isinstance(job.func, Command)    # Nothing else has run.
+        return _failure(error)._replace(error=_shown(str, error), trace='', code=error.code,
+                                        lost=short, short=short)
     return _failure(error)
 
 
@@ -5478,7 +5487,7 @@ def _end_fork(error):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     elif error is not None:
         sys.stderr.write(_failure(error).trace)
-    _flush()
+    flush_streams()
     os._exit(code & 255)
 
 
@@ -5855,7 +5864,7 @@ class _StandardStreams:
         self._kept = {}
 
     def __enter__(self):
-        with _start_lock:
+        with start_lock:
             self._users += 1
             for name in ('stdout', 'stderr'):
                 if not isinstance(getattr(sys, name), _lasting):
@@ -5868,7 +5877,7 @@ class _StandardStreams:
         for _, stream in ours:
             with contextlib.suppress(ValueError):    # a task has closed it
                 stream.flush()
-        with _start_lock:
+        with start_lock:
             self._users -= 1
             if not self._users:
                 for name, stream in ours:
@@ -5876,7 +5885,7 @@ class _StandardStreams:
 
 
 # From the first descriptor of a child to its start.
-_start_lock = _in_common('start_lock', threading.RLock())
+start_lock = _in_common('start_lock', threading.RLock())
 _lasting = _in_common('LastingStream', _LastingStream)
 _lasting_streams = _in_common('lasting_streams', _StandardStreams())
 
@@ -5887,7 +5896,7 @@ _NAME_BYTES = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 _LOG_FORMAT = '[ %(asctime)s ][ %(levelname)s ][ %(message)s ]'
 
 # The descriptors that the library has open here for its tasks; forked children close them.
-_private_fds = _in_common('private_fds', set())  # type: typing.Set[int]
+own_fds = _in_common('private_fds', set())  # type: typing.Set[int]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -6012,12 +6021,12 @@ class _TaskLogHandler(logging.Handler):
         self._given_up = set()  # type: typing.Set[Job]  # whose logs cannot be written
 
     def install(self):
-        with _start_lock:
+        with start_lock:
             self._users += 1
             logging.getLogger().addHandler(self)  # which adds it once
 
     def remove(self):
-        with _start_lock:
+        with start_lock:
             self._users -= 1
             if not self._users:
                 logging.getLogger().removeHandler(self)
@@ -6035,7 +6044,7 @@ class _TaskLogHandler(logging.Handler):
             fd = self._files.get(job)
             if fd is None:
                 fd = self._files[job] = _open_log(job.log)
-                _private_fds.add(fd)
+                own_fds.add(fd)
             _write(fd, (self.format(record) + '\n').encode('utf-8', 'backslashreplace'))
         except OSError as error:
             self._give_up(job, error)
@@ -6053,14 +6062,14 @@ class _TaskLogHandler(logging.Handler):
         self._given_up.discard(job)
         fd = self._files.pop(job, None) if self._files else None
         if fd is not None:
-            _close_private(fd)
+            close_private(fd)
 
 
 _task_log_handler = _TaskLogHandler()
 
 
-def _close_private(fd):
-    _private_fds.discard(fd)
+def close_private(fd):
+    own_fds.discard(fd)
     os.close(fd)
 
 
@@ -6173,16 +6182,14 @@ class LogRelay:
 
 def write_outcome(path, outcome):
     """Leave an `Outcome` for a later supervisor: written aside, synced, renamed into place."""
-    _leave_outcome(path, dict(outcome._asdict(), error=masked(outcome.error),
-                              trace=masked(outcome.trace)))
-
-
-def _leave_outcome(path, content):
-    """Write the fields of an outcome, {name: value}; the tender of programs does so, too."""
     import base64
     import json
-    if content.get('result') is not None:
-        content['result'] = base64.b64encode(content['result']).decode('ascii')
+    outcome = outcome._replace(error=masked(outcome.error), trace=masked(outcome.trace))
+    # An older copy of this file need not know fields that say nothing.
+    content = {name: value for name, value in outcome._asdict().items()
+               if name == 'status' or value != Outcome._field_defaults[name]}
+    if outcome.result is not None:
+        content['result'] = base64.b64encode(outcome.result).decode('ascii')
     write_aside(path, json.dumps(content).encode('utf-8'))
 
 
@@ -6430,6 +6437,13 @@ class Command:
         """Return the program and its arguments, of a filled one."""
         return ['/bin/sh', '-c', self.parts[0]] if self.shell else list(self.parts)
 
+    def placed(self, config):
+        """Return a `Command` that has the folder and the variables of a step's config, too."""
+        new = copy.copy(self)
+        new.cwd = self.cwd or config.get('cwd') or None
+        new.env = dict(config.get('env') or {}, **self.env)
+        return new
+
     def __call__(self):
         """Run it in this thread and return its exit code.
 
@@ -6440,81 +6454,23 @@ class Command:
             ProgramError: it could not be started, was ended by a signal, or its exit code is not
                 one of ``ok``.
         """
-        command = self.filled(_refuse_name, _refuse_name)
-        job = getattr(_running, 'job', None)
-        with contextlib.ExitStack() as stack:
-            streams = {}
-            if job is not None and _has_log(job):
-                for name, access in (('stdout', os.O_WRONLY), ('stderr', os.O_RDWR)):
-                    streams[name] = _open_log(job.log, access)
-                    stack.callback(os.close, streams[name])
-            log = streams.get('stderr')
-            start = 0 if log is None else os.fstat(log).st_size
-            inherits = job is not None and job.config.get('stdin') == 'inherit'
-            code = _run_program(command, {} if job is None else job.env, streams, inherits)
-            tail = '' if log is None else _last_lines(log, start)
-        if code not in self.ok:
-            raise ProgramError(_end_of_program(code, tail), code)
-        return code
+        command, job = self.filled(refuse_name, refuse_name), getattr(_running, 'job', None)
+        if job is not None and job is _child_job:
+            command = command.placed(job.config)
+        program = Program(command, job)
+        for number in _asked_to_end:    # while the program was being started
+            program.process.send_signal(number)
+        try:
+            code = program.process.wait()
+        except BaseException:
+            program.end()
+            raise
+        return program.result(code)
 
 
-def _refuse_name(name, attribute=''):
+def refuse_name(name, attribute=''):
     raise FlowError('nothing is called %r here' % (
         '%s.%s' % (name, attribute) if attribute else name,))
-
-
-def _run_program(command, env, streams, inherits):
-    """Run a filled `Command` in this thread and return its exit code (negative: a signal).
-
-    Args:
-        inherits: whether it reads what this process does, if it names no file.
-    """
-    if command.cwd is not None and not os.path.isdir(command.cwd):
-        raise ProgramError(_no_folder(command.cwd))
-    environment = dict(os.environ)
-    _change_variables(environment, env)
-    _change_variables(environment, command.env)
-    stdin = os.path.join(command.cwd or '', command.stdin or os.devnull)
-    until = time.monotonic() + (0.0 if _child_job is None else _SHORTAGE)
-    if _asked_to_end:
-        raise ProgramError('it was ended before it could be started')
-    try:
-        with open(stdin, 'rb') as stream:
-            process = _start_program(until, command.argv(), cwd=command.cwd,
-                                     stdin=None if inherits and not command.stdin else stream,
-                                     env=environment, **streams)
-    except OSError as error:
-        if error.filename == stdin:
-            raise ProgramError(_no_stdin(stdin, error.errno)) from None
-        raise ProgramError(_no_program(command.parts[0] if not command.shell else '/bin/sh',
-                           environment.get('PATH', os.defpath), command.cwd or '', error.errno)
-                           ) from None
-    except ValueError as error:
-        raise ProgramError('it cannot be started: %s' % error) from None
-    for number in _asked_to_end:    # while it was being started
-        process.send_signal(number)
-    try:
-        return process.wait()
-    except BaseException:
-        _end_program(process)
-        raise
-
-
-def _start_program(until, *args, **how):
-    """Return the ``subprocess.Popen`` of a program.
-
-    While the system is short of processes or descriptors, try again until a time of
-    time.monotonic(): other tasks end meanwhile.
-    """
-    import subprocess
-    while True:
-        try:
-            with _start_lock:    # no fork of ours may keep what it opens
-                return subprocess.Popen(*args, **how)
-        except OSError as error:
-            if not is_shortage(error) or time.monotonic() >= until or _asked_to_end:
-                raise
-        time.sleep(0.2)
 
 
 _asked_to_end = []  # type: typing.List[int]  # in the child of a program: signals that have come
@@ -6529,15 +6485,114 @@ def _note_signal(number, frame):
     _asked_to_end.append(number)
 
 
-def _end_program(process):
-    """End a program that is not to go on, as an exception came by."""
-    import subprocess
-    process.terminate()
-    try:
-        process.wait(2.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+class Program:
+    """A program that was started for a filled `Command`.
+
+    The log is opened twice: the position of stderr in the log tells where the last lines begin.
+
+    Args:
+        job: the `Job` whose log, variables and settings count; or None.
+        how: more arguments for ``subprocess.Popen``.
+
+    Attributes:
+        process: the ``subprocess.Popen``.
+
+    Raises:
+        ProgramError: says why the program cannot be started.
+        ShortageError: the system is short of processes or descriptors.
+    """
+
+    def __init__(self, command, job=None, **how):
+        import subprocess
+        self._ok, self._log, self._start = command.ok, None, 0
+        try:
+            # A process that is forked meanwhile must not keep what is opened here.
+            with contextlib.ExitStack() as stack, start_lock:
+                streams = self._open_streams(command, job, stack)
+                self.process = subprocess.Popen(
+                    list(map(_environment_text, command.argv())), cwd=command.cwd,
+                    env=_environment_of(command, job), **dict(streams, **how))
+        except (OSError, ValueError) as error:
+            self.close()
+            raise ProgramError(_no_start(command, job, error),
+                               short=is_shortage(error)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_streams(self, command, job, stack):
+        """Return the standard streams for ``subprocess.Popen``; ``stack`` closes what only the
+        program needs."""
+        streams = {}
+        if job is not None and _has_log(job):
+            try:
+                streams['stderr'] = self._log = _open_log(job.log, os.O_RDWR)
+                own_fds.add(self._log)
+                streams['stdout'] = _open_log(job.log)
+            except OSError as error:
+                error.filename = job.log    # and not a folder on the way to the log
+                raise
+            self._start = os.fstat(self._log).st_size
+            stack.callback(os.close, streams['stdout'])
+        if command.stdin or job is None or job.config.get('stdin') != 'inherit':
+            # Opening a pipe that nobody writes to would wait for a writer without O_NONBLOCK.
+            streams['stdin'] = os.open(_stdin_path(command), os.O_RDONLY | os.O_NONBLOCK)
+            stack.callback(os.close, streams['stdin'])
+            os.set_blocking(streams['stdin'], True)
+        return streams
+
+    def end(self):
+        """End a program that is not to go on, as an exception came by."""
+        import subprocess
+        self.process.terminate()
+        try:
+            self.process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.close()
+
+    def result(self, code):
+        """Return its exit code; raise ProgramError where that is no success."""
+        tail = '' if self._log is None else _last_lines(self._log, self._start)
+        self.close()
+        if code not in self._ok:
+            raise ProgramError(_end_of_program(code, tail), code)
+        return code
+
+    def close(self):
+        """Close the log."""
+        if self._log is not None:
+            close_private(self._log)
+            self._log = None
+
+
+def _stdin_path(command):
+    return os.path.join(command.cwd or '', command.stdin or os.devnull)
+
+
+def _environment_of(command, job):
+    """Return the environment of a program, {name: value}."""
+    environment = dict(os.environ)
+    _change_variables(environment, {} if job is None else job.env)
+    _change_variables(environment, command.env)
+    return {name: _environment_text(value) for name, value in environment.items()}
+
+
+def _no_start(command, job, error):
+    """Return why a program cannot be started, as an OSError or ValueError tells it."""
+    filename = getattr(error, 'filename', None)
+    if filename is None or is_shortage(error):
+        return 'it could not be started: %s' % error
+    if job is not None and filename == job.log:
+        return 'its log %r cannot be opened: %s' % (job.log, error.strerror)
+    if command.cwd and (filename == command.cwd or not os.path.isdir(command.cwd)):
+        return _no_folder(command.cwd, error.errno)
+    if filename == _stdin_path(command):
+        return _no_stdin(filename, error.errno)
+    program = '/bin/sh' if command.shell else command.parts[0]
+    search = _environment_of(command, job).get('PATH', os.defpath)
+    return _no_program(program, search, command.cwd or '', error.errno)
 
 
 def _change_variables(environment, changes):
@@ -7121,7 +7176,7 @@ class _Crew:
 
 #: How long a task that the system has no process or descriptor for is tried again, in seconds.
 _SHORTAGE = 60.0
-_CHILD_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
+CHILD_SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                   if hasattr(signal, name)]
 _ports = _in_common('ports', [])  # type: typing.List[Port]
 
@@ -7129,12 +7184,7 @@ _ports = _in_common('ports', [])  # type: typing.List[Port]
 def is_shortage(error):
     """Whether an OSError says that the system is short of processes or descriptors."""
     import errno
-    return error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-
-
-def warn_of_shortage(name, sequence, reason):
-    logger.warning('step %s at %s cannot be started now (%s); it is tried again for %g s',
-                   name, sequence, reason, _SHORTAGE)
+    return getattr(error, 'errno', None) in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 def _group_runs(number):
@@ -7150,11 +7200,11 @@ def _group_runs(number):
     return True
 
 
-class _Child:
+class Child:
     """What `ProcessConstruct` knows of a process of its own (``job.state``)."""
 
     __slots__ = ('process', 'pid', 'identity', 'fd', 'pidfd', 'inbox', 'killed', 'forced',
-                 'refusal', 'unread')
+                 'refusal', 'waited', 'unread', 'held')
 
     def __init__(self, process=None, pid=None, fd=None):
         self.process = process
@@ -7165,16 +7215,26 @@ class _Child:
         self.inbox = bytearray()
         self.killed = self.forced = False
         self.refusal = None      # the outcome of what could not be sent to a process
+        self.waited = False      # whether it has been waiting for its work
+        self.held = None         # the outcome of a program of whose group others still run
         self.unread = False      # whether it has ended without reading what was sent last
 
     def release(self):
         """Let it pass its gate."""
         _send(self.fd, b'g')
 
+    def settle(self):
+        """Say that its outcome is stored, or that there is not going to be one."""
+        if self.fd is not None:
+            _send(self.fd, b'k')
+
+    def withdraw(self):
+        """Say that it is not going to be released; the end of the line says so."""
+
     def hang_up(self):
         """Close the line to it, if that is open."""
         if self.fd is not None:
-            _close_private(self.fd)
+            close_private(self.fd)
             self.fd = None
 
     def alive(self, job):
@@ -7207,17 +7267,17 @@ class _Child:
 
     def close(self):
         """Give back what a process that has ended still takes."""
-        with _start_lock:    # as in `let_go`
+        with start_lock:    # as in `let_go`
             self.process.join()
-            _private_fds.difference_update(_pipes_of(self.process))
+            own_fds.difference_update(_pipes_of(self.process))
             _close_process(self.process)
 
     def let_go(self):
         """Let a process go on alone: neither we nor multiprocessing wait for its end."""
         from multiprocessing import process as module
-        with _start_lock:    # a start in another thread looks at all of them
+        with start_lock:    # a start in another thread looks at all of them
             module._children.discard(self.process)  # type: ignore[attr-defined]
-            _private_fds.difference_update(_pipes_of(self.process))
+            own_fds.difference_update(_pipes_of(self.process))
             self.process._popen = None  # whose end closes them
 
     def cause(self):
@@ -7255,6 +7315,10 @@ class _Child:
         """Return whether of a process that has ended others of its group still run."""
         return self.pid is not None and _group_runs(self.pid)
 
+    def is_followed(self):
+        """Return whether, as far as can be seen, others of its group run beside it."""
+        return any(pid != self.pid for pid in process_members(2, self.pid or 0))
+
     def read(self):
         """Read some of the outcome. True: some came; None: nothing yet; False: the end."""
         size = min(max(self.missing(), 1 << 16), 1 << 22)
@@ -7283,7 +7347,7 @@ class _Child:
         return outcome
 
 
-class _Orphan(_Child):
+class Orphan(Child):
     """A process that an earlier supervisor has left running."""
 
     __slots__ = ()
@@ -7328,6 +7392,11 @@ def _frame(outcome, ended):
     return len(head).to_bytes(8, 'big') + len(result or b'').to_bytes(8, 'big') + head
 
 
+def pack_outcome(outcome):
+    """Return an outcome as it goes over the line to the supervisor."""
+    return _frame(outcome, outcome.ended) + (outcome.result or b'')
+
+
 def _frame_sizes(box):
     return int.from_bytes(box[:8], 'big'), int.from_bytes(box[8:_FRAME_HEAD], 'big')
 
@@ -7345,7 +7414,7 @@ def _unframe(box):
 class _ChildConstruct(TaskConstruct):
     """What constructs share whose tasks are processes: kill, adopt, report the end of a group.
 
-    ``job.state`` is a `_Child`.
+    ``job.state`` is a `Child`.
     """
 
     can_kill = True
@@ -7358,7 +7427,7 @@ class _ChildConstruct(TaskConstruct):
         self._jobs = set()   # released, and not done
         self._blind = set()  # those of them whose end only poll() sees
         _ports.append(port)
-        _occupy_standard_fds()
+        occupy_standard_fds()
 
     @property
     def polls(self):
@@ -7386,7 +7455,7 @@ class _ChildConstruct(TaskConstruct):
 
     def adopt(self, job):
         known = _read_identity(job.process)
-        child = job.state = _Orphan()
+        child = job.state = Orphan()
         if not process_alive(job.process):
             return False
         self._jobs.add(job)
@@ -7408,6 +7477,7 @@ class _ChildConstruct(TaskConstruct):
     def close(self):
         for job in list(self._jobs):
             self.kill(job, True)
+            job.state.settle()
             self._forget(job)
         _ports.remove(self.port)
 
@@ -7419,7 +7489,7 @@ class _ChildConstruct(TaskConstruct):
         if child.pidfd is None:
             self._blind.add(job)
         else:
-            _private_fds.add(child.pidfd)
+            own_fds.add(child.pidfd)
             self.port.watch(child.pidfd, functools.partial(self._exited, job))
 
     def _exited(self, job):
@@ -7431,6 +7501,9 @@ class _ChildConstruct(TaskConstruct):
     def _check(self, job, patience=0.0):
         """See whether a process has ended, and report that."""
         child = job.state
+        if job in self._jobs and child.held is not None:
+            self._report(job, child.held)
+            return
         if job not in self._jobs or not child.ended(job, patience):
             return
         if child.killed and not child.forced and child.leaves_others():
@@ -7443,6 +7516,16 @@ class _ChildConstruct(TaskConstruct):
             outcome = Outcome(FAILURE, describe_error(error))
         self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job),
                                              code=child.exitcode()))
+
+    def _report(self, job, outcome):
+        """Report an outcome. Who is asked to end with a program, of its group, has time to."""
+        child = job.state
+        if (child.killed and not child.forced and isinstance(job.func, Command)
+                and child.is_followed()):
+            child.held = outcome
+            self._blind.add(job)
+        else:
+            self._finish(job, outcome)
 
     def _finish(self, job, outcome):
         self._forget(job)
@@ -7463,7 +7546,7 @@ class _ChildConstruct(TaskConstruct):
 
     def _close_pidfd(self, child):
         self.port.unwatch(child.pidfd)
-        _close_private(child.pidfd)
+        close_private(child.pidfd)
         child.pidfd = None
 
 
@@ -7478,7 +7561,7 @@ class ProcessConstruct(_ChildConstruct):
     def open(self, port):
         super().open(port)
         self._children = set()  # those whose line is open
-        self._leaving = []   # on their way out: (_Child, when patience ends)
+        self._leaving = []   # on their way out: (Child, when patience ends)
 
     @property
     def polls(self):
@@ -7489,8 +7572,10 @@ class ProcessConstruct(_ChildConstruct):
             raise ConstructError("step %r: process tasks need process groups and signal masks, "
                                  "which this system (%s) has not; use config={'task_construct': "
                                  "'thread'} or 'inline'" % (name, sys.platform))
+        if isinstance(func, Command):
+            import subprocess  # noqa: F401 (once here, and not in each child)
         method = _start_method(config, name)
-        if method == 'fork':
+        if method == 'fork' or isinstance(func, Command) and _START_METHOD == 'fork':
             return
         for what, value in (('function', func), ('arguments', (args, kwargs))):
             try:
@@ -7503,23 +7588,24 @@ class ProcessConstruct(_ChildConstruct):
                     % (name, what, method, describe_error(error))) from error
 
     def prepare(self, job):
-        method = _start_method(job.config, job.name)
-        with _start_lock:
-            served = self.port.forks.child(job) if self.port.forks and method == 'fork' else None
-            job.state = child = served or self._start(job, method)
+        method = _method_of(job)
+        with start_lock:
+            child = self.port.tender.child(job) if self.port.tender and method == 'fork' else None
+            job.state = child = child or self._start(job, method)
         if child.refusal is None:
             self._children.add(child)
-            job.process = process_identity(child.pid, waited=served is not None,
-                                           log=job.log if _has_log(job) else None)
-            child.identity = job.process
+            if child.identity is None:
+                child.identity = process_identity(child.pid, waited=child.waited,
+                                                  log=job.log if _has_log(job) else None)
+            job.process = child.identity
 
     @staticmethod
     def _start(job, method):
-        child = _Child()
-        child.fd, theirs = _make_pair()
+        child = Child()
+        child.fd, theirs = make_line()
         try:
             child.process = _make_process(job, method, theirs)
-            _start(child.process, method == 'fork')
+            start_process(child.process, method == 'fork')
             child.pid = child.process.pid
         except ConstructError as error:  # check() did not see the loop item
             child.refusal = Outcome(FAILURE, str(error))
@@ -7536,17 +7622,19 @@ class ProcessConstruct(_ChildConstruct):
             return
         self._jobs.add(job)
         self.port.watch(child.fd, functools.partial(self._readable, job))
-        self._watch_end(job)
+        if child.pid is not None:
+            self._watch_end(job)
         child.release()
 
     def withdraw(self, job):
-        if job.state.pid is not None:
+        if job.state.refusal is None:
+            job.state.withdraw()
             self._part(job.state)
 
     def settle(self, job):
         child = job.state
         if child.fd is not None:
-            _send(child.fd, b'k')
+            child.settle()
             if _mark_of(job):
                 _remove(_mark_of(job))
         else:
@@ -7582,12 +7670,15 @@ class ProcessConstruct(_ChildConstruct):
         if child.fd is None or job not in self._jobs:
             return  # told of together with something that has ended the job
         more = child.read()
+        if child.identity != job.process:    # its tender says now which process it is
+            job.process = child.identity
+            self.port.moved(job)
         try:
             outcome = child.outcome()
         except Exception as error:
             outcome = Outcome(FAILURE, 'its outcome is damaged (%s)' % describe_error(error))
         if outcome is not None:
-            self._finish(job, outcome)
+            self._report(job, outcome)
         elif more is False:
             self._close_line(child)
             self._check(job, 0.05 if child.pidfd is None else 0.0)
@@ -7644,12 +7735,19 @@ def _start_method(config, name):
     return method
 
 
-def _make_pair():
+def _method_of(job):
+    """Return how the child of a job is made. What runs a program needs no interpreter anew."""
+    if isinstance(job.func, Command) and _START_METHOD == 'fork':
+        return 'fork'
+    return _start_method(job.config, job.name)
+
+
+def make_line():
     """Return (descriptor of our end, which does not block, the child's socket) of a new pair."""
     import socket
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    _private_fds.add(ours.fileno())
+    own_fds.add(ours.fileno())
     return ours.detach(), theirs
 
 
@@ -7680,8 +7778,8 @@ def starting(forked):
     A signal that comes meanwhile is the supervisor's; and on the child's side the supervisor's
     handlers, or a Ctrl-C while an interpreter is starting, would do harm.
     """
-    with _start_lock:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _CHILD_SIGNALS)
+    with start_lock:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, CHILD_SIGNALS)
         try:
             with _sqlite_use.none(), _fork_beside_threads() if forked else _hidden_main():
                 yield
@@ -7689,11 +7787,11 @@ def starting(forked):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(process, forked):
+def start_process(process, forked):
     try:
         with starting(forked):
             process.start()
-            _private_fds.update(_pipes_of(process))
+            own_fds.update(_pipes_of(process))
     except OSError as error:
         _close_forgotten(error)
         raise
@@ -7738,7 +7836,7 @@ def _send(fd, content):
         return None
 
 
-def _occupy_standard_fds():
+def occupy_standard_fds():
     """Open what is closed of descriptors 0 to 2, lest a pair gets such a number."""
     fd = os.open(os.devnull, os.O_RDWR)
     while fd <= 2:
@@ -7767,11 +7865,11 @@ def _pack(job, method):
 def _plain(job):
     """Return what a job consists of that can be sent anywhere."""
     plain = {name: getattr(job, name) for name in _PLAIN}
-    plain['config'] = _plain_config(job)
+    plain['config'] = plain_config(job)
     return plain
 
 
-def _plain_config(job):
+def plain_config(job):
     return {name: job.config[name] for name in ('capture', 'keep_result', 'env', 'cwd', 'stdin')
             if name in job.config}
 
@@ -7829,7 +7927,7 @@ def _loading_only():
 def _forked(job, line):
     """Where a forked child begins."""
     leave_supervisor()
-    _serve(functools.partial(_pass_gate, job, line, None), _watched_supervisor(True))
+    serve_child(functools.partial(_pass_gate, job, line, None), _watched_supervisor(True))
 
 
 def leave_supervisor(more=()):
@@ -7851,20 +7949,20 @@ def leave_supervisor(more=()):
 
 def _close_private_fds(more=()):
     """Close what is another process's own of the library's descriptors."""
-    for one in _private_fds.union(*[port.private_fds() for port in _ports + list(more)]):
+    for one in own_fds.union(*[port.private_fds() for port in _ports + list(more)]):
         try:
             os.close(one)
         except OSError:
             pass  # of another port, and closed a moment ago
-    _private_fds.clear()
+    own_fds.clear()
     del _ports[:]
 
 
 def _leave():
     """Leave to the supervisor what is its own: done by every copy of this file."""
-    global _start_lock, _sqlite_use, _looking
+    global start_lock, _sqlite_use, _looking
     # Threads of the supervisor hold those that we have inherited: a flow in here would hang.
-    _start_lock, _sqlite_use, _looking = threading.RLock(), _SqliteUse(), threading.RLock()
+    start_lock, _sqlite_use, _looking = threading.RLock(), _SqliteUse(), threading.RLock()
     _borrowed.renew()
     _task_log_handler.leave()
 
@@ -7880,10 +7978,10 @@ def _spawned(parcel, line):
     take_parameters(parameters)
     job = Job(**plain)
     load = functools.partial(_unpack, job, call, main, level)
-    _serve(functools.partial(_pass_gate, job, line, load), _watched_supervisor(False))
+    serve_child(functools.partial(_pass_gate, job, line, load), _watched_supervisor(False))
 
 
-def _serve(take, lives):
+def serve_child(take, lives):
     """Wait at the gate, run the job, deliver its outcome. Does not return.
 
     Args:
@@ -7901,13 +7999,13 @@ def _serve(take, lives):
         import traceback
         traceback.print_exc()
     finally:
-        _flush()
+        flush_streams()
         os._exit(code)
 
 
 def _pass_gate(job, line, load, lives):
-    """Wait for the supervisor's word; return what `_serve` asks for."""
-    _own_signals()
+    """Wait for the supervisor's word; return what `serve_child` asks for."""
+    own_signals()
     fd = line.detach()
     return (job, fd, load) if _receive(fd, lives) else None
 
@@ -7919,7 +8017,7 @@ def _serve_job(lives, job, fd, load):
     _deliver(job, fd, identity, outcome, job.now(), lives)
 
 
-def _own_signals(handlers=None):
+def own_signals(handlers=None):
     """Leave the supervisor's session and its handlers; then let signals come.
 
     In a session of its own a child has no terminal: reading from one fails, where the system would
@@ -7942,7 +8040,7 @@ def _own_signals(handlers=None):
     raw.signal(raw.SIGINT, raw.SIG_IGN)  # drops a Ctrl-C that was not for us
     for number, handler in handlers.items():
         raw.signal(number, handler)
-    raw.pthread_sigmask(raw.SIG_UNBLOCK, _CHILD_SIGNALS)
+    raw.pthread_sigmask(raw.SIG_SETMASK, ())
 
 
 def _watched_supervisor(forked):
@@ -7958,12 +8056,12 @@ def _watched_supervisor(forked):
 def _receive(fd, lives):
     """Wait for a byte of the supervisor's; return False if it is gone."""
     try:
-        return _await(fd, lives) and bool(os.read(fd, 1))
+        return await_line(fd, lives) and bool(os.read(fd, 1))
     except OSError:  # gone without having read all that we sent
         return False
 
 
-def _await(fd, lives):
+def await_line(fd, lives):
     """Wait until something comes, or the end of the stream; return False if nobody lives.
 
     That is not seen by the line alone: what other processes were forked from it hold its end open.
@@ -7980,11 +8078,14 @@ def _await(fd, lives):
 _environment = None    # what is in the environment already of what the jobs of a run share
 
 
-def _put_environment(shared):
-    """Put it there for all jobs that will run in this process, or its children."""
-    global _environment
+def prepare_children(shared):
+    """Make ready what the children of this process have alike: the variables of their jobs, and
+    the streams for their logs, while something like a log is there."""
+    global _environment, _log_streams
     os.environ.update(shared)
     _environment = shared
+    with _diverted(1, 2):
+        _log_streams = _open_log_streams()
 
 
 def _run_here(job, load):
@@ -7995,7 +8096,9 @@ def _run_here(job, load):
         for name, value in job.own.items():
             os.environ[name] = value
         set_stdin(job.config.get('stdin'))
-        refusal = _redirect(job) or _Place(job.config).enter()
+        refusal = _redirect(job)
+        if refusal is None and not isinstance(job.func, Command):    # which has a place of its own
+            refusal = _Place(job.config).enter()
         if refusal is not None:
             return Outcome(FAILURE, refusal)
         if load is not None:
@@ -8025,7 +8128,7 @@ def set_stdin(choice):
 def _redirect(job):
     """Let the streams of this process be the log file, unless they are to be left alone.
 
-    Then it makes a mark in place of the log: see `_Orphan.lost`.
+    Then it makes a mark in place of the log: see `Orphan.lost`.
 
     Returns:
         why that cannot be, or None.
@@ -8057,13 +8160,6 @@ def _open_log_streams():
             for fd in (1, 2)]
 
 
-def _prepare_log_streams():
-    """Open the streams for the log files of children, while something like one is there."""
-    global _log_streams
-    with _diverted(1, 2):
-        _log_streams = _open_log_streams()
-
-
 def _end_threads():
     """Wait for what the function has left to work on, as any process does at its end.
 
@@ -8072,10 +8168,10 @@ def _end_threads():
     from multiprocessing import util
     threading._shutdown()  # type: ignore[attr-defined]
     util._exit_function()  # type: ignore[attr-defined]
-    _flush()
+    flush_streams()
 
 
-def _flush():
+def flush_streams():
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -10060,13 +10156,14 @@ class _Starter:
     Attributes:
         inline: the inline jobs whose start is stored: (job, construct, whether observers are still
             to be told).
+        short: tasks that the system was short of processes for: {task: (since when, pause before
+            the next try)}, until they have ended.
     """
 
     def __init__(self, driver):
         self.driver = driver
         self.inline = collections.deque()  # type: typing.Deque[tuple]
-        # Tasks for which the system has no process -> (since when, pause before the next try).
-        self._short = {}  # type: typing.Dict[Task, tuple]
+        self.short = {}  # type: typing.Dict[Task, tuple]
         self._pace = 1e-3    # seconds that an inline task takes
         run, prefix = driver.run_record, driver.settings['envvar_prefix']
         self._prefix = prefix
@@ -10168,11 +10265,9 @@ class _Starter:
                 self._keep_descriptors(prepared)
             construct.prepare(job)
         except OSError as error:
-            if not self._try_later(job.task, error):
+            if not (is_shortage(error) and self.try_later(job.task, error.strerror)):
                 self._refuse(job, 'it could not be started: %s' % describe_error(error))
             return False
-        if self._short:
-            self._short.pop(job.task, None)
         return True
 
     def _keep_descriptors(self, prepared):
@@ -10189,27 +10284,31 @@ class _Starter:
             for fd in spare:
                 os.close(fd)
 
-    def _try_later(self, task, error):
-        """Return whether to start a task a little later, as the system is short of something.
+    def try_later(self, task, reason):
+        """Start a task a little later, as the system is short of processes or descriptors.
 
-        Meanwhile the task is not stored as begun.
+        Meanwhile a task that has never been prepared is not stored as begun.
+
+        Returns:
+            False if that has been tried for a minute.
         """
         now = self.driver.clock()
-        since, pause = self._short.get(task, (now, 0.025))
-        if not is_shortage(error) or now - since >= _SHORTAGE:
-            self._short.pop(task, None)
+        since, pause = self.short.get(task, (now, 0.025))
+        if now - since >= _SHORTAGE:
+            self.short.pop(task, None)
             return False
-        if not self._short:
-            warn_of_shortage(task.step.path, task.sequence, error.strerror)
+        if not self.short:
+            logger.warning('step %s at %s cannot be started now (%s); it is tried again for %g s',
+                           task.step.path, task.sequence, reason, _SHORTAGE)
         pause = min(2 * pause, 5.0)
-        self._short[task] = since, pause
+        self.short[task] = since, pause
         self.driver.timers.set(task, min(now + pause, since + _SHORTAGE),
                                functools.partial(self._try_again, task))
         self.driver.batch.dirty.pop(task, None)
         return True
 
     def _try_again(self, task):
-        if task in self._short:
+        if task in self.short:
             self.driver.batch.dirty[task] = None
             self.driver.batch.starting.append(task)
 
@@ -10261,7 +10360,7 @@ class _Starter:
     def drop(self):
         """Start nothing more; return the inline jobs that have not been called."""
         inline, self.inline = self.inline, collections.deque()
-        self._short.clear()
+        self.short.clear()
         self.driver.batch.starting = []
         return [job for job, _, _ in inline]
 
@@ -10524,7 +10623,7 @@ class Stop:
         """
         return self.driver.port.stopping and outcome.status == FAILURE and (
             construct is not None and (
-                not construct.can_kill or -(outcome.code or 0) in _CHILD_SIGNALS
+                not construct.can_kill or -(outcome.code or 0) in CHILD_SIGNALS
                 or 'builtins.KeyboardInterrupt' in outcome.kinds))
 
     def refuse_abandoned(self):
@@ -10891,7 +10990,10 @@ class Driver(PlanWalk):
             if outcome.interrupted or self.stop.may_be_why(construct, outcome):
                 self.interrupt(task, outcome)
                 return
-            if outcome.lost:
+            short = outcome.short and not self.port.stopping
+            if short and self.starter.try_later(task, outcome.error):
+                return
+            if outcome.lost and not short:
                 self._lose(task, outcome, construct)
                 return
             outcome = self._take_result(task, outcome)
@@ -10914,6 +11016,8 @@ class Driver(PlanWalk):
     def _note_end(self, job, construct, outcome):
         """Note how soon the end of a job is to be stored, and when it began."""
         settles = construct in self._settling
+        if self.starter.short and not outcome.short:
+            self.starter.short.pop(job.task, None)
         if settles and outcome.interrupted:
             construct.settle(job)    # or it would leave a failure, where the store has failed
         elif settles:
@@ -11580,12 +11684,12 @@ class _Run:
     def has_triggers(self):
         return self.driver is not None and bool(self.driver.triggers)
 
-    def run(self, max_loops, forks):
+    def run(self, max_loops, tender):
         """Begin the run, or go on with it; return its result, False after config run_timeout.
 
         Args:
             max_loops: see `Sequent.run`.
-            forks: see `Port`.
+            tender: see `Port`.
         """
         if self.driver is None:
             if self._stop is not None:
@@ -11596,7 +11700,7 @@ class _Run:
                 return self.outcome
         else:
             self._resume()
-        self.driver.port.forks = forks
+        self.driver.port.tender = tender
         try:
             result = self.driver.run(max_loops)
             over = self.driver.engine.over
@@ -12013,16 +12117,6 @@ def _checked_delay(who, delay):
     return delay
 
 
-def _construct_of_program(constructs, key):
-    """Return what runs a `Command`."""
-    # Not where a class of the user's is derived from it.
-    tender = load_backend('tender')
-    if (type(constructs[key]) is not ProcessConstruct or tender is None
-            or not tender.CAN_START_PROGRAMS):
-        return constructs[key]
-    return constructs.setdefault('program', tender.ProgramConstruct())
-
-
 def _check_place(step, construct):
     """Refuse a folder or variables where tasks cannot have their own."""
     wrong = [key for key in ('cwd', 'env') if step.settings[key]]
@@ -12217,7 +12311,7 @@ class _Flow(abc.ABC):
         step.retries = settings['retries']
         if step.func is not None:
             # Most steps share their settings with others, for which they have been checked.
-            key = id(settings), isinstance(step.func, Command)
+            key = id(settings)
             step.construct = constructs.get(key)
             if step.construct is None:
                 step.construct = constructs[key] = self._find_construct(step, constructs)
@@ -12240,8 +12334,6 @@ class _Flow(abc.ABC):
             constructs[key] = find_construct(spec)
         construct = constructs[key]
         self._add_settings_of(construct, settings)
-        if isinstance(step.func, Command):
-            construct = _construct_of_program(constructs, key)
         _check_place(step, construct)
         if settings['timeout'] is not None and not construct.can_kill:
             raise ConfigError(
@@ -12459,27 +12551,19 @@ class _Flow(abc.ABC):
     def _run(self, run, max_loops):
         install_logging(self.logging_level)
         self.log_warnings()
-        forks = self._fork_server()
+        accelerator = load_backend('tender')
+        tender = accelerator and accelerator.start(self._paths, self.settings())
         try:
             if run.driver is None:
                 self.compile()
                 if run.began:
                     self._refuse_used_iterators()
-            return run.run(max_loops, forks)
+            return run.run(max_loops, tender)
         finally:
-            if forks is not None:
-                forks.close()
+            if tender is not None:
+                tender.close()
 
-    def _fork_server(self):
-        """Return what starts children for the run from a small process, or None."""
-        settings, tender = self.settings(), load_backend('tender')
-        if (tender is None or not _HAS_GROUPS
-                or type(find_construct(settings['task_construct'])) is not ProcessConstruct
-                or (settings['start_method'] or _START_METHOD) != 'fork'):
-            return None
-        return tender.start(self._paths)
-
-    def _begin_elsewhere(self, run_id):
+    def begin_elsewhere(self, run_id):
         """Note, in a child that was forked before the run began, that it has."""
         self._current.run_id, self._elsewhere = run_id, True
 

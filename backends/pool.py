@@ -300,7 +300,7 @@ class _Pool:
         """Start all the workers, while what they inherit is as it must be."""
         # They see by this pipe that the supervisor has ended.
         self._line = context.Pipe(duplex=False)
-        _own._private_fds.add(self._line[1].fileno())
+        _own.own_fds.add(self._line[1].fileno())
         forked = self._method == 'fork'
         more = port if forked else (logging.getLogger().level, pack_parameters())
         # What is queued can wait in the pipe to the workers, which has room for so many more than
@@ -315,7 +315,7 @@ class _Pool:
         try:
             while len(executor._processes) < workers:
                 start()
-            executor.submit(_own._flush)
+            executor.submit(_own.flush_streams)
         finally:
             self._parts = _PoolParts(executor)
             self.workers = self._parts.workers
@@ -433,7 +433,7 @@ class _Pool:
 
     def _leave(self):
         if self._line:
-            _own._private_fds.discard(self._line[1].fileno())
+            _own.own_fds.discard(self._line[1].fileno())
             for end in self._line:
                 end.close()
             self._line = None
@@ -519,7 +519,7 @@ def _enter(calls, cells, claim, common, line, forked, more, stdin):
     global _worker
     if forked:
         _own.leave_supervisor([more])
-    _own._own_signals()
+    _own.own_signals()
     _own.set_stdin(stdin)
     if not forked:
         level, parameters = more
@@ -556,6 +556,6 @@ def _work(cell, message):
     began = time.monotonic()
     outcome = worker.run(message)
     took = time.monotonic() - began
-    _own._flush()
+    _own.flush_streams()
     return (cell, None if epoch is None else epoch + began, took,
             None if outcome is _own._SUCCEEDED else tuple(outcome))

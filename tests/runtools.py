@@ -40,7 +40,7 @@ PROCESS = {'task_construct': 'process', 'start_method': 'fork'}
 # Small flows, as tests have them, are forked by the supervisor itself. With this environment
 # variable they have a fork server, as large ones do.
 if os.environ.get('SEQUENT_FORK_SERVER'):
-    importlib.import_module('sequent.tender').ForkServer.WORTH = 1
+    importlib.import_module('sequent.tender').Tender.WORTH = 1
 
 
 def wait_until(condition, what, seconds=DEADLINE):

@@ -430,8 +430,8 @@ def test_no_process_is_closed_while_another_thread_starts_one():
     # multiprocessing looks at all processes then, and does not know of those without a state
     process = multiprocessing.get_context('fork').Process(target=int)
     process.start()
-    closing = threading.Thread(target=sequent._Child(process).close)
-    with sequent._start_lock:
+    closing = threading.Thread(target=sequent.Child(process).close)
+    with sequent.start_lock:
         closing.start()
         closing.join(0.1)
         assert process._popen is not None

@@ -14,7 +14,7 @@ import sequent
 from sequent import Sequent, tender
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='not for systems without fork')
-MANY = tender.ForkServer.WORTH
+MANY = tender.Tender.WORTH
 SUPERVISOR = os.getpid()
 
 
@@ -210,7 +210,7 @@ def test_without_its_server_a_run_goes_on(flow, caplog):
 
     assert [one.status for one in flow.tasks()].count('success') == MANY + 6
     assert results_of(flow, 'b') == [os.getpid()]
-    assert len([one for one in caplog.records if 'fork server' in one.getMessage()]) <= 1
+    assert len([one for one in caplog.records if 'starts children' in one.getMessage()]) <= 1
 
 
 def test_a_child_whose_server_is_gone_can_still_die(flow, tmp_path):
@@ -253,7 +253,7 @@ class Impatience:
 @pytest.fixture
 def impatience(tmp_path, monkeypatch):
     impatience = Impatience(str(tmp_path / 'stopped'))
-    monkeypatch.setattr(tender.ForkServer, 'PATIENCE', impatience)
+    monkeypatch.setattr(tender.Tender, 'PATIENCE', impatience)
     return impatience
 
 
@@ -274,8 +274,8 @@ def test_a_server_that_does_not_answer_is_done_without(flow, impatience, caplog)
 def test_where_no_server_can_be_made_the_supervisor_forks(flow, monkeypatch):
     def refuse(*given):
         raise OSError(11, 'Resource temporarily unavailable')
-    monkeypatch.setattr(tender, '_serve_forks', refuse)
-    monkeypatch.setattr(tender.ForkServer, '__init__', refuse)
+    monkeypatch.setattr(tender, '_begin', refuse)
+    monkeypatch.setattr(tender.Tender, '__init__', refuse)
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
 
@@ -405,7 +405,7 @@ def fall_short(monkeypatch, module, name, number, calls):
 
 
 def test_short_of_descriptors_a_start_is_tried_again_and_no_child_is_left(flow, monkeypatch):
-    asked = fall_short(monkeypatch, tender, '_make_pair', errno.EMFILE, (1, 4))
+    asked = fall_short(monkeypatch, tender, 'make_line', errno.EMFILE, (1, 4))
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
     given = spares(monkeypatch, lambda child, number: None)
@@ -438,8 +438,8 @@ def spares(monkeypatch, do):
             numbers.append(child.pid)
             do(child, len(numbers))
         return child
-    real, numbers = tender.ForkServer._await_spare, []
-    monkeypatch.setattr(tender.ForkServer, '_await_spare', await_spare)
+    real, numbers = tender.Tender._await_spare, []
+    monkeypatch.setattr(tender.Tender, '_await_spare', await_spare)
     return numbers
 
 
@@ -456,8 +456,8 @@ def test_a_child_that_dies_while_it_waits_is_done_without(flow, monkeypatch, cap
             wait_until(lambda: server.exitcode(child.pid), 'its end')
             child = real(server)
         return child
-    real, killed = tender.ForkServer._await_spare, []
-    monkeypatch.setattr(tender.ForkServer, '_await_spare', kill_first)
+    real, killed = tender.Tender._await_spare, []
+    monkeypatch.setattr(tender.Tender, '_await_spare', kill_first)
     flow.add_step('a', func=os.getppid)
     fill_up(flow)
 
@@ -475,9 +475,9 @@ def test_a_job_whose_child_dies_before_it_takes_it_is_started_again(
         real(child)
         if child.pid == numbers[0]:
             os.kill(child.pid, signal.SIGKILL)
-    real = tender._ServedChild.release
+    real = tender._TendedFunction.release
     numbers = spares(monkeypatch, stop_first)
-    monkeypatch.setattr(tender._ServedChild, 'release', release)
+    monkeypatch.setattr(tender._TendedFunction, 'release', release)
     flow.add_step('a', func=lambda: (tmp_path / 'ran').open('a').write('x'))
     fill_up(flow)
 
@@ -673,18 +673,18 @@ def test_a_ctrl_c_while_the_server_is_ended_leaves_none(flow, monkeypatch):
         raise KeyboardInterrupt
 
     def close(server):
-        monkeypatch.setattr(tender, '_await_readable', interrupt)
+        monkeypatch.setattr(tender, '_await_socket', interrupt)
         real(server)
-    real = tender.ForkServer.close
-    monkeypatch.setattr(tender.ForkServer, 'close', close)
+    real = tender.Tender.close
+    monkeypatch.setattr(tender.Tender, 'close', close)
     fill_up(flow)
-    before, fds = multiprocessing.active_children(), set(sequent._private_fds)
+    before, fds = multiprocessing.active_children(), set(sequent.own_fds)
 
     with pytest.raises(KeyboardInterrupt):
         flow()
 
     assert multiprocessing.active_children() == before
-    assert sequent._private_fds == fds    # else later children would close what is not theirs
+    assert sequent.own_fds == fds    # else later children would close what is not theirs
 
 
 def test_where_there_is_no_process_for_a_server_the_supervisor_forks(flow, monkeypatch):

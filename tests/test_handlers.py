@@ -651,7 +651,7 @@ KINDS = {'inline': {}, 'thread': {}, 'process': {}, 'spawn': {'task_construct': 
 def test_a_reaction_is_told_what_failed(new_flow, kind, monkeypatch):
     # semantics 12.3
     if kind == 'served':
-        monkeypatch.setattr(seq.tender.ForkServer, 'WORTH', 1)
+        monkeypatch.setattr(seq.tender.Tender, 'WORTH', 1)
     config = dict({'task_construct': kind}, **KINDS[kind])
     flow = new_flow(stop_on_exception=False, **config)
     a, b, c = (flow.add_step(name, func=int, args=('x' * (name != 'c') or '1',)) for name in 'abc')
@@ -705,7 +705,7 @@ def seen_by(flow):
 def test_a_step_can_ask_what_ran_so_far(tmp_path, kind, monkeypatch):
     # semantics 8.7
     if kind == 'served':
-        monkeypatch.setattr(seq.tender.ForkServer, 'WORTH', 1)
+        monkeypatch.setattr(seq.tender.Tender, 'WORTH', 1)
     flow = seq.Sequent('flow', str(tmp_path / 'flow.db'), config=dict(
         {'task_construct': kind}, **KINDS[kind]))
     a = flow.add_step('a', func=int)
@@ -730,7 +730,7 @@ def test_a_thread_step_is_told_by_the_supervisor_of_a_store_in_memory(memory_flo
 def test_a_process_step_is_told_what_to_do_where_the_store_is_in_memory(
         memory_flow, kind, monkeypatch):
     if kind == 'served':
-        monkeypatch.setattr(seq.tender.ForkServer, 'WORTH', 1)
+        monkeypatch.setattr(seq.tender.Tender, 'WORTH', 1)
     flow = memory_flow(**dict({'task_construct': kind}, **KINDS[kind]))
     flow.add_step('b', func=seen_by, args=(flow,))
 

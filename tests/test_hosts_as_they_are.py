@@ -149,10 +149,10 @@ leave(flow)
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/task/%d/children' % os.getpid()),
                     reason='not for systems that do not tell the children of a process')
-def test_programs_wait_while_the_process_that_starts_them_lacks_descriptors(programs, journal):
+def test_programs_run_where_the_process_that_starts_them_lacks_descriptors(programs, journal):
     done = run(programs, FEW)
     assert done.returncode == 0, done.stderr
-    assert b'(Too many open files); it is tried again for 60 s' in done.stderr
+    assert b'the supervisor starts them itself from now on' in done.stderr
     assert journal.count('done') == 12
 
 
