@@ -3275,6 +3275,15 @@ def process_members(field, number):
             yield int(pid)
 
 
+def process_children(pid):
+    """Return the pids of the children of a process, where the system tells them."""
+    try:
+        with open('/proc/%d/task/%d/children' % (pid, pid), 'rb') as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []
+
+
 def process_identity(pid=None, keeper=None, waited=False, log=None):
     """Return what tells a process from all others, also from a later one with its pid.
 
@@ -6536,9 +6545,11 @@ class Program:
             stack.callback(os.close, streams['stdout'])
         if command.stdin or job is None or job.config.get('stdin') != 'inherit':
             # Opening a pipe that nobody writes to would wait for a writer without O_NONBLOCK.
-            streams['stdin'] = os.open(_stdin_path(command), os.O_RDONLY | os.O_NONBLOCK)
+            streams['stdin'] = os.open(_stdin_path(command),
+                                       os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
             stack.callback(os.close, streams['stdin'])
-            os.set_blocking(streams['stdin'], True)
+            if hasattr(os, 'set_blocking'):
+                os.set_blocking(streams['stdin'], True)
         return streams
 
     def end(self):
@@ -7184,7 +7195,8 @@ _ports = _in_common('ports', [])  # type: typing.List[Port]
 def is_shortage(error):
     """Whether an OSError says that the system is short of processes or descriptors."""
     import errno
-    return getattr(error, 'errno', None) in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    return getattr(error, 'errno', None) in (
+        errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 def _group_runs(number):
@@ -7468,7 +7480,10 @@ class _ChildConstruct(TaskConstruct):
 
     def pids(self, job):
         known = _read_identity(job.process)
-        return [known[name] for name in ('pid', 'keeper') if name in known]
+        pids = [known[name] for name in ('pid', 'keeper') if name in known]
+        if job.func is None or isinstance(job.func, Command):    # The child waits for a program.
+            pids += process_children(pids[0])
+        return pids
 
     def poll(self):
         for job in list(self._blind):
@@ -12551,8 +12566,7 @@ class _Flow(abc.ABC):
     def _run(self, run, max_loops):
         install_logging(self.logging_level)
         self.log_warnings()
-        accelerator = load_backend('tender')
-        tender = accelerator and accelerator.start(self._paths, self.settings())
+        tender = self._start_tender()
         try:
             if run.driver is None:
                 self.compile()
@@ -12562,6 +12576,15 @@ class _Flow(abc.ABC):
         finally:
             if tender is not None:
                 tender.close()
+
+    def _start_tender(self):
+        """Return what starts children for the run from a small process, or None."""
+        settings = self.settings()
+        if not (type(find_construct(settings['task_construct'])) is ProcessConstruct or any(
+                one.config.get('task_construct') == 'process' for one in self._paths.values())):
+            return None
+        accelerator = load_backend('tender')
+        return accelerator and accelerator.start(self._paths, settings)
 
     def begin_elsewhere(self, run_id):
         """Note, in a child that was forked before the run began, that it has."""
