@@ -4425,7 +4425,7 @@ class SqliteStore(Store):
         """Say whether the file holds our tables; if it may, make it hold them."""
         # In this order: somebody else may just be making the tables, with their number.
         tables = _tables(db)
-        version = db.execute('PRAGMA user_version').fetchone()[0]
+        version = _rows(db, 'PRAGMA user_version')[0][0]
         if version < 0 or version == 0 and tables:
             raise self._damaged('it has tables, but no number of their format')
         if version > 1:
@@ -4467,14 +4467,14 @@ class SqliteStore(Store):
         """Refuse a damaged file before anything is written; a large one takes too much time."""
         if os.path.getsize(self.path) > _CHECKED:
             return
-        found = db.execute('PRAGMA integrity_check(1)').fetchone()[0]
+        found = _rows(db, 'PRAGMA integrity_check(1)')[0][0]
         if found != 'ok':
             raise self._damaged(' '.join(found.split()))
         if version:
             self._look_at_columns(db)
-            for row in db.execute('SELECT {run} FROM runs'.format(**self._columns)):
+            for row in _rows(db, 'SELECT {run} FROM runs'.format(**self._columns)):
                 json_object(_run_record(row).steps)
-            for row in db.execute('SELECT {task} FROM tasks'.format(**self._columns)):
+            for row in _rows(db, 'SELECT {task} FROM tasks'.format(**self._columns)):
                 _task_record(row)
 
     def _look_at_columns(self, db):
@@ -4488,8 +4488,8 @@ class SqliteStore(Store):
                     one for table, added in _ADDITIONS if table in there for one in added]:
                 model.execute(statement)
             for table in ('runs', 'tasks', 'plans', 'answers'):
-                columns, known = [[row[1:3] for row in one.execute(
-                    'PRAGMA table_info(%s)' % table)] for one in (db, model)]
+                columns, known = [[row[1:3] for row in _rows(
+                    one, 'PRAGMA table_info(%s)' % table)] for one in (db, model)]
                 if columns[:len(known)] != known:
                     raise self._damaged('its table %r has other columns' % table)
 
@@ -4539,8 +4539,7 @@ class SqliteStore(Store):
             return []
         try:
             with _sqlite_use:
-                # All, so that the read lock ends.
-                return db.execute(sql.format(**self._columns), parameters).fetchall()
+                return _rows(db, sql.format(**self._columns), *parameters)
         except (_import_sqlite3().Error, UnicodeError) as exc:
             raise self._error('read', exc) from exc
 
@@ -4783,8 +4782,17 @@ class SqliteStore(Store):
         return list(found.values())
 
 
+def _rows(db, sql, *parameters):
+    """Return all rows of a query, so that no cursor stays.
+
+    An error that a caller keeps would keep a cursor in its traceback, and with the cursor a lock
+    on the file, for which the next COMMIT of this process would wait in vain.
+    """
+    return db.execute(sql, parameters).fetchall()
+
+
 def _tables(db):
-    return {name for name, in db.execute('SELECT name FROM sqlite_master')}
+    return {name for name, in _rows(db, 'SELECT name FROM sqlite_master')}
 
 
 def _commit(db, rows, answers=()):

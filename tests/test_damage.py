@@ -211,6 +211,31 @@ def test_a_flipped_bit_never_gives_more_than_a_sentence(damaged):
     assert found > FLIPS // 10
 
 
+#: Texts in the file that become no UTF-8, or an unknown word, where the store is opened.
+TEXTS = {'type of a column': b'BLOB', 'name of a column': b'run_id TEXT',
+         'name of an index': b'tasks_place', 'status of a task': b'leafsuccess'}
+
+
+@pytest.mark.parametrize('kind', sorted(TEXTS))
+def test_the_kept_error_of_a_damaged_store_locks_nothing(damaged, kind):
+    # semantics 6.7
+    whole = content(damaged.store)
+    assert TEXTS[kind] in whole
+    with open(damaged.store, 'wb') as file:
+        file.write(whole.replace(TEXTS[kind], TEXTS[kind][:-1] + b'\xff'))
+
+    errors = look(damaged.store), recover(damaged.store)
+
+    assert isinstance(errors[1], sequent.StoreError)
+    tally.count('damaged stores')
+    with open(damaged.store, 'wb') as file:
+        file.write(whole)
+    with contextlib.closing(sqlite3.connect(damaged.store, timeout=0)) as database:
+        database.execute('PRAGMA locking_mode = EXCLUSIVE')
+        database.execute('BEGIN EXCLUSIVE')    # raises where something has a lock
+        database.execute('ROLLBACK')
+
+
 RECORDS = {
     'status of a task': "UPDATE tasks SET status = 'succdss' WHERE path = 'inline'",
     'kind of a task': "UPDATE tasks SET kind = 'lead' WHERE path = 'inline'",
@@ -257,17 +282,14 @@ class Interrupted:
         self.connection = connection
         self.happens = [happens]
 
-    def execute(self, statement):
-        self.rows = self.connection.execute(statement).fetchall()
+    def execute(self, statement, parameters=()):
+        self.rows = self.connection.execute(statement, parameters).fetchall()
         while self.happens:
             self.happens.pop()()
         return self
 
-    def fetchone(self):
-        return self.rows[0]
-
-    def __iter__(self):
-        return iter(self.rows)
+    def fetchall(self):
+        return self.rows
 
 
 def test_a_store_that_is_just_being_made_is_not_taken_for_damaged(tmp_path):
