@@ -11137,8 +11137,8 @@ ENDS = {SUCCESS: 'it succeeded', FAILURE: 'it failed', ACTIVE: 'it was interrupt
 class ConfigKey(typing.NamedTuple):
     """One configuration key.
 
-    ``kind`` says what it takes: a key of `_CHECKS`, ``'start method'``, or words between ``|``.
-    ``on_steps``: steps may set it. ``shown`` stands for the default where that is no literal.
+    ``kind`` says what it takes: a key of `_VALUE_KINDS`, ``'start method'``, or words between
+    ``|``. ``on_steps``: steps may set it. ``shown`` stands for a default that is no literal.
     """
 
     default: typing.Any
@@ -11232,36 +11232,43 @@ def config_table():
     return lines
 
 
-def config_key(name, described=None):
-    """Return the `ConfigKey` of a name, of the core or of a file in ``backends/``, or None.
-
-    Args:
-        described: what `descriptions` returned, if that is known.
-    """
-    if name in CONFIG_KEYS:
-        return CONFIG_KEYS[name]
-    for one in (descriptions() if described is None else described).values():
-        if name in one.get('config', {}):
-            return ConfigKey(**one['config'][name])
-    return None
+def config_key(name):
+    """Return the `ConfigKey` of a name, of the core or of a file in ``backends/``, or None."""
+    return CONFIG_KEYS.get(name) or next(
+        (ConfigKey(**one['config'][name]) for one in descriptions().values()
+         if name in one.get('config', {})), None)
 
 
 def _check_value(key, value, who):
     """Return a configuration value, converted; raise `ConfigError` if it is not of its kind."""
     kind = config_key(key).kind
-    wanted = _CHECKS.get(kind)
-    if wanted is None:
+    if kind not in _VALUE_KINDS:
         choices = kind.split('|') if '|' in kind else start_methods()
         if value in choices or value is None and kind == 'start method':
             return value
         raise ConfigError('%s: config %r cannot be %r%s' % (
             who, key, value, _choices(value, choices)))
-    check, text = wanted
+    wanted, check, _ = _VALUE_KINDS[kind]
     if not check(value):
-        raise ConfigError('%s: config %r must be %s, not %r' % (who, key, text, value))
+        raise ConfigError('%s: config %r must be %s, not %r' % (who, key, wanted, value))
     if kind == 'JSON object':
         return dict(value)
     return os.fspath(value) if kind == 'path' else value
+
+
+def _environment_settings(keys):
+    """Return the settings that the environment has for some keys, {key: its `ConfigKey`}."""
+    found = {}
+    for key, one in keys.items():
+        variable = 'SEQUENT_' + key.upper()
+        text, who = os.environ.get(variable), 'environment variable ' + variable
+        if text:
+            try:
+                value = _VALUE_KINDS[one.kind][2](text) if one.kind in _VALUE_KINDS else text
+            except ValueError:
+                raise ConfigError('%s: %r is no %s' % (who, text, one.kind)) from None
+            found[key] = _check_value(key, value, who)
+    return found
 
 
 def _check_level(level, who):
@@ -11287,97 +11294,76 @@ def _is_int(value):
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_delay(value):
+    return _is_number(value) and 0 <= value <= sys.float_info.max
+
+
+def _are_delays(value):
+    return _is_delay(value) or isinstance(value, (list, tuple)) and value and all(
+        map(_is_delay, value))
+
+
+def _read_delays(text):
+    delays = [float(one) for one in text.split(',')]
+    return delays if len(delays) > 1 else delays[0]
+
+
 def _are_failures(value):
-    """Whether config ``retry_on`` can be this: exception classes, their names, exit codes."""
     if isinstance(value, (list, tuple)):
         return all(one is not None and _are_failures(one) for one in value)
     return value is None or _is_int(value) or isinstance(value, str) and bool(value) or (
         isinstance(value, type) and issubclass(value, BaseException))
 
 
-def _is_share(text):
-    """Whether a text is a share in per cent: ``'10%'``."""
+def _read_failures(text):
+    return [int(one) if one.lstrip('-').isdigit() else one
+            for one in re.split('[ ,]+', text.strip())]
+
+
+def _is_tolerance(value):
+    if not isinstance(value, str):
+        return value is None or _is_int(value) and value >= 0
     try:
-        return text.endswith('%') and 0 <= float(text[:-1]) <= 100
+        return value.endswith('%') and 0 <= float(value[:-1]) <= 100
     except ValueError:
         return False
 
 
-def _is_delay(value):
-    return _is_number(value) and 0 <= value <= sys.float_info.max
+def _read_json(text):
+    import json
+    return json.loads(text)
 
 
-_CHECKS = {
-    'count': (lambda value: _is_int(value) and value >= 0, 'an int, 0 or more'),
-    'delays': (lambda value: _is_delay(value) or isinstance(value, (list, tuple)) and value
-               and all(map(_is_delay, value)), 'seconds, 0 or more, or a list of such'),
-    'factor': (lambda value: _is_delay(value) and value >= 1, 'a factor, 1 or more'),
-    'share': (lambda value: _is_number(value) and 0 <= value <= 1, 'a number from 0 to 1'),
-    'failures': (_are_failures, 'exception classes (or their names) and exit codes, one or a list '
-                 'of them'),
-    'limit': (lambda value: value is None or _is_delay(value) and value > 0,
-              'seconds, more than 0, or None'),
-    'tolerance': (lambda value: value is None or _is_int(value) and value >= 0
-                  or isinstance(value, str) and _is_share(value),
-                  "a number of iterations, 0 or more, or a share such as '10%'"),
-    'path': (lambda value: isinstance(value, (str, os.PathLike)), 'a path'),
-    'bool': (lambda value: isinstance(value, bool), 'True or False'),
-    'int': (lambda value: value is None or isinstance(value, int)
-            and not isinstance(value, bool), 'an int'),
-    'seconds': (lambda value: _is_number(value) and value >= 0, 'seconds, 0 or more'),
-    'prefix': (lambda value: isinstance(value, str) and '=' not in value and '\0' not in value,
-               "a str without '='"),
-    'construct': (lambda value: value is not None and value != '', 'a task construct'),
-    'JSON object': (_are_variables, "a dict of str: str or None (names without '=')"),
-    'any': (lambda value: True, 'anything'),
+#: {kind: (its values in words, whether a value is of it, what makes a value of a text)}.
+_VALUE_KINDS = {  # type: typing.Dict[str, typing.Tuple[str, typing.Any, typing.Any]]
+    'bool': ('True or False', lambda value: isinstance(value, bool), _boolean),
+    'int': ('an int', lambda value: value is None or _is_int(value), int),
+    'count': ('an int, 0 or more', lambda value: _is_int(value) and value >= 0, int),
+    'seconds': ('seconds, 0 or more', lambda value: _is_number(value) and value >= 0, float),
+    'limit': ('seconds, more than 0, or None',
+              lambda value: value is None or _is_delay(value) and value > 0, float),
+    'delays': ('seconds, 0 or more, or a list of such', _are_delays, _read_delays),
+    'factor': ('a factor, 1 or more', lambda value: _is_delay(value) and value >= 1, float),
+    'share': ('a number from 0 to 1', lambda value: _is_number(value) and 0 <= value <= 1, float),
+    'failures': ('exception classes (or their names) and exit codes, one or a list of them',
+                 _are_failures, _read_failures),
+    'tolerance': ("a number of iterations, 0 or more, or a share such as '10%'", _is_tolerance,
+                  str),
+    'path': ('a path', lambda value: isinstance(value, (str, os.PathLike)), str),
+    'prefix': ("a str without '='", lambda value: isinstance(value, str) and not (
+        set(value) & {'=', '\0'}), str),
+    'construct': ('a task construct', lambda value: value is not None and value != '', str),
+    'JSON object': ("a dict of str: str or None (names without '=')", _are_variables, _read_json),
+    'any': ('anything', lambda value: True, str),
 }
-
-
-def _environment_settings(keys):
-    """Return the settings that the environment gives, converted to what their keys take.
-
-    Args:
-        keys: {key: its `ConfigKey`}: those to look for.
-    """
-    found = {}
-    for key, one in keys.items():
-        text = os.environ.get('SEQUENT_' + key.upper())
-        if text:
-            found[key] = _check_value(key, _from_text(key, one.kind, text),
-                                      'environment variable SEQUENT_' + key.upper())
-    return found
-
-
-def _from_text(key, kind, text):
-    try:
-        if kind == 'bool':
-            return _boolean(text)
-        if kind in ('int', 'count'):
-            return int(text)
-        if kind in ('seconds', 'factor', 'share', 'limit'):
-            return float(text)
-        if kind == 'delays':
-            delays = [float(one) for one in text.split(',')]
-            return delays if len(delays) > 1 else delays[0]
-        if kind == 'JSON object':
-            import json
-            return json.loads(text)
-    except ValueError:
-        raise ConfigError('environment variable SEQUENT_%s: %r is no %s'
-                          % (key.upper(), text, kind)) from None
-    if kind == 'failures':
-        return [int(one) if one.lstrip('-').isdigit() else one
-                for one in re.split('[ ,]+', text.strip())]
-    return text
 
 
 def _read_config(config, tag, who):
     """Return the config dict: given as one or as the path of a JSON file, or what a tag picks."""
     if isinstance(config, (str, os.PathLike)):
-        import json
         try:
             with open(os.fspath(config), encoding='utf-8') as stream:
-                config = json.load(stream)
+                config = _read_json(stream.read())
         except (OSError, ValueError) as error:
             raise ConfigError('%s: config file %r cannot be read: %s'
                               % (who, os.fspath(config), error)) from error
@@ -11401,19 +11387,13 @@ def _checked_config(config, who, warnings, on_step=False):
     """
     checked = {}
     for key, value in config.items():
-        if key == 'LOGGING' and not on_step:
-            unused = sorted(set(value) - {'logdir', 'logging_level'}, key=str) if isinstance(
-                value, dict) else [value]
-            if unused:
-                warnings.append('%s: in config LOGGING only logdir and logging_level are used, '
-                                'not %s' % (who, ', '.join(map(repr, unused))))
-            continue
-        if key == 'DATABASES' and not on_step:
+        one = config_key(key)
+        if one is None and key == 'LOGGING' and not on_step:
+            _check_legacy_logging(value, who, warnings, checked)
+        elif one is None and key == 'DATABASES' and not on_step:
             warnings.append("%s: config key 'DATABASES' is ignored; give the path of a file, or a "
                             'Store, as store=' % who)
-            continue
-        one = config_key(key)
-        if one is None:
+        elif one is None:
             known = [CONFIG_KEYS] + [one.get('config', {}) for one in descriptions().values()]
             warnings.append('%s: unknown config key %r is ignored%s'
                             % (who, key, _nearest(key, itertools.chain(*known))))
@@ -11425,10 +11405,19 @@ def _checked_config(config, who, warnings, on_step=False):
                             % (who, key))
         else:
             checked[key] = _check_value(key, value, who)
-    legacy = config.get('LOGGING') if not on_step else None
-    if isinstance(legacy, dict) and legacy.get('logdir'):
-        checked.setdefault('logdir', _check_value('logdir', legacy['logdir'], who))
     return checked
+
+
+def _check_legacy_logging(value, who, warnings, checked):
+    """Use the folder of what the predecessors have under LOGGING; `_Flow` uses the level."""
+    legacy = value if isinstance(value, dict) else {}
+    unused = sorted(set(value) - {'logdir', 'logging_level'}, key=str) if isinstance(
+        value, dict) else [value]
+    if unused:
+        warnings.append('%s: in config LOGGING only logdir and logging_level are used, not %s'
+                        % (who, ', '.join(map(repr, unused))))
+    if legacy.get('logdir'):
+        checked.setdefault('logdir', _check_value('logdir', legacy['logdir'], who))
 
 
 def parameter(name, default=..., type=None, help='', secret=False):
@@ -11506,23 +11495,6 @@ _in_common('session', None)
 def _is_iterator(loop):
     """Whether a loop can be gone over only once (semantics 1.4)."""
     return not (loop is None or found_by_running(loop)) and iter(loop) is loop
-
-
-class FlowStep(Step):
-    """A step of a `Sequent` flow; made by ``add_step``."""
-
-    __slots__ = ()
-
-    def add_step(self, name, func=..., args=(), kwargs={}, *more, loop=None, require=(), delay=0,
-                 acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
-                 **aliases):
-        """Add a step inside this one, which becomes a container: see `Sequent.add_step`."""
-        return self.flow._add_step(self, name, func, args, kwargs, more, loop, require, delay,
-                                   acquires, releases, recovery, config, command, handles, aliases)
-
-    def add_event(self, require=None):
-        """Name an expression: see `Sequent.add_event`."""
-        return self.flow.add_event(require)
 
 
 class TaskInfo(typing.NamedTuple):
@@ -11667,7 +11639,7 @@ def _check_parameters(last, noted):
 
 
 class _Run:
-    """One run of a flow, as one object has it: what it builds on, its driver, its end.
+    """One run of a flow: what it builds on, its lock and open store, its driver, its result.
 
     Args:
         flow: the facade.
@@ -11679,6 +11651,7 @@ class _Run:
         began: whether the store holds it.
         driver: its `Driver`, once it has begun here; None again after a signal or an error.
         outcome: its result, once it is over.
+        held: the ExitStack that gives back the store and the lock, or None.
     """
 
     def __init__(self, flow, mode, run_id, recovery_run):
@@ -11689,23 +11662,18 @@ class _Run:
         self.began = False
         self.driver = None  # type: typing.Any
         self.outcome = None  # type: typing.Optional[bool]
+        self.held = None  # type: typing.Any
         self._stop = None       # the `Stop` that a signal or an error has made necessary
-        self._held = None       # gives back the store and the lock
         self._base = -1         # the recovery whose end this one began with
         self._signatures = {}  # type: typing.Dict[str, str]
 
     @property
     def store(self):
-        """The open store."""
         return self.flow.store
 
-    @property
-    def holds(self):
-        """Whether it holds its lock and the open store."""
-        return self._held is not None
-
-    def has_triggers(self):
-        return self.driver is not None and bool(self.driver.triggers)
+    def is_over(self):
+        """Return whether there is a result, and nothing was triggered since."""
+        return self.outcome is not None and not (self.driver and self.driver.triggers)
 
     def run(self, max_loops, tender):
         """Begin the run, or go on with it; return its result, False after config run_timeout.
@@ -11740,7 +11708,7 @@ class _Run:
 
     def release(self):
         """Give back the lock and the store."""
-        held, self._held = self._held, None
+        held, self.held = self.held, None
         if held is not None:
             held.close()
 
@@ -11756,7 +11724,7 @@ class _Run:
         self.driver.observers.tell('ended', run, self.driver.engine.ok)
 
     def _abandon(self, error):
-        """A signal or an error ended the run: record what can be; `run` again would continue."""
+        """Record what can be recorded of a run that a signal or an error has ended."""
         self._stop = self.driver.stop
         try:
             # When the store fails the record goes on saying "active", which is what it was.
@@ -11768,38 +11736,44 @@ class _Run:
 
     # The beginning.
 
-    def _lock(self, held, run_id):
-        flow = self.flow
-        self.store.lock(flow.name, run_id, flow.settings()['exclusive'])
-        held.callback(self.store.unlock, flow.name, run_id)
-
     def _resume(self):
         """Go on with a run that `run` has returned from."""
         run = self.driver.run_record
-        if not self.holds:    # it was over; events have been raised since
+        if self.held is None:    # it was over; events have been raised since
             with contextlib.ExitStack() as held:
-                self.flow.open_store()
-                held.callback(self.flow.close_store)
+                self._open(held)
                 self._lock(held, run.run_id)
-                self._held = held.pop_all()
+                self.held = held.pop_all()
             self.outcome = None
         self.store.begin(self._run_record(run, self._consists_of()[1]))
         self.driver.observers.tell('begun', run)
 
     def _start(self):
         """Open the store, take the locks, find out what to build on, begin."""
-        flow, named = self.flow, bool(self.run_id)
+        named = bool(self.run_id)
         with contextlib.ExitStack() as held:
-            store = flow.open_store(self.mode == RunMode.restart)
-            held.callback(flow.close_store)
-            run, last = self._new_record(store)    # for what is not there no store is made
+            store = self._open(held, self.mode == RunMode.restart)
+            run, last = self._new_record()    # for what is not there no store is made
             store.open()
             self._lock(held, run.run_id)
-            _refuse_living(store, flow.name, run.run_id, not flow.settings()['exclusive'])
+            self._refuse_living(run)
             self._name_runs(last, named)
             self.driver = self._begin(run, last)
             if self.driver is not None:
-                self._held = held.pop_all()
+                self.held = held.pop_all()
+
+    def _open(self, held, create=True):
+        store = self.flow.open_store(create)
+        held.callback(self.flow.close_store)
+        return store
+
+    def _lock(self, held, run_id):
+        name = self.flow.name
+        self.store.lock(name, run_id, self.flow.settings()['exclusive'])
+        held.callback(self.store.unlock, name, run_id)
+
+    def _refuse_living(self, run):
+        _refuse_living(self.store, run.flow, run.run_id, not self.flow.settings()['exclusive'])
 
     def _name_runs(self, last, named):
         """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
@@ -11821,11 +11795,12 @@ class _Run:
                     local_time(one.started), ENDS[one.status], one.run_id)
                 break
 
-    def _new_record(self, store):
+    def _new_record(self):
         """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
-        process, now, name = process_identity(), time.time(), self.flow.name
+        process, now, name, store = process_identity(), time.time(), self.flow.name, self.store
+        last = store.latest(name, self.run_id)
         if self.mode == RunMode.restart:
-            if store.latest(name, self.run_id) is not None:
+            if last is not None:
                 raise FlowError(
                     'flow %r already has a run %r in %r; recover or continue it, or choose '
                     'another run_id' % (name, self.run_id, store))
@@ -11833,7 +11808,6 @@ class _Run:
         if store.volatile and self.mode == RunMode.recover:
             raise RecoveryError("nothing to recover: ':memory:' does not keep all that a recovery "
                                 'needs; give the flow store=MemoryStore()')
-        last = store.latest(name, self.run_id)
         if last is None:
             raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
                 store, '%r ' % self.run_id if self.run_id else '', name))
@@ -11852,7 +11826,7 @@ class _Run:
         flow, store, settings = self.flow, self.store, self.flow.settings()
         if last is not None:
             # Again, under the lock: another supervisor may have been at work until just now.
-            run, last = self._new_record(store)
+            run, last = self._new_record()
         found = self._look_back(run, last)
         self.began = last is not None
         if found is None:
@@ -11887,22 +11861,27 @@ class _Run:
             the record as it is to be stored, the `_History` or None, the records of earlier runs
             that nobody has ended, and the `step_details`. None: there is nothing to continue.
         """
-        noted, dead, history = {}, [], None  # type: dict, list, typing.Any
         details, text = self._consists_of()
         if last is None:
-            dead = self._refuse_orphans()
-        else:
-            noted = self._noted_in(last, details, text)
-            _check_parameters(last, noted)
-            if self._is_over(last, noted):
-                return None
-            self._base = last.recovery if self.recovery_run is None else self.recovery_run
-            if self.mode == RunMode.continue_:
-                self._base = noted.get('base', last.recovery - 1)
-            history = _History(self.store, run, self._base, self._signatures,
-                               self.flow.settings()['assume_dead'], {last.recovery: noted})
-            self._restore_triggers(history)
-        return self._run_record(run, text), history, dead, details
+            return self._run_record(run, text), None, self._refuse_orphans(), details
+        noted = self._noted_in(last, details, text)
+        _check_parameters(last, noted)
+        given = noted.get('triggers', [])
+        if (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
+                and all(one in given for one in self.flow.pending)):    # semantics 7.5
+            return None
+        self._base = last.recovery if self.recovery_run is None else self.recovery_run
+        if self.mode == RunMode.continue_:
+            self._base = noted.get('base', last.recovery - 1)
+        history = _History(self.store, run, self._base, self._signatures,
+                           self.flow.settings()['assume_dead'], {last.recovery: noted})
+        for event, sequence in history.triggers():
+            self.flow.count_sequence(event, sequence)
+            if event not in self.flow.compile().events:
+                logger.warning('event %r, which the run was told to raise, is gone', event)
+            elif [event, sequence] not in self.flow.pending:
+                self.flow.pending.append([event, sequence])
+        return self._run_record(run, text), history, [], details
 
     @contextlib.contextmanager
     def preview(self, walk):
@@ -11918,10 +11897,11 @@ class _Run:
             As ``run()``, where that would refuse to start.
         """
         flow, differences = self.flow, []  # type: typing.Any, list
-        plan, store = flow.compile(), flow.open_store(create=False)
-        try:
-            run, last = self._new_record(store)
-            _refuse_living(store, flow.name, run.run_id, not flow.settings()['exclusive'])
+        plan = flow.compile()
+        with contextlib.ExitStack() as held:
+            store = self._open(held, create=False)
+            run, last = self._new_record()
+            self._refuse_living(run)
             found = self._look_back(run, last)
             if found is None:
                 yield None
@@ -11933,12 +11913,12 @@ class _Run:
             found = walk(plan, store, run, flow.settings(), history, flow, differences)
             found.triggers.extend(map(tuple, flow.pending))
             yield found
-        finally:
-            flow.close_store()
+
+    # A `RunRecord` has in ``steps`` what the flow consists of, which may be large: its text begins
+    # with that, and is not read where it begins as that of the flow now, which nobody has edited.
 
     def _consists_of(self):
-        """Return the `step_details`, which are too large to be kept, and the text that begins
-        what a `RunRecord` has in ``steps``: the signatures and these details."""
+        """Return the `step_details` of the flow, and how ``steps`` of its `RunRecord` begins."""
         import json
         details, plan = {}, self.flow.compile()  # type: typing.Dict[str, dict], typing.Any
         if not self.store.volatile:
@@ -11947,12 +11927,11 @@ class _Run:
         return details, json.dumps({'signatures': self._signatures, 'details': details})[:-1]
 
     def _noted_in(self, run, details, text):
-        """Return what a `RunRecord` has in ``steps``; the other arguments are what
-        `_consists_of` returns."""
+        """Return what a `RunRecord` has in ``steps``; see `_consists_of`."""
         if not run.steps.startswith(text + ', '):
             return json_object(run.steps)
         return dict(json_object('{' + run.steps[len(text) + 2:]),
-                    signatures=self._signatures, details=details)    # nothing was edited
+                    signatures=self._signatures, details=details)
 
     def _run_record(self, run, text):
         """Return a `RunRecord` with what the flow consists of now; see `_consists_of`."""
@@ -11963,52 +11942,31 @@ class _Run:
             more['parameters'] = _parameters.recorded()
         return run._replace(steps='%s, %s' % (text, json.dumps(more)[1:]))
 
-    def _restore_triggers(self, history):
-        """Raise again what the run that is gone on with was told to raise, where it was."""
-        for event, sequence in history.triggers():
-            self.flow.count_sequence(event, sequence)
-            if event not in self.flow.compile().events:
-                logger.warning('event %r, which the run was told to raise, is gone', event)
-            elif [event, sequence] not in self.flow.pending:
-                self.flow.pending.append([event, sequence])
-
-    def _is_over(self, last, noted):
-        """Whether there is nothing to continue (semantics 7.5)."""
-        given = noted.get('triggers', [])
-        return (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
-                and all(one in given for one in self.flow.pending))
-
     def _refuse_orphans(self):
         """Refuse a new run beside what an earlier one left running (semantics 6.5).
 
         Returns:
             the `RunRecord`s of earlier runs that nobody has ended.
         """
-        name, settings, store = self.flow.name, self.flow.settings(), self.store
+        name, settings = self.flow.name, self.flow.settings()
         if not settings['exclusive']:
             return []
-        dead = [old for old in store.active_runs(name) if old.run_id != self.run_id]
+        dead = [old for old in self.store.active_runs(name) if old.run_id != self.run_id]
         for old in dead:
-            for record in store.tasks(old, status=ACTIVE):
-                outcome = outcome_path(store.folder, old.flow, old.run_id, record.path,
-                                       record.sequence, record.recovery, record.attempt)
-                record = record._replace(process=find_process(record.process, outcome))
-                alive = process_alive(record.process) if record.process else False
-                if alive is None and not (settings['assume_dead']
-                                          or outcome and os.path.exists(outcome)):
-                    raise _out_of_sight(record)
-                if alive:
-                    raise AlreadyRunningError(
-                        'flow %r cannot start anew: step %r at %s of its run %r still runs as '
-                        'process %s since %s; wait for it, end it, or recover that run' % (
-                            name, record.path, record.sequence, old.run_id,
-                            json_object(record.process).get('pid'), local_time(record.started)))
+            history = _History(self.store, old, -1, {}, settings['assume_dead'], {})
+            history.look()
+            for record in history.living.values():
+                raise AlreadyRunningError(
+                    'flow %r cannot start anew: step %r at %s of its run %r still runs as '
+                    'process %s since %s; wait for it, end it, or recover that run' % (
+                        name, record.path, record.sequence, old.run_id,
+                        json_object(record.process).get('pid'), local_time(record.started)))
         return dead
 
     # What happened.
 
     def is_elsewhere(self):
-        """Whether its supervisor is another process than this one."""
+        """Return whether its supervisor is another process than this one."""
         return self.driver is not None and self.driver.pid not in (None, os.getpid())
 
     def tasks(self):
@@ -12022,9 +11980,8 @@ class _Run:
         if not self.began:
             return []
         with contextlib.ExitStack() as held:
-            if not self.holds:
-                flow.open_store(create=False)
-                held.callback(flow.close_store)
+            if self.held is None:
+                self._open(held, create=False)
             elif self.store.volatile:
                 self.driver.catch_up()
             return told_tasks(self.store, flow.name, self.run_id, flow.module,
@@ -12032,7 +11989,7 @@ class _Run:
 
     def count_todos(self, initial):
         """See `Sequent.count_todos`; ``initial`` counts what is there before anything happens."""
-        if self.outcome is not None and not self.has_triggers():
+        if self.is_over():
             return 0, None
         if self.driver is None:
             return initial, None
@@ -12140,31 +12097,283 @@ def _checked_delay(who, delay):
     return delay
 
 
-def _check_place(step, construct):
-    """Refuse a folder or variables where tasks cannot have their own."""
-    wrong = [key for key in ('cwd', 'env') if step.settings[key]]
-    if wrong and not construct.can_place:
-        raise ConfigError(
-            'step %r: config %s means nothing to %s: its tasks share one folder and '
-            "environment; use task_construct 'process' or 'inline'"
-            % (step.path, ' and '.join(wrong), type(construct).__name__))
+# Compiling: what each step needs is found out before anything is opened or started.
 
 
-def _shapes(step):
-    """Return func, args and kwargs as they will be, with None for what is not known yet."""
-    if type(step.func) is types.FunctionType and not (step.args or step.kwargs):
-        return step.func, (), {}
-    return tuple([filled(one, lambda placeholder: None)
-                  for one in (step.func, step.args, step.kwargs)])
+class _Preparation:
+    """Resolves the settings of steps, finds their constructs, and checks their placeholders.
+
+    Args:
+        options: the configuration of the command line, which counts before that of a step.
+    """
+
+    def __init__(self, options):
+        self.options = options
+        self.constructs = {}
+        self.searched = set()  # type: typing.Set[int]
+
+    def configure(self, step, settings):
+        """Set the settings and the construct of a step, and of those in it."""
+        if step.config:
+            settings = dict(settings, **step.config)
+            settings.update(self.options)
+            step.max_concurrent = step.config.get('max_concurrent')
+            step.tolerate = step.config.get('tolerate')
+            if step.tolerate is not None and step.loop is None:
+                raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
+        step.settings = settings
+        step.stop_on_exception = settings['stop_on_exception']
+        step.retries = settings['retries']
+        if step.func is not None:
+            # Most steps share their settings with others, for which they have been checked.
+            construct = self.constructs.get(id(settings))
+            if construct is None:
+                construct = self.constructs[id(settings)] = self._find_construct(step)
+            step.construct = construct
+            step.serial = construct.inline
+            # That one takes long is to be said of what runs, not of what is queued.
+            step.queues = construct.queues and settings['warn_after'] is None
+            if type(step.func) is types.FunctionType and not (step.args or step.kwargs):
+                given = step.func, (), {}  # type: typing.Any
+            else:    # with None for what is not known yet
+                given = [filled(one, lambda placeholder: None)
+                         for one in (step.func, step.args, step.kwargs)]
+            construct.check(step.path, *given, settings)
+        for child in step.children:
+            self.configure(child, settings)
+
+    def _find_construct(self, step):
+        """Return the construct of a step, if it can do what the settings ask of it."""
+        settings = step.settings
+        spec = settings['task_construct']
+        key = (spec if isinstance(spec, (str, type)) else id(spec),
+               ' '.join(repr(value) for name, value in settings.items()
+                        if name not in CONFIG_KEYS))
+        construct = self.constructs.get(key)
+        if construct is None:
+            construct = self.constructs[key] = find_construct(spec)
+        self._add_settings_of(construct, settings)
+        wrong = [key for key in ('cwd', 'env') if settings[key]]
+        if wrong and not construct.can_place:
+            raise ConfigError(
+                'step %r: config %s means nothing to %s: its tasks share one folder and '
+                "environment; use task_construct 'process' or 'inline'"
+                % (step.path, ' and '.join(wrong), type(construct).__name__))
+        if settings['timeout'] is not None and not construct.can_kill:
+            raise ConfigError(
+                'step %r: config timeout needs a construct that can end what it runs, such as '
+                "'process'; %s cannot; set timeout to None on this step, or choose another"
+                % (step.path, type(construct).__name__))
+        return construct
+
+    @staticmethod
+    def _add_settings_of(construct, settings):
+        """Add the keys of the backend that a construct is from, where nobody has set them."""
+        module = sys.modules[type(construct).__module__]
+        keys = {name: ConfigKey(**one) for name, one in getattr(module, 'BACKEND', {}).get(
+            'config', {}).items() if name not in settings}
+        settings.update({name: one.default for name, one in keys.items()})
+        settings.update(_environment_settings(keys))
+
+    def find_placeholders(self, step):
+        """Set ``asks`` and ``flat`` of a step; refuse placeholders that cannot be filled."""
+        rest = []  # type: list
+        asks = step.flow.find_asked(step, rest)
+        for one in asks:
+            if one.step is not None and one.step.flow is not step.flow:
+                raise FlowError('step %r asks for the %s of %r, which belongs to another flow' % (
+                    step.path, 'item' if isinstance(one, ItemOf) else 'result', one.step))
+            if isinstance(one, ResultOf) and not one.step.settings['keep_result']:
+                raise ConfigError('step %r asks for the result of %r, whose config keep_result is '
+                                  'False' % (step.path, one.step.path))
+        for one in rest:
+            hidden = None if id(one) in self.searched else hidden_in(one, self.searched)
+            if hidden is not None:
+                raise FlowTypeError('step %r: it is given the %r inside an object of type %s, '
+                                    'where it is not filled in; put it into args or kwargs by '
+                                    'itself, or there into a list, tuple, dict, dataclass or '
+                                    'functools.partial' % (step.path, hidden, type(one).__name__))
+        program = isinstance(step.func, Command)
+        step.asks = asks if asks or program else None
+        step.flat = not (program or asks and placeholders_in(
+            [one for one in step.args if not isinstance(one, Placeholder)]
+            + [step.func, step.kwargs]))
 
 
-def _refuse_hidden(step, value, searched):
-    hidden = hidden_in(value, searched)
-    if hidden is not None:
-        raise FlowTypeError('step %r: it is given the %r inside an object of type %s, where '
-                            'it is not filled in; put it into args or kwargs by itself, or '
-                            'there into a list, tuple, dict, dataclass or functools.partial'
-                            % (step.path, hidden, type(value).__name__))
+def _named(step, name, attribute):
+    """Return the placeholder that a name in a command stands for, None for a parameter."""
+    if not attribute:
+        if name not in _parameter_names():
+            raise FlowError('step %r: there is no parameter %r for the {%s} in its command%s; '
+                            'braces are written {{ and }}' % (
+                                step.path, name, name, _choices(name, _parameter_names())))
+        return None
+    # The nearest step of that name, else that of the path.
+    seen = [one for around in [step] + step.around()
+            for one in [around] + around.parent.children if one.name == name]
+    seen += [one for one in step.flow.steps() if one.path == name] if not seen else []
+    if not seen:
+        raise FlowError('step %r: nothing is called %r here, for the {%s.%s} in its command%s' % (
+            step.path, name, name, attribute, _nearest(
+                name, [one.path for one in step.flow.steps()])))
+    return seen[0].item if attribute == 'item' else seen[0].result
+
+
+class _Container(abc.ABC):
+    """What steps are added to: a `Sequent`, or a step of it."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def _place(self):
+        """Return the flow, and the step that is the container."""
+
+    def add_step(self, name, func=..., args=(), kwargs={}, *more, loop=None, require=(), delay=0,
+                 acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
+                 **aliases):
+        """Add a step to the flow, or to this step, which becomes a container.
+
+        Args:
+            name: a non-empty str, unique among its siblings.
+            func: what a leaf calls, with ``args`` and ``kwargs``, or a `Command`, which runs a
+                program. A leaf with None succeeds at once; a container must not have one. An
+                async function runs by ``asyncio.run`` (from Python 3.7 on). A generator function
+                is refused, because a call runs nothing of it.
+            args, kwargs: may contain placeholders, also inside lists, tuples, dicts, dataclasses
+                and ``functools.partial`` objects, which are filled when the step starts: the
+                ``result`` of another step, whose success is then required (`Step.result`), the
+                ``item`` of a loop around it, and ``sequent.item``, its own. In other objects, and
+                in what ``func`` itself holds unless it is a partial, they are an error.
+            more: is refused: what follows ``kwargs`` is given by keyword, because the predecessors
+                took the fifth argument for the requirement.
+            loop: an iterable, or a callable that returns one, or the ``result`` of an earlier step
+                (or the ``item`` of a loop around it): the step runs once per item (semantics
+                1.4). ``repeat`` and ``repeats`` mean the same. Items of an iterable are compared
+                in a recovery; those of a callable or a result are recorded as they are taken, and
+                a recovery goes over the recorded ones.
+            require: when to start (semantics 2): a step, a (step, status) pair, an event, a tuple
+                (all of it) or ``or_``. Nothing: with the container. ``requires`` means the same.
+            delay: seconds between the requirement's coming to hold and the step's being ready.
+            acquires: a list of (`ResourcePool`, amount) that it needs to start.
+            releases: what it gives back when it ends; None: what it acquired.
+            recovery: {status: 'rerun' or 'skip'}: what a recovery does with it (semantics 7.2).
+            config: configuration for this step and those in it: see `Sequent`.
+            command: a list or a str: short for ``func=Command(command)``, a program.
+            handles: its success makes good the failures of the siblings whose failure or
+                completion it requires, as far as they were recorded before it began (semantics
+                3.3). Without it a step that requires a failure only reacts to it: the run fails.
+
+        Returns:
+            The step, for use in requirements.
+
+        Raises:
+            FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
+        """
+        flow, parent = self._place()
+        forgotten = func is ... and command is None
+        func = flow.check_new(parent, name, func, command)
+        who = 'step %r' % name
+        if more:
+            raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
+                                'for what it waits for, loop= for what it goes over'
+                                % (who, more[0]))
+        given = _checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
+                                handles, flow.warnings)
+        if aliases:
+            loop = _resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
+            require = _resolve_alias(who, 'require', require, (), ('requires',), aliases)
+        if aliases:
+            wrong = sorted(aliases)[0]
+            raise TypeError('%s: add_step() got an unexpected argument %r%s'
+                            % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
+        if loop is not None:
+            _check_loop(who, loop)
+        step = FlowStep(flow, parent, name, func=func, loop=loop,
+                        delay=_checked_delay(who, delay), **given)
+        if args or kwargs or type(func) is functools.partial:
+            _check_places(who, [func, step.args, step.kwargs])
+        if require != () and require is not None:
+            step.require = parse_expression(require, flow, who)
+        return flow.register(step, forgotten)
+
+    def add_event(self, require=None):
+        """Name an expression, for use in requirements (semantics 2.4).
+
+        Args:
+            require: an expression as in `add_step`; it is read where the event is used.
+        """
+        flow, _ = self._place()
+        return Event(flow, '', parse_expression(() if require is None else require, flow,
+                                                'an event'))
+
+
+_STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
+                   'releases', 'recovery', 'config', 'command', 'handles')
+
+
+class FlowStep(Step, _Container):
+    """A step of a `Sequent` flow; made by ``add_step``."""
+
+    __slots__ = ()
+
+    def _place(self):
+        return self.flow, self
+
+
+def _check_places(who, given):
+    """Refuse steps, and placeholders where they cannot be filled."""
+    rest = []  # type: list
+    placeholders_in(given, rest)
+    for one in rest:
+        if isinstance(one, Step):
+            raise FlowTypeError('%s: its arguments hold %r itself; to hand on what it returns '
+                                'give its result, as in args=(%s.result,); to run after it, '
+                                'give require=%s' % (who, one, one.name, one.name))
+        for each in one if isinstance(one, (set, frozenset)) else (one,):
+            if isinstance(each, Placeholder):
+                raise FlowTypeError('%s: the %r stands in a set or as the key of a dict, where it '
+                                    'cannot be filled; put it into a list, tuple or dict'
+                                    % (who, each))
+
+
+def _resolve_alias(who, name, value, default, aliases, given):
+    """Return an argument that may have been given under another accepted spelling."""
+    spelled = [one for one in aliases if one in given]
+    if len(spelled) > 1 or spelled and value is not default:
+        raise TypeError('%s: give one of %s, not two' % (who, ', '.join((name,) + aliases)))
+    return given.pop(spelled[0]) if spelled else value
+
+
+def _check_loop(who, loop):
+    """Refuse what cannot be gone over."""
+    found = made = None
+    if isinstance(loop, (list, tuple, Step, Event, or_)):
+        found = reference_in(loop)
+    elif callable(loop):
+        made = made_by_call(loop)
+    wrong = ''
+    if isinstance(loop, (set, frozenset)):
+        wrong = 'loop is a set, whose order changes from run to run; use sorted()'
+    elif loop is item:
+        wrong = ('its loop is `item`, which stands for its own item; give that of the loop '
+                 'around it, as in loop=outer.item')
+    elif isinstance(found, Placeholder):
+        wrong = ('a placeholder stands in its loop, where it is not filled; give the placeholder '
+                 'itself, as in loop=outer.item, or take it from a step that returns such a list')
+    elif found is not None:
+        wrong = ('its loop holds %r, which is nothing to go over; to start after it, give it as '
+                 'require=, as in require=((a, seq.STEP_SUCCESS),)' % (found,))
+    elif made is not None and made != 'a generator':
+        wrong = ('a call of its loop %r makes %s, which cannot be gone over; give a function that '
+                 'returns the items' % (loop, made))
+    elif not found_by_running(loop):
+        try:
+            iter(loop)
+        except Exception as error:
+            wrong = 'loop must be an iterable or a callable that returns one, not %s (%s)' % (
+                _shown(repr, loop), describe_error(error))
+    if wrong:
+        raise FlowTypeError('%s: %s' % (who, wrong))
 
 
 class _Flow(abc.ABC):
@@ -12172,8 +12381,8 @@ class _Flow(abc.ABC):
 
     _prefix = 'SEQUENT_'
 
-    def __init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
-                 config_tag):
+    def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None, run_id='',
+                 logging_level=logging.INFO, config={}, config_tag=''):
         path, self.module = _caller()
         if not isinstance(name, str):
             raise FlowTypeError('the name of a flow must be a str, not %r' % (name,))
@@ -12189,8 +12398,8 @@ class _Flow(abc.ABC):
         self.logging_level = legacy.get('logging_level', logging_level)
         _check_level(self.logging_level, who)
         _check_text(self.name, '%s: its name' % who)
-        self._warnings = []  # type: typing.List[str]
-        self._config = _checked_config(config, who, self._warnings)
+        self.warnings = []  # type: typing.List[str]
+        self._config = _checked_config(config, who, self.warnings)
         self._options = {}         # what the command line says
         self._root = FlowStep(self, None, '')
         self._paths = {}           # path -> step
@@ -12234,15 +12443,15 @@ class _Flow(abc.ABC):
 
     def log_warnings(self):
         """Log, once, what was found questionable while the flow was made."""
-        for warning in self._warnings:
+        for warning in self.warnings:
             logger.warning('%s', warning)
-        self._warnings = []
+        self.warnings = []
 
     def override(self, store=None, run_mode=None, run_id=None, recovery_run=None,
                  logging_level=None, config=None):
         """Let the command line have its say: what is not None counts before all else."""
         self._options = {'store': store, 'config': _checked_config(
-            config or {}, 'command line', self._warnings)}
+            config or {}, 'command line', self.warnings)}
         if recovery_run is not None and recovery_run < 0:
             raise RecoveryError('there is no recovery %d: they are counted from 0' % recovery_run)
         run = self._current
@@ -12253,8 +12462,8 @@ class _Flow(abc.ABC):
         if logging_level is not None:
             self.logging_level = logging_level
 
-    def _check_new(self, parent, name, func, command):
-        """Check what a step is to be; return its func."""
+    def check_new(self, parent, name, func, command):
+        """Check where a step is to be, its name and its func; return its func."""
         who = 'step %r' % (name,)
         func = None if func is ... else func
         if self._closed or self._current.driver is not None:
@@ -12281,7 +12490,11 @@ class _Flow(abc.ABC):
                                 % (who, func, made))
         return func
 
-    def _register(self, step):
+    def register(self, step, without_func=False):
+        """Add a step to its container; return it.
+
+        ``without_func``: it was given none, so it must become a container.
+        """
         known = self._paths.get(step.path)
         if known is not None:
             same = known.parent is step.parent
@@ -12294,6 +12507,8 @@ class _Flow(abc.ABC):
         if not step.parent.children:
             step.parent.children = []
         step.parent.children.append(step)
+        if without_func:
+            self._without_func.append(step)
         return step
 
     @abc.abstractmethod
@@ -12320,60 +12535,6 @@ class _Flow(abc.ABC):
             settings.update((key, value) for key, value in given.items() if value is not None)
         return settings
 
-    def _configure(self, step, settings, constructs):
-        """Resolve the settings of a step and of those in it, and find their constructs."""
-        if step.config:
-            settings = dict(settings, **step.config)
-            settings.update(self._options.get('config', {}))
-            step.max_concurrent = step.config.get('max_concurrent')
-            step.tolerate = step.config.get('tolerate')
-            if step.tolerate is not None and step.loop is None:
-                raise ConfigError('step %r: config tolerate is for a step with a loop' % step.path)
-        step.settings = settings
-        step.stop_on_exception = settings['stop_on_exception']
-        step.retries = settings['retries']
-        if step.func is not None:
-            # Most steps share their settings with others, for which they have been checked.
-            key = id(settings)
-            step.construct = constructs.get(key)
-            if step.construct is None:
-                step.construct = constructs[key] = self._find_construct(step, constructs)
-            step.serial = step.construct.inline
-            # That one takes long is to be said of what runs, not of what is queued.
-            step.queues = step.construct.queues and settings['warn_after'] is None
-            func, args, kwargs = _shapes(step)
-            step.construct.check(step.path, func, args, kwargs, settings)
-        for child in step.children:
-            self._configure(child, settings, constructs)
-
-    def _find_construct(self, step, constructs):
-        """Return the construct of a step, if it can do what the settings ask of it."""
-        settings = step.settings
-        spec = settings['task_construct']
-        key = (spec if isinstance(spec, (str, type)) else id(spec),
-               ' '.join(repr(value) for name, value in settings.items()
-                        if name not in CONFIG_KEYS))
-        if key not in constructs:
-            constructs[key] = find_construct(spec)
-        construct = constructs[key]
-        self._add_settings_of(construct, settings)
-        _check_place(step, construct)
-        if settings['timeout'] is not None and not construct.can_kill:
-            raise ConfigError(
-                'step %r: config timeout needs a construct that can end what it runs, such as '
-                "'process'; %s cannot; set timeout to None on this step, or choose another"
-                % (step.path, type(construct).__name__))
-        return construct
-
-    @staticmethod
-    def _add_settings_of(construct, settings):
-        """Add the keys of the backend that a construct is from, where nobody has set them."""
-        module = sys.modules[type(construct).__module__]
-        keys = {name: ConfigKey(**one) for name, one in getattr(module, 'BACKEND', {}).get(
-            'config', {}).items() if name not in settings}
-        settings.update({name: one.default for name, one in keys.items()})
-        settings.update(_environment_settings(keys))
-
     def steps(self):
         """Return the steps of the flow, at any depth, in the order in which they were added."""
         return list(self._paths.values())
@@ -12397,43 +12558,10 @@ class _Flow(abc.ABC):
             inside = placeholders_in(step.loop, rest)
             asked += inside if isinstance(step.loop, Placeholder) else []
         if isinstance(step.func, Command):
-            step.names = {name: self._named(step, *name) for name in sorted(step.func.names())}
+            step.names = {name: _named(step, *name) for name in sorted(step.func.names())}
             asked += step.func.placeholders()
             asked += [one for one in step.names.values() if one is not None]
         return tuple(asked)
-
-    def _named(self, step, name, attribute):
-        """Return the placeholder that a name in a command stands for, None for a parameter."""
-        if not attribute:
-            if name not in _parameter_names():
-                raise FlowError('step %r: there is no parameter %r for the {%s} in its command%s; '
-                                'braces are written {{ and }}' % (
-                                    step.path, name, name, _choices(name, _parameter_names())))
-            return None
-        found = self._named_step(step, name)
-        if found is None:
-            raise FlowError('step %r: nothing is called %r here, for the {%s.%s} in its command%s'
-                            % (step.path, name, name, attribute, _nearest(name, self._paths)))
-        return found.item if attribute == 'item' else found.result
-
-    def _named_step(self, step, name):
-        """Return the step of a name: the nearest seen from another one, else that of the path."""
-        around = step
-        while around is not None:
-            for one in [around] + (around.parent.children if around.parent is not None else []):
-                if one.name == name:
-                    return one
-            around = around.parent
-        return self._paths.get(name)
-
-    def _check_placeholder(self, step, placeholder):
-        asked = placeholder.step
-        if asked is not None and asked.flow is not self:
-            raise FlowError('step %r asks for the %s of %r, which belongs to another flow' % (
-                step.path, 'item' if isinstance(placeholder, ItemOf) else 'result', asked))
-        if isinstance(placeholder, ResultOf) and not asked.settings['keep_result']:
-            raise ConfigError('step %r asks for the result of %r, whose config keep_result is '
-                              'False' % (step.path, asked.path))
 
     def compile(self):
         """Check the flow and return its `Plan`; opens and starts nothing.
@@ -12446,20 +12574,10 @@ class _Flow(abc.ABC):
                 if not step.children:
                     raise FlowError(_NO_FUNC % step.path)
             settings = self.settings()
-            self._configure(self._root, settings, {})
-            searched = set()  # type: typing.Set[int]
+            preparation = _Preparation(self._options.get('config', {}))
+            preparation.configure(self._root, settings)
             for step in self._paths.values():
-                rest = []  # type: list
-                asks = self.find_asked(step, rest)
-                for one in asks:
-                    self._check_placeholder(step, one)
-                for one in rest:
-                    if id(one) not in searched:
-                        _refuse_hidden(step, one, searched)
-                step.asks = asks if asks or isinstance(step.func, Command) else None
-                step.flat = not (isinstance(step.func, Command) or asks and placeholders_in(
-                    [one for one in step.args if not isinstance(one, Placeholder)]
-                    + [step.func, step.kwargs]))
+                preparation.find_placeholders(step)
             self._plan = self._compile(settings)
         return self._plan
 
@@ -12539,7 +12657,7 @@ class _Flow(abc.ABC):
         elif run_id is not None or recovery_run is not None:
             raise FlowTypeError('run_id and recovery_run mean nothing to run() without run_mode')
         run = self._current
-        if run.outcome is not None and not run.has_triggers():
+        if run.is_over():
             logger.warning('run %s of flow %s is over (%s), so nothing runs; '
                            'run(run_mode=RunMode.restart) starts a new run', run.run_id,
                            self.name, SUCCESS if run.outcome else FAILURE)
@@ -12564,7 +12682,7 @@ class _Flow(abc.ABC):
                                 % (who, run_mode))
         if before.began:
             self._refuse_used_iterators()
-        if before.holds:
+        if before.held is not None:
             before.let_go()
         if run_mode != RunMode.restart:
             run_id = run_id or (before.run_id if before.began else self._given_run_id)
@@ -12699,7 +12817,7 @@ def task_info(record, store, home='__main__', good=()):
                     (record.path, record.sequence) in good, result)
 
 
-class Sequent(_Flow):
+class Sequent(_Container, _Flow):
     """A flow of steps that nest, loop, and wait for each other.
 
     Args:
@@ -12721,150 +12839,8 @@ class Sequent(_Flow):
     are the keys, with their defaults; files in ``backends/`` have more:
     """
 
-    def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None, run_id='',
-                 logging_level=logging.INFO, config={}, config_tag=''):
-        _Flow.__init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
-                       config_tag)
-
-    def add_step(self, name, func=..., args=(), kwargs={}, *more, loop=None, require=(), delay=0,
-                 acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
-                 **aliases):
-        """Add a step to the flow; steps have the same method.
-
-        Args:
-            name: a non-empty str, unique among its siblings.
-            func: what a leaf calls, with ``args`` and ``kwargs``, or a `Command`, which runs a
-                program. A leaf with None succeeds at once; a container must not have one. An
-                async function runs by ``asyncio.run`` (from Python 3.7 on). A generator function
-                is refused, because a call runs nothing of it.
-            args, kwargs: may contain placeholders, also inside lists, tuples, dicts, dataclasses
-                and ``functools.partial`` objects, which are filled when the step starts: the
-                ``result`` of another step, whose success is then required (`Step.result`), the
-                ``item`` of a loop around it, and ``sequent.item``, its own. In other objects, and
-                in what ``func`` itself holds unless it is a partial, they are an error.
-            more: is refused: what follows ``kwargs`` is given by keyword, because the predecessors
-                took the fifth argument for the requirement.
-            loop: an iterable, or a callable that returns one, or the ``result`` of an earlier step
-                (or the ``item`` of a loop around it): the step runs once per item (semantics
-                1.4). ``repeat`` and ``repeats`` mean the same. Items of an iterable are compared
-                in a recovery; those of a callable or a result are recorded as they are taken, and
-                a recovery goes over the recorded ones.
-            require: when to start (semantics 2): a step, a (step, status) pair, an event, a tuple
-                (all of it) or ``or_``. Nothing: with the container. ``requires`` means the same.
-            delay: seconds between the requirement's coming to hold and the step's being ready.
-            acquires: a list of (`ResourcePool`, amount) that it needs to start.
-            releases: what it gives back when it ends; None: what it acquired.
-            recovery: {status: 'rerun' or 'skip'}: what a recovery does with it (semantics 7.2).
-            config: configuration for this step and those in it: see `Sequent`.
-            command: a list or a str: short for ``func=Command(command)``, a program.
-            handles: its success makes good the failures of the siblings whose failure or
-                completion it requires, as far as they were recorded before it began (semantics
-                3.3). Without it a step that requires a failure only reacts to it: the run fails.
-
-        Returns:
-            The step, for use in requirements.
-
-        Raises:
-            FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
-        """
-        return self._add_step(self._root, name, func, args, kwargs, more, loop, require, delay,
-                              acquires, releases, recovery, config, command, handles, aliases)
-
-    def _add_step(self, parent, name, func, args, kwargs, more, loop, require, delay, acquires,
-                  releases, recovery, config, command, handles, aliases):
-        forgotten = func is ... and command is None
-        func = self._check_new(parent, name, func, command)
-        who = 'step %r' % name
-        if more:
-            raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
-                                'for what it waits for, loop= for what it goes over'
-                                % (who, more[0]))
-        given = _checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
-                                handles, self._warnings)
-        if aliases:
-            loop = self._resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
-            require = self._resolve_alias(who, 'require', require, (), ('requires',), aliases)
-        if aliases:
-            wrong = sorted(aliases)[0]
-            raise TypeError('%s: add_step() got an unexpected argument %r%s'
-                            % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
-        if loop is not None:
-            loop = self._checked_loop(who, loop)
-        step = FlowStep(self, parent, name, func=func, loop=loop,
-                        delay=_checked_delay(who, delay), **given)
-        if args or kwargs or type(func) is functools.partial:
-            self._check_places(who, [func, step.args, step.kwargs])
-        if require != () and require is not None:
-            step.require = parse_expression(require, self, who)
-        if forgotten:
-            self._without_func.append(step)
-        return self._register(step)
-
-    @staticmethod
-    def _check_places(who, given):
-        """Refuse steps, and placeholders where they cannot be filled."""
-        rest = []  # type: list
-        placeholders_in(given, rest)
-        for one in rest:
-            if isinstance(one, Step):
-                raise FlowTypeError('%s: its arguments hold %r itself; to hand on what it returns '
-                                    'give its result, as in args=(%s.result,); to run after it, '
-                                    'give require=%s' % (who, one, one.name, one.name))
-            inside = one if isinstance(one, (set, frozenset)) else (one,)
-            misplaced = [each for each in inside if isinstance(each, Placeholder)]
-            if misplaced:
-                raise FlowTypeError('%s: the %r stands in a set or as the key of a dict, where it '
-                                    'cannot be filled; put it into a list, tuple or dict'
-                                    % (who, misplaced[0]))
-
-    @staticmethod
-    def _resolve_alias(who, name, value, default, aliases, given):
-        """Return an argument that may have been given under another accepted spelling."""
-        spelled = [one for one in aliases if one in given]
-        if len(spelled) > 1 or spelled and value is not default:
-            raise TypeError('%s: give one of %s, not two' % (who, ', '.join((name,) + aliases)))
-        return given.pop(spelled[0]) if spelled else value
-
-    @staticmethod
-    def _checked_loop(who, loop):
-        if isinstance(loop, (set, frozenset)):
-            raise FlowTypeError('%s: loop is a set, whose order changes from run to run; use '
-                                'sorted()' % who)
-        if loop is item:
-            raise FlowTypeError('%s: its loop is `item`, which stands for its own item; give that '
-                                'of the loop around it, as in loop=outer.item' % who)
-        found = None
-        if isinstance(loop, (list, tuple, Step, Event, or_)):
-            found = reference_in(loop)
-        if isinstance(found, Placeholder):
-            raise FlowTypeError('%s: a placeholder stands in its loop, where it is not filled; '
-                                'give the placeholder itself, as in loop=outer.item, or take it '
-                                'from a step that returns such a list' % who)
-        if found is not None:
-            raise FlowTypeError('%s: its loop holds %r, which is nothing to go over; to start '
-                                'after it, give it as require=, as in require=((a, '
-                                'seq.STEP_SUCCESS),)' % (who, found))
-        made = made_by_call(loop) if callable(loop) else None
-        if made is not None and made != 'a generator':
-            raise FlowTypeError('%s: a call of its loop %r makes %s, which cannot be gone over; '
-                                'give a function that returns the items' % (who, loop, made))
-        if not found_by_running(loop):
-            try:
-                iter(loop)
-            except Exception as error:
-                raise FlowTypeError(
-                    '%s: loop must be an iterable or a callable that returns one, not %s (%s)'
-                    % (who, _shown(repr, loop), describe_error(error))) from None
-        return loop
-
-    def add_event(self, require=None):
-        """Name an expression, for use in requirements (semantics 2.4).
-
-        Args:
-            require: an expression as in `add_step`; it is read where the event is used.
-        """
-        who = 'an event'
-        return Event(self, '', parse_expression(() if require is None else require, self, who))
+    def _place(self):
+        return self, self._root
 
     def _default_concurrency(self):
         return max(2, os.cpu_count() or 1)
@@ -12897,10 +12873,6 @@ class Sequent(_Flow):
 if Sequent.__doc__:    # which Python removes under -OO
     Sequent.__doc__ += '\n    %s\n' % '\n    '.join(config_table())
 
-_STEP_ARGUMENTS = ('name', 'func', 'args', 'kwargs', 'loop', 'require', 'delay', 'acquires',
-                   'releases', 'recovery', 'config', 'command', 'handles')
-
-
 class _Timer(Step):
     """A delayed association of an Eventor: a step that only waits."""
 
@@ -12919,8 +12891,8 @@ class Eventor(_Flow):
 
     def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None,
                  logging_level=logging.INFO, config={}, run_id='', config_tag=''):
-        _Flow.__init__(self, name, store, run_mode, recovery_run, run_id, logging_level, config,
-                       config_tag)
+        super().__init__(name, store, run_mode, recovery_run, run_id, logging_level, config,
+                         config_tag)
         self._events = collections.OrderedDict()
         self._sources = collections.OrderedDict()   # Event -> expressions that raise it
         self._starters = {}                         # Step -> expressions that start it
@@ -12962,16 +12934,16 @@ class Eventor(_Flow):
         """
         if func is ... and command is None:
             raise FlowError(_NO_FUNC % (name,))
-        func = self._check_new(self._root, name, func, command)
+        func = self.check_new(self._root, name, func, command)
         who = 'step %r' % name
         given = _checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
-                                handles, self._warnings)
+                                handles, self.warnings)
         raised = self._checked_triggers(who, triggers)
         if placeholders_in([func, args, kwargs]) or isinstance(func, Command) and (
                 func.placeholders() or any(attribute for _, attribute in func.names())):
             raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
                                 'Sequent; what an Eventor runs has no place in a tree' % who)
-        step = self._register(Step(self, self._root, name, func=func, **given))
+        step = self.register(Step(self, self._root, name, func=func, **given))
         self._starters[step] = []
         for status, events in raised:
             for event in events:
@@ -13023,7 +12995,7 @@ class Eventor(_Flow):
         name = '%s>%s' % (event.name, target.name)
         while name in self._paths:
             name += "'"
-        timer = self._register(_Timer(self, self._root, name, delay=delay))
+        timer = self.register(_Timer(self, self._root, name, delay=delay))
         self._starters[timer] = [event]
         return timer
 
