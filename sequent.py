@@ -291,50 +291,42 @@ else:
     def _close_process(process):
         process._popen = None    # whose end closes them
 
-if sys.version_info >= (3, 9) and os.name == 'posix':
-    _environment_lines = {}  # type: typing.Dict[bytes, typing.Any]
+def _environment_setter():
+    """Return what sets a variable, ``(name, value)``, however often, in constant memory.
 
-    def _environment_setter():
-        """Return what sets a variable, ``(name, value)``, however often, in constant memory.
-
-        Since 3.9 os.environ calls setenv(), which in glibc keeps every value for good: 20 MB after
-        a loop of 100,000 iterations. putenv() takes memory of the caller's, in which a value can
-        be replaced by the next one that fits. It keeps the GIL (PyDLL): a child that another
-        thread forked meanwhile would wait for ever for the C library's lock.
-        """
-        try:
-            import ctypes
-            putenv = ctypes.PyDLL(None).putenv
-        except (ImportError, OSError, AttributeError):
-            return os.environ.__setitem__
-        environ = os.environ  # type: typing.Any
+    Since 3.9 os.environ calls setenv(), which in glibc keeps every value for good: 20 MB after
+    a loop of 100,000 iterations. putenv() uses memory of the caller's, in which a value is
+    replaced by the next one that fits. PyDLL keeps the GIL: else a child that another thread
+    forks meanwhile would wait for ever for the lock of the C library.
+    """
+    environ = os.environ  # type: typing.Any
+    try:
+        import ctypes
+        putenv = ctypes.PyDLL(None).putenv
         content, encode = environ._data, environ.encodevalue
-        ours = {}  # type: typing.Dict[str, list]
+    except (ImportError, OSError, AttributeError, TypeError):    # as on Windows
+        return environ.__setitem__
 
-        def put(name, text):
-            if name not in ours:
-                key = environ.encodekey(name)
-                ours[name] = [key, key + b'=', b'', None]
-            known = ours[name]
-            key, start, last, line = known
-            if '\0' in text:
-                raise ValueError('embedded null byte')
-            value = text.encode() if _is_ascii(text) else encode(text)
-            whole = start + value
-            # Unless somebody else has removed or replaced it, it still is in our memory; of a
-            # value of one byte there is only one object, so that one cannot tell.
-            if len(last) < 2 or content.get(key) is not last or len(whole) >= len(line):
-                line = ctypes.create_string_buffer(whole, len(whole) + 64)
-                if putenv(line):
-                    raise OSError('no memory left for the environment')
-                _environment_lines[key] = known[3] = line    # the environment points to it
-            else:
-                line.value = whole
-            content[key] = known[2] = value
-        return put
-else:
-    def _environment_setter():
-        return os.environ.__setitem__
+    def put(name, text):
+        if '\0' in text:
+            raise ValueError('embedded null byte')
+        key, last, line = _environment_lines.get(name) or (environ.encodekey(name), b'', b'')
+        value = text.encode() if _is_ascii(text) else encode(text)
+        whole = key + b'=' + value
+        # The variable is not in our memory any more, if somebody else has changed it: then the
+        # value is another object. Of a value of one byte there is only one object.
+        if len(last) < 2 or content.get(key) is not last or len(whole) >= len(line):
+            line = ctypes.create_string_buffer(whole, len(whole) + 64)
+            if putenv(line):
+                raise OSError('no memory left for the environment')
+        else:
+            line.value = whole
+        content[key] = value
+        _environment_lines[name] = key, value, line
+    return put
+
+
+_environment_lines = {}  # type: typing.Dict[str, tuple]  # the memory that the environment uses
 
 
 if sys.version_info >= (3, 7):
@@ -5022,7 +5014,8 @@ class Job:
             (path, sequence, error)).
         env: every environment variable of the task, by its full name: {str: str}. It is put
             together of two: ``shared``, which is one object for all tasks of a run and not to be
-            changed, and ``own``, which goes before it.
+            changed, and ``own``, which counts over it. Where the driver runs, and in what inherits
+            its environment, ``shared`` is in os.environ already.
         config: the resolved configuration of the step: {str: value}.
         log: path of the task's log file, or None; worked out when it is first asked for, from
             ``logdir``, if that is given.
@@ -6194,6 +6187,87 @@ class LogRelay:
                            error)
 
 
+# The environment of tasks ---------------------------------------------------------
+
+
+def change_variables(variables, changes):
+    """Make changes, {name: str, or None to remove it}, to a dict of variables or os.environ."""
+    for name, value in changes.items():
+        if value is None:
+            variables.pop(name, None)
+        else:
+            variables[name] = value
+
+
+class EnvironmentLayer:
+    """Variables that a run or a task has set in os.environ of a process where others run, too.
+
+    The layers of a process lie on one another, in whatever order they come and go. Of several that
+    hold a variable, the one that took it last counts. When a layer no longer holds it, what stood
+    there before that layer is back.
+
+    Args:
+        put: what sets a variable, ``(name, value)``; None: os.environ itself.
+    """
+
+    # Name -> the layers that hold it, the last one on top: [[layer, what stood there before]].
+    _piles = _in_common('environment_layers', {})  # type: typing.Dict[str, typing.List[list]]
+
+    def __init__(self, put=None):
+        self._put = put or os.environ.__setitem__
+        self._held = {}  # type: typing.Dict[str, typing.Any]
+
+    def hold(self, wanted):
+        """Hold just these variables, {name: str, or None: it is not there}.
+
+        What the layer holds already is not set again: that costs a microsecond.
+
+        Raises:
+            ValueError: a null character, or what the locale cannot encode.
+        """
+        held = self._held
+        for name, value in wanted.items():
+            if held.get(name, held) != value:
+                if name not in held:
+                    self._take(name)
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    self._put(name, value)
+                held[name] = value
+        if len(held) != len(wanted):
+            for name in [name for name in held if name not in wanted]:
+                self._give_back(name)
+
+    def _take(self, name):
+        with start_lock:
+            self._piles.setdefault(name, []).append([self, os.environ.get(name)])
+            self._held[name] = ...    # It is given back, even if it cannot be set.
+
+    def _give_back(self, name):
+        del self._held[name]
+        with start_lock:
+            pile = self._piles[name]
+            [place] = [number for number, one in enumerate(pile) if one[0] is self]
+            _, before = pile.pop(place)
+            if place < len(pile):    # The next one gives back what stood there before both.
+                pile[place][1] = before
+            else:
+                change_variables(os.environ, {name: before})
+            if not pile:
+                del self._piles[name]
+
+
+def _enter_folder(config):
+    """Go to the folder of config ``cwd``; return an `Outcome` if that cannot be, or None."""
+    try:
+        if config.get('cwd'):
+            os.chdir(config['cwd'])
+    except OSError as error:
+        return Outcome(FAILURE, _no_folder(config['cwd'], error.errno))
+    return None
+
+
 # Outcomes that wait in a file ----------------------------------------------------
 
 
@@ -6593,8 +6667,8 @@ def _stdin_path(command):
 def _environment_of(command, job):
     """Return the environment of a program, {name: value}."""
     environment = dict(os.environ)
-    _change_variables(environment, {} if job is None else job.env)
-    _change_variables(environment, command.env)
+    change_variables(environment, {} if job is None else job.env)
+    change_variables(environment, command.env)
     return {name: _environment_text(value) for name, value in environment.items()}
 
 
@@ -6612,14 +6686,6 @@ def _no_start(command, job, error):
     program = '/bin/sh' if command.shell else command.parts[0]
     search = _environment_of(command, job).get('PATH', os.defpath)
     return _no_program(program, search, command.cwd or '', error.errno)
-
-
-def _change_variables(environment, changes):
-    for name, value in changes.items():
-        if value is None:
-            environment.pop(name, None)
-        else:
-            environment[name] = value
 
 
 def _as_typed(text):
@@ -6879,45 +6945,6 @@ def _no_program(program, search, folder, number):
 # Inline and thread ---------------------------------------------------------------
 
 
-class _Place:
-    """The folder and the variables that config ``cwd`` and ``env`` ask for, in this process."""
-
-    def __init__(self, config):
-        self._folder = config.get('cwd')
-        self._variables = config.get('env') or {}
-        self._before = {}  # what stood in the environment: {name: value or None}
-        self._home = None  # a descriptor of the folder that was left
-
-    def enter(self):
-        """Go there; return why that cannot be, a sentence, or None."""
-        for name, value in self._variables.items():
-            self._before[name] = os.environ.get(name)
-            self._set(name, value)
-        if not self._folder:
-            return None
-        self._home = os.open(os.curdir, os.O_RDONLY)
-        try:
-            os.chdir(self._folder)
-        except OSError as error:
-            return _no_folder(self._folder, error.errno)
-        return None
-
-    def leave(self):
-        """Put everything back."""
-        for name, value in self._before.items():
-            self._set(name, value)
-        if self._home is not None:
-            os.fchdir(self._home)
-            os.close(self._home)
-
-    @staticmethod
-    def _set(name, value):
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
 class InlineConstruct(TaskConstruct):
     """Calls the function in the driver's thread: nothing else happens meanwhile.
 
@@ -6930,98 +6957,41 @@ class InlineConstruct(TaskConstruct):
 
     def open(self, port):
         super().open(port)
-        self._set = {}     # what stands in the environment now: {name: value}
-        self._shared = None  # type: typing.Any
-        self._put = _environment_setter()
+        self._layer = EnvironmentLayer(_environment_setter())
         _task_log_handler.install()
 
     def release(self, job):
-        more, config = {}, job.config
         try:
-            self._set_environment(job.own, job.shared)
+            if job.config.get('cwd') or job.config.get('env'):
+                outcome = self._call_elsewhere(job)
+            else:
+                self._layer.hold(job.own)
+                outcome = self._call(job)
         except ValueError as error:  # a NUL, or what the locale cannot encode
             outcome = Outcome(FAILURE, 'its environment cannot be set: %s' % describe_error(error))
-        else:
-            if job.eventor is not None and _takes_eventor(job.func):
-                more = {'eventor': job.eventor}
-            if config.get('cwd') or config.get('env'):
-                outcome = self._call_elsewhere(job, more)
-            else:
-                outcome = run_job(job, **more)
         _task_log_handler.finish(job)
         self.port.done(job, outcome)
 
-    def _call_elsewhere(self, job, more):
+    def _call(self, job):
+        if job.eventor is not None and _takes_eventor(job.func):
+            return run_job(job, eventor=job.eventor)
+        return run_job(job)
+
+    def _call_elsewhere(self, job):
         """Call it in the folder and with the variables of config ``cwd`` and ``env``."""
-        place = _Place(job.config)
+        home = os.open(os.curdir, os.O_RDONLY) if job.config.get('cwd') else None
         try:
-            refusal = place.enter()
-            if refusal is not None:
-                return Outcome(FAILURE, refusal)
-            return run_job(job, **more)
+            self._layer.hold(dict(job.own, **job.config.get('env') or {}))
+            return _enter_folder(job.config) or self._call(job)
         finally:
-            place.leave()
+            if home is not None:
+                os.fchdir(home)
+                os.close(home)
+            self._layer.hold(job.own)
 
     def close(self):
-        self._set_environment({}, {})
+        self._layer.hold({})
         _task_log_handler.remove()
-
-    def _set_environment(self, own, shared):
-        """Change only what differs: each change costs a microsecond."""
-        if shared is not self._shared:
-            self._set_variables(shared)
-            self._shared = shared
-        self._set_variables(own)
-        now = self._set
-        if len(now) != len(own) + len(shared):
-            for name in [name for name in now if name not in own and name not in shared]:
-                del now[name]
-                _borrowed.give_back(name, self)
-
-    def _set_variables(self, wanted):
-        now = self._set
-        for name, value in wanted.items():
-            if now.get(name) != value:
-                if name not in now:
-                    _borrowed.take(name, self)
-                    now[name] = None    # to be given back, even if it cannot be set
-                self._put(name, value)
-                now[name] = value
-
-
-class _BorrowedVariables:
-    """The variables that inline tasks set, of one run or of several in threads or one within the
-    other, and what stood in the environment before each of them."""
-
-    def __init__(self):
-        self.renew()
-        self._before = {}  # type: typing.Dict[str, typing.List[list]]  # [user, what stood there]
-
-    def renew(self):
-        """Make a lock for a forked child; a thread of the supervisor may hold the one it has."""
-        self._lock = threading.Lock()
-
-    def take(self, name, user):
-        with self._lock:
-            self._before.setdefault(name, []).append([user, os.environ.get(name)])
-
-    def give_back(self, name, user):
-        with self._lock:
-            users = self._before[name]
-            place = next(n for n, one in enumerate(users) if one[0] is user)
-            _, before = users.pop(place)
-            if users[place:]:    # whoever came next gives back what stood there before us both
-                users[place][1] = before
-                return
-            if not users:
-                del self._before[name]
-            if before is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = before
-
-
-_borrowed = _in_common('borrowed', _BorrowedVariables())
 
 
 def _takes_eventor(func):
@@ -7986,7 +7956,6 @@ def _leave():
     global start_lock, _sqlite_use, _looking
     # Threads of the supervisor hold those that we have inherited: a flow in here would hang.
     start_lock, _sqlite_use, _looking = threading.RLock(), _SqliteUse(), threading.RLock()
-    _borrowed.renew()
     _task_log_handler.leave()
 
 
@@ -8098,15 +8067,10 @@ def await_line(fd, lives):
     return True
 
 
-_environment = None    # what is in the environment already of what the jobs of a run share
-
-
-def prepare_children(shared):
-    """Make ready what the children of this process have alike: the variables of their jobs, and
-    the streams for their logs, while something like a log is there."""
-    global _environment, _log_streams
-    os.environ.update(shared)
-    _environment = shared
+def prepare_children():
+    """Open the streams for the logs of the children of this process, while something like a log
+    is there."""
+    global _log_streams
     with _diverted(1, 2):
         _log_streams = _open_log_streams()
 
@@ -8114,16 +8078,14 @@ def prepare_children(shared):
 def _run_here(job, load):
     global _child_job
     try:
-        if job.shared is not _environment:
-            os.environ.update(job.shared)
-        for name, value in job.own.items():
-            os.environ[name] = value
+        os.environ.update(job.env)
         set_stdin(job.config.get('stdin'))
         refusal = _redirect(job)
         if refusal is None and not isinstance(job.func, Command):    # which has a place of its own
-            refusal = _Place(job.config).enter()
+            change_variables(os.environ, job.config.get('env') or {})
+            refusal = _enter_folder(job.config)
         if refusal is not None:
-            return Outcome(FAILURE, refusal)
+            return refusal
         if load is not None:
             load()
     except (Exception, SystemExit) as error:
@@ -8154,7 +8116,7 @@ def _redirect(job):
     Then it makes a mark in place of the log: see `Orphan.lost`.
 
     Returns:
-        why that cannot be, or None.
+        an `Outcome` that says why that cannot be, or None.
     """
     global _log_streams
     path = _mark_of(job) or (job.log if _has_log(job) else None)
@@ -8163,7 +8125,7 @@ def _redirect(job):
     try:
         log = _open_log(path)
     except OSError as error:
-        return 'its log %r cannot be opened: %s' % (path, error.strerror)
+        return Outcome(FAILURE, 'its log %r cannot be opened: %s' % (path, error.strerror))
     if not _has_log(job):
         os.close(log)
         return None
@@ -9307,44 +9269,6 @@ def _loop_mark(step):
     except _ANY_FAILURE as error:
         logger.debug('a loop cannot be pickled: %s', error)
         return None
-
-
-class _RunEnvironment:
-    """The variables of runs in this process: where several run at one time, those of the last."""
-
-    def __init__(self):
-        self.renew()
-        self._stack = []  # type: typing.List[dict]
-        self._before = {}  # type: typing.Dict[str, typing.Optional[str]]
-
-    def renew(self):
-        """Make a lock for a forked child; a thread of the supervisor may hold the one it has."""
-        self._lock = threading.Lock()
-
-    def enter(self, variables):
-        """Put the variables of a run, {name: value}, into the environment."""
-        with self._lock:
-            for name in variables:
-                if not any(name in one for one in self._stack):
-                    self._before[name] = os.environ.get(name)
-            self._stack.append(variables)
-            os.environ.update(variables)
-
-    def leave(self, variables):
-        """Take them out again: what other runs put there, or what stood there before, is back."""
-        with self._lock:
-            self._stack = [one for one in self._stack if one is not variables]
-            for name in variables:
-                values = [one[name] for one in self._stack if name in one]
-                value = values[-1] if values else self._before.pop(name)
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-
-
-_run_environment = _in_common('run_environment', _RunEnvironment())
-_leavers['run environment'] = _run_environment.renew
 
 
 class RunTimeout(BaseException):
@@ -10766,6 +10690,7 @@ class Driver(PlanWalk):
         self.jobs = {}  # type: typing.Dict[Job, TaskConstruct]
         self.begun = False
         self.pid = None  # type: typing.Optional[int]
+        self._environment = EnvironmentLayer()
         self._between_cycles = False    # nothing is due yet (semantics 8.1)
         self._due = None                # when the engine is to be told that time has passed
         self._constructs = []           # those that are open
@@ -11087,7 +11012,7 @@ class Driver(PlanWalk):
         self.observers.open()
         self.port.open()
         # Threads share the environment, so only what does not change can stand in it for them.
-        _run_environment.enter(self.starter.constant_env)
+        self._environment.hold(self.starter.constant_env)
         for step in self.plan.steps:
             if step.calls and step.children is None:
                 self.open_construct(step.step.construct)
@@ -11107,7 +11032,7 @@ class Driver(PlanWalk):
             construct.close()
         self._constructs = []
         self.log.flush()
-        _run_environment.leave(self.starter.constant_env)
+        self._environment.hold({})
         self._leave_folders()
         self.port.close()
 

@@ -1,5 +1,6 @@
 from sequent import *  # noqa: F403
 from sequent import (
+    EnvironmentLayer as EnvironmentLayer,
     Port as Port,
     install_logging as install_logging,
     pack_parameters as pack_parameters,

@@ -50,6 +50,7 @@ import time
 from . import (
     ConfigError,
     ConstructError,
+    EnvironmentLayer,
     Job,
     Outcome,
     TaskConstruct,
@@ -314,22 +315,14 @@ def _work(payload, supervisor):
     install_logging(level)
     if threading.current_thread() is not threading.main_thread():
         return run_job(job)
-    before = {name: os.environ.get(name) for name in job.env}
+    variables = EnvironmentLayer()
     try:
-        os.environ.update(job.env)
+        variables.hold(job.env)
         return run_job(job)
     except ValueError as error:  # a NUL, or what the locale cannot encode
         return Outcome('failure', 'its environment cannot be set: %s' % _sentence(error))
     finally:
-        _set_environment(before)
-
-
-def _set_environment(variables):
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        variables.hold({})
 
 
 _watching = None  # the process that watches: a copy of it by fork does not

@@ -484,6 +484,7 @@ class _Worker:
         self.level = logging.getLogger().level
         self.main = None
         self.port = _WorkerPort()
+        os.environ.update(common['shared'])
         self.inline = InlineConstruct()
         self.inline.open(self.port)
 

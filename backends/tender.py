@@ -726,7 +726,7 @@ class _Tending:
         os.environ.update(environment)
         if folder is not None:
             os.chdir(folder)
-        prepare_children(self._job.shared)
+        prepare_children()
         if self._steps:
             next(iter(self._steps.values())).flow.begin_elsewhere(self._job.run_id)
         self._learned = True
