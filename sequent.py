@@ -159,6 +159,32 @@ else:
     _run_coroutine = None    # asyncio.run is new in Python 3.7
 
 
+def interpreter_command(*arguments):
+    """Return the command that runs this interpreter with the options it has now.
+
+    Without arguments it is the command that started this program; None where that is not known.
+    """
+    import subprocess
+    if not arguments and hasattr(sys, 'orig_argv'):    # new in Python 3.10
+        return [sys.executable] + sys.orig_argv[1:]
+    command = [sys.executable] + getattr(subprocess, '_args_from_interpreter_flags', list)()
+    if arguments or sys.argv[0] == '-c':
+        return command + list(arguments) if arguments else None
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    if spec is not None and spec.name != '__main__':    # That is the name in a folder or a zip.
+        return command + ['-m', spec.name] + sys.argv[1:]
+    return command + sys.argv
+
+
+def run_exit_handlers():
+    """Call what was registered with atexit, as the end of the interpreter does.
+
+    Without the private function the handlers are not called.
+    """
+    import atexit
+    getattr(atexit, '_run_exitfuncs', bool)()
+
+
 def _renew_stream_locks():
     """In a forked child, make the buffers of streams anew, in which other threads were writing.
 
@@ -5586,16 +5612,14 @@ class Parameter:
     like; None: nowhere, while a module is loaded only to learn what it declares.
     """
 
-    __slots__ = ('name', 'default', 'convert', 'help', 'secret', 'module', 'value', 'text',
-                 'source')
+    __slots__ = ('name', 'default', 'convert', 'help', 'secret', 'value', 'text', 'source')
 
-    def __init__(self, name, default, convert, help, secret, module):
+    def __init__(self, name, default, convert, help, secret):
         self.name = name
         self.default = default
         self.convert = convert
         self.help = help
         self.secret = secret
-        self.module = module    # the name of the one that declared it
         self.value = self.text = self.source = None
 
     def default_text(self):
@@ -11373,9 +11397,7 @@ def parameter(name, default=..., type=None, help='', secret=False):
     for kind in (str, int, float, bool):
         if type is None and default.__class__ is kind:
             convert = kind
-    caller = sys._getframe(1).f_globals.get('__name__', '')
-    one = Parameter(name, default, _boolean if convert is bool else convert, help, bool(secret),
-                    caller)
+    one = Parameter(name, default, _boolean if convert is bool else convert, help, bool(secret))
     if default is not None and default is not ... and default.__class__ is not str:
         _check_default(one)
     _parameters.declare(one)
@@ -13017,15 +13039,18 @@ class _UsageError(SequentError):
 
 
 class _LoadError(SequentError):
-    """A module cannot be loaded, or holds no flow; the message says all there is to say."""
+    """A module cannot be loaded, or holds no flow; ``trace`` is the user's part of a traceback."""
+
+    trace = ''
 
 
 class _OutputError(SequentError):
     """What was asked for cannot be printed."""
 
 
-#: What a verb may raise, and the program's exit code for it. First match wins.
+#: What may end the program, and its exit code. First match wins.
 _EXIT_CODES = (
+    (KeyboardInterrupt, _EXIT_SIGINT),
     (AlreadyRunningError, _EXIT_RUNNING),
     ((_UsageError, RecoveryError, ParameterError), _EXIT_USAGE),
     ((_LoadError, FlowError, FlowTypeError, ConfigError, ConstructError, ClosedError),
@@ -13037,41 +13062,137 @@ _EXIT_CODES = (
 def main(argv=None):
     """Run the command line.
 
+    Where a module must be loaded again with the values of parameters that were recorded with a
+    run, the program is started again as it was; with ``argv``, a child process does that.
+
     Args:
         argv: the arguments, without the program's name; ``sys.argv[1:]`` by default.
 
     Returns:
         The exit code: see ``python -m sequent -h``.
     """
-    stdout = sys.stdout
-    with _lasting_streams:
+    start, stdout = _Start(argv), sys.stdout
+    try:
+        with _lasting_streams:
+            return _main(start, stdout)
+    except _StartAgain as again:
+        return start.again(again)
+
+
+def _main(start, stdout):
+    try:
+        options = _parse_arguments(start.arguments, stdout)
+        if options is None:
+            return _EXIT_SUCCESS
+        if options.instead is not None and not options.module:
+            name, function = options.instead[:2]
+            with _output(options.stdout) as say:
+                return getattr(load_backend(name), function)(options, say)
+        return _Session(options, start.recorded).run()
+    except _StartAgain:
+        raise
+    except BaseException as error:
+        return _end(error)
+
+
+def _end(error):
+    """Say on stderr why an exception ends the program; return the exit code."""
+    if isinstance(error, SystemExit):    # a signal, or a usage error that was said
+        return error.code
+    code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+    if code == _EXIT_ERROR and not isinstance(error, (StoreError, _OutputError)):
+        import traceback
+        trace = traceback.format_exception(type(error), error, error.__traceback__)
+        _complain('internal error: %s' % describe_error(error), ''.join(trace))
+    elif code != _EXIT_SIGINT:
+        _complain(error, getattr(error, 'trace', ''))
+    return code
+
+
+class _StartAgain(BaseException):
+    """The program must be started again, with recorded values of parameters.
+
+    Args:
+        texts: {name: text} of the values.
+        settled: whether they are those of the run that the verb is for.
+    """
+
+    def __init__(self, texts, settled):
+        BaseException.__init__(self)
+        self.recorded = texts, settled
+
+
+class _Start:
+    """How this program was started, before the module changes anything of it.
+
+    Args:
+        argv: what `main` was given.
+
+    Attributes:
+        arguments: of the command line.
+        recorded: what `_StartAgain` says if this is the second start.
+    """
+
+    VARIABLE = 'SEQUENT_RECORDED_VALUES'    # tells the second start what was recorded
+
+    def __init__(self, argv):
+        import json
+        self.recorded = json.loads(os.environ.pop(self.VARIABLE, '[{}, false]'))
+        self.environment = dict(os.environ)
+        self.is_program = argv is None and os.name == 'posix'
+        self.arguments = sys.argv[1:] if argv is None else list(argv)
+        self.path = sys.path[:]
+        self.command = interpreter_command() if self.is_program else None
         try:
-            return _main(argv, stdout)
-        except _OutputError as error:
-            _complain(error)
-            return _EXIT_ERROR
+            self.folder = os.getcwd()
+        except OSError:    # it is gone
+            self.folder = os.curdir
+
+    def again(self, again):
+        """Start the program again; return its exit code.
+
+        The program itself is replaced, so that its pid, its streams and its signals stay what
+        they are for cron or a shell. A program that has called `main` goes on afterwards, and on
+        Windows whoever waits for a replaced program would see it end.
+        """
+        import json
+        environment = dict(self.environment, **{self.VARIABLE: json.dumps(again.recorded)})
+        command = self.command or interpreter_command(
+            '-c', 'import importlib, json, sys; name, sys.path[:], argv = json.loads(sys.argv[1]);'
+            ' sys.exit(importlib.import_module(name).main(argv))',
+            json.dumps([__name__, self.path, self.arguments]))
+        try:
+            os.chdir(self.folder)
+            if not self.is_program:
+                return _call(command, environment)
+            run_exit_handlers()
+            os.execve(command[0], command, environment)
+        except OSError as error:
+            _complain('%r cannot be started again, with the values of parameters that the run '
+                      'has (%s): give them with --set' % (command[0], error.strerror or error))
+        return _EXIT_ERROR
 
 
-def _main(argv, stdout):
+def _call(command, environment):
+    """Run a program; return its exit code, that of a shell where a signal has ended it."""
+    import subprocess
+    child = subprocess.Popen(command, env=environment)
+    handlers = {}
+
+    def forward(number, _):
+        if number != signal.SIGINT:    # which a terminal sends to the child, too
+            child.send_signal(number)
+
+    if _in_main_thread():
+        for name in {'SIGINT', 'SIGTERM', 'SIGHUP'} & set(dir(signal)):
+            number = getattr(signal, name)
+            handlers[number] = signal.signal(number, forward)
     try:
-        options = _parse_arguments(sys.argv[1:] if argv is None else argv, stdout)
-    except SystemExit as end:  # how argparse ends
-        return end.code
-    if options is None:
-        return _EXIT_SUCCESS
-    if options.instead is not None and not options.module:
-        return _do_instead(options)
-    return _Session(options).run()
-
-
-def _do_instead(options):
-    """Do what an option of a backend asks for; return the exit code."""
-    name, function = options.instead[:2]
-    try:
-        with _output(options.stdout) as say:
-            return getattr(load_backend(name), function)(options, say)
-    except SystemExit as end:    # a signal came
-        return end.code
+        code = child.wait()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
 
 
 # Arguments ------------------------------------------------------------------------
@@ -13200,9 +13321,6 @@ def _parse_arguments(argv, stdout):
         parser = _make_parser(rows)
         options, words = parser.parse_known_args(argv)
     options.stdout = stdout
-    options.given = {}    # {name: (text, source)}
-    for name, text in options.set:
-        options.given[name] = text, '--set'
     if options.help or options.version:
         options.module = None if options.version else next(
             (one for one in words if not one.startswith('-') and one not in _VERBS), None)
@@ -13361,12 +13479,6 @@ def _relevant_trace(error):
     return ''.join(first.format()) if found else ''
 
 
-def _report_internal(error):
-    import traceback
-    trace = traceback.format_exception(type(error), error, error.__traceback__)
-    _complain('internal error: %s' % describe_error(error), ''.join(trace))
-
-
 def _seconds(seconds):
     """Return a duration as people read it."""
     if seconds is None:
@@ -13404,56 +13516,51 @@ def say_table(say, header, rows):
 # The module -----------------------------------------------------------------------
 
 
-# Values of parameters: with the verbs that go on with a run, or look at one, the recorded ones
-# hold. A module is loaded with those that are given to learn its flow and store; if the recorded
-# ones differ, it is loaded again from the start with these.
-
-
 class _Values:
     """The values of parameters with which a module is loaded.
 
-    Attributes:
-        again: what is to be given when all is loaded again, {name: (text, source)}; else None.
+    With the verbs that go on with a run, or look at one, the values recorded with the run hold.
+    The module is loaded with those that are given, which tells its flow and store. Where the
+    recorded ones differ, the program is started again with these: what a module has done while
+    it was loaded cannot be undone.
+
+    Args:
+        options: of the command line.
+        recorded: see `_StartAgain`.
     """
 
-    def __init__(self, options):
+    def __init__(self, options, recorded):
         self.options = options
+        self.set = dict(options.set)
+        self.recorded, self.settled = recorded
         self.recovering = options.verb in ('recover', 'continue')
         self.looking = options.verb in ('status', 'history', 'log', 'stop', 'hold', 'release')
-        self.again = None
-        self._settled = False   # the recorded values hold
-        self._notes = []        # what to log of that
-        self._place = _Surroundings()
 
     def give(self):
         """Have the parameters that are declared from now on take what is given."""
-        _parameters.given = self.options.given
-        _parameters.lenient = self.recovering or self.looking or self.options.verb == 'help'
-
-    def give_again(self):
-        """Forget what was loaded, and give what was recorded."""
-        self._place.restore(self.options.module)
-        _parameters.given, self.again = self.again, None
-        _parameters.lenient = self.looking
+        _parameters.given = {name: (text, 'recorded') for name, text in self.recorded.items()}
+        _parameters.given.update((name, (text, '--set')) for name, text in self.set.items())
+        _parameters.lenient = self.looking or self.options.verb == 'help' or (
+            self.recovering and not self.settled)
+        _parameters.forced = frozenset(self.set if self.options.force_set else ())
 
     @staticmethod
     def leave():
         _parameters.given, _parameters.lenient, _parameters.forced = {}, False, ()
 
     def settle(self, flow):
-        """See to it that the flow was made with the values that hold.
+        """Make sure that the flow was made with the values that hold.
 
         Raises:
-            _LoadAgain: it was not; ``again`` says with which it must be.
+            _StartAgain: it was made with others.
             _UsageError: values are missing, unknown or not those of the run.
         """
-        if (self.recovering or self.looking) and _parameters.declared and not self._settled:
-            self._settled = True
+        if (self.recovering or self.looking) and _parameters.declared and not self.settled:
             run = self._find_run(flow)
             if run is not None:
                 self._compare(_texts_of(run))
         _parameters.lenient = self.looking
-        for name in self.options.given:
+        for name in self.set:
             if name not in _parameters.declared:
                 raise _UsageError('--set: the flow has no parameter %r%s' % (
                     name, _choices(name, _parameters.declared)))
@@ -13478,51 +13585,42 @@ class _Values:
         return run
 
     def _compare(self, recorded):
-        """Have all loaded again unless the parameters have the recorded values."""
-        differing = [one for one in _parameters.declared.values()
+        """Start again unless the parameters have the recorded values; refuse other ones."""
+        declared = _parameters.declared
+        differing = [one for one in declared.values()
                      if one.name in recorded and not one.secret
                      and (one.source is None or not one.equals(recorded[one.name]))]
-        if self.recovering:
-            self._check_recovery(recorded, differing)
-        if any(one.source != '--set' for one in differing):
-            self.again = {name: (text, 'recorded') for name, text in recorded.items()
-                          if name not in _parameters.declared
-                          or not _parameters.declared[name].secret}
-            self.again.update(self.options.given)
-            raise _LoadAgain
-
-    def _check_recovery(self, recorded, differing):
-        """Refuse what the recorded values do not bear; note what they do."""
-        if self.options.force_set:
-            _parameters.forced = frozenset(self.options.given)
-        for one in differing:
+        for one in differing if self.recovering else ():
             if one.source == '--set' and one.name not in _parameters.forced:
                 raise _UsageError(
                     '--set %s: %r is not %r, the value of the run, with which its finished steps '
                     'ran; leave it out, or give --force-set, too' % (
                         one.name, one.text, recorded[one.name]))
-            if one.source == parameter_variable(one.name):
-                self._notes.append('%s is %r; the recorded value, %r, holds' % (
-                    one.source, one.text, recorded[one.name]))
-        for one in _parameters.missing():
+        for one in _parameters.missing() if self.recovering else ():
             if one.name not in recorded or one.secret:
                 raise _UsageError('parameter %r is missing, and was not recorded with the run: %s'
                                   % (one.name, one.how()))
+        if any(one.source != '--set' for one in differing):
+            raise _StartAgain({name: text for name, text in recorded.items()
+                               if name not in declared or not declared[name].secret}, True)
 
     def recall(self, error):
-        """Say that a module cannot be loaded without what is missing: what was recorded is tried.
+        """Return a `_UsageError`: without the parameters that are missing there is no flow.
 
-        A store that is given by an option may tell it, though it is not known of which flow.
+        A store that is given by an option may know their values, though it is not known of which
+        flow.
+
+        Raises:
+            _StartAgain: it does.
         """
         missing = _parameters.missing()
         recorded = self._any_recorded() if self.options.store else {}
         if any(one.name in recorded for one in missing):
-            self.again = {name: (text, 'recorded') for name, text in recorded.items()}
-            self.again.update(self.options.given)
-            return
-        _complain('parameter %r is missing, and without it there is no flow, nor its store (%s): '
-                  '%s' % (missing[0].name, error if isinstance(error, SequentError)
-                          else describe_error(error), missing[0].how()))
+            raise _StartAgain(recorded, False)
+        return _UsageError('parameter %r is missing, and without it there is no flow, nor its '
+                           'store (%s): %s' % (
+                               missing[0].name, error if isinstance(error, SequentError)
+                               else describe_error(error), missing[0].how()))
 
     def _any_recorded(self):
         options = self.options
@@ -13538,61 +13636,21 @@ class _Values:
         return _texts_of(runs[-1]) if runs else {}
 
     def log_notes(self):
-        """Log what may surprise."""
-        for note in self._notes:
-            logger.warning('%s', note)
-        _warn_of_variables()
-
-
-class _LoadAgain(BaseException):
-    """The module is to be loaded again, with other values of its parameters."""
-
-
-class _Surroundings:
-    """What loading a module may change, as it was before."""
-
-    def __init__(self):
-        self.modules = set(sys.modules)
-        self.path = list(sys.path)
-        self.environment = dict(os.environ)
-        self.declared = _parameters.declared.copy()
-        try:
-            self.folder = os.getcwd()
-        except OSError:    # it is gone
-            self.folder = None
-
-    def restore(self, target):
-        """Bring it back, so that a module (its name or path) is loaded as for the first time."""
-        names = [target] + [one.module for one in _parameters.declared.values()]
-        packages = {os.path.basename(name)[:-3] if name.endswith('.py') else name.split('.')[0]
-                    for name in names}
-        for name in set(sys.modules) - self.modules:
-            if not _stays_loaded(name, sys.modules[name], packages):
-                del sys.modules[name]
-        sys.path[:] = self.path
-        for variable in set(os.environ) - set(self.environment):
-            del os.environ[variable]
-        for variable, value in self.environment.items():
-            if os.environ.get(variable) != value:
-                os.environ[variable] = value
-        if self.folder is not None:
-            os.chdir(self.folder)
-        _parameters.declared = self.declared.copy()
-
-
-def _stays_loaded(name, module, packages):
-    """Whether a module is none of the user's: of Python, installed, an extension, or ours."""
-    import importlib.machinery
-    path = getattr(module, '__file__', None)
-    if (name + '.').startswith(__name__ + '.') or not path:
-        return True
-    if path.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
-        return True
-    if name.partition('.')[0] in packages:
-        return False
-    parts = path.split(os.sep)
-    return ('site-packages' in parts or 'dist-packages' in parts
-            or path.startswith(os.path.dirname(os.__file__) + os.sep))
+        """Log which variables give way to a recorded value, or may have been meant for one."""
+        for one in _parameters.declared.values() if self.recovering else ():
+            text = os.environ.get(parameter_variable(one.name))
+            if one.source == 'recorded' and text is not None and not one.equals(text):
+                logger.warning('%s is %r; the recorded value, %r, holds',
+                               parameter_variable(one.name), text, one.text)
+        prefix = parameter_variable('')
+        known = [name.upper() for name in _parameters.declared]
+        for variable in sorted(os.environ):
+            name = variable[len(prefix):]
+            near = variable.startswith(prefix) and name not in known and _nearest(
+                name.upper(), known)
+            if near:
+                logger.warning('%s is the variable of no parameter%s', variable,
+                               near.replace("'", "'" + prefix, 1))
 
 
 def _texts_of(run):
@@ -13611,19 +13669,6 @@ def _readable(text):
     return str(text) if text is None or text.isprintable() else repr(text)
 
 
-def _warn_of_variables():
-    """Say which variables may have been meant for a parameter."""
-    prefix = parameter_variable('')
-    known = [name.upper() for name in _parameters.declared]
-    for variable in sorted(os.environ):
-        name = variable[len(prefix):]
-        if variable.startswith(prefix) and name not in known:
-            near = _nearest(name.upper(), known)
-            if near:
-                logger.warning('%s is the variable of no parameter%s', variable,
-                               near.replace("'", "'" + prefix, 1))
-
-
 class _Session:
     """What the command line does with one module; `_common.session` while that is
     being loaded.
@@ -13632,15 +13677,17 @@ class _Session:
         options: what `_parse_arguments` returned.
     """
 
-    def __init__(self, options):
+    def __init__(self, options, recorded):
         self.options = options
         self.flows = []   # those made so far
         self.strange = []  # those made by other copies of this library
         self.code = None  # the exit code, once the verb has been applied while loading
-        self.values = _Values(options)
+        self.again = None  # the `_StartAgain` that was raised while loading
+        self.values = _Values(options, recorded)
 
     def run(self):
         """Load the module, apply the verb to its flow; return the exit code."""
+        self.values.give()
         try:
             if self.options.verb == 'help':
                 return self._help()
@@ -13649,29 +13696,27 @@ class _Session:
             with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
                 return self._run()
         finally:
+            self.values.leave()
             _common.program = '__main__'
 
     def _run(self):
+        flow = None
         try:
-            self.values.give()
-            code = self._load_and_apply()
-            while self.values.again is not None:
-                self.values.give_again()
-                self.flows, self.strange, self.code = [], [], None
-                code = self._load_and_apply()
-            return code
-        finally:
-            self.values.leave()
+            flow = self._load_flow()
+        except BaseException as error:
+            if self.again is None:
+                self._explain(error)
+        if self.again is not None:
+            raise self.again
+        return self.code if flow is None else _apply(flow, self)
 
-    def _load_and_apply(self):
+    def _load_flow(self):
+        """Return the flow to work on; None if the verb has been applied already."""
         _common.session = self
         try:
-            flow = self._choose(_load(self.options.module))
-        except BaseException as error:
-            return self._failed(error)
+            return self._choose(_load(self.options.module))
         finally:
             _common.session = None
-        return self.code if flow is None else _apply(flow, self)
 
     def made(self, flow):
         """Called by a flow at the end of its construction."""
@@ -13680,8 +13725,7 @@ class _Session:
     def take_over(self, flow):
         """Called by a flow that is run while the module is being loaded; ends the program."""
         if not isinstance(flow, _Flow):
-            _complain(_strange_flow(self.options.module, flow))
-            self.code = _EXIT_INVALID
+            self.code = _end(_LoadError(_strange_flow(self.options.module, flow)))
             raise SystemExit(self.code)
         if self.options.verb == 'help':
             self.code = _EXIT_SUCCESS
@@ -13692,17 +13736,21 @@ class _Session:
     def _apply_within(self, flow):
         wanted = self.options.flow
         if wanted not in (None, flow.name):
-            _complain('the module runs its flow %r while it is being loaded, so --flow %s has no '
-                      "say; put what runs it under if __name__ == '__main__'"
-                      % (flow.name, wanted))
-            return _EXIT_USAGE
+            return _end(_UsageError(
+                'the module runs its flow %r while it is being loaded, so --flow %s has no say; '
+                "put what runs it under if __name__ == '__main__'" % (flow.name, wanted)))
         here = sys._getframe()
         _common.session = None
         try:
             code = _apply(flow, self)
+        except _StartAgain as again:
+            self.again = again
+            return _EXIT_SUCCESS    # of no interest
+        except BaseException as error:
+            code = _end(error)
         finally:
             _common.session = self
-        if self.options.verb in _RUN_MODES and self.values.again is None:
+        if self.options.verb in _RUN_MODES:
             self._warn_of_the_rest(flow, here)
         return code
 
@@ -13760,44 +13808,41 @@ class _Session:
                 'build_flow() of module %r must return a flow, not %r' % (module.__name__, flow))
         return [flow] if wanted in (None, flow.name) else []
 
-    def _failed(self, error):
-        """Say why the module could not be loaded; return the exit code."""
-        if self.values.again is not None:    # how the module took it that its loading was ended
-            return _EXIT_SUCCESS
+    def _explain(self, error):
+        """Raise the error that says why the module could not be loaded.
+
+        Where the verb has been applied already, its exit code stays if it tells of a failure.
+        """
         if isinstance(error, KeyboardInterrupt):
-            return _EXIT_SIGINT
+            raise error
         if isinstance(error, SystemExit):
             if self.code is not None:
-                return self.code
+                return
             error = _LoadError('module %r ended itself while it was being loaded (%s)'
                                % (self.options.module, describe_error(error)))
         if _parameters.lenient and _parameters.missing() and not isinstance(error, ParameterError):
-            self.values.recall(error)
-            return _EXIT_USAGE
-        if isinstance(error, (_UsageError, _LoadError, ParameterError)):
-            _complain(error)
-        else:
-            _complain('module %r cannot be loaded: %s' % (
+            error = self.values.recall(error)
+        if not isinstance(error, (_UsageError, _LoadError, ParameterError)):
+            trace = _relevant_trace(error)
+            error = _LoadError('module %r cannot be loaded: %s' % (
                 self.options.module,
-                error if isinstance(error, SequentError) else describe_error(error)),
-                _relevant_trace(error))
-        return self.code or _exit_code(error)
+                error if isinstance(error, SequentError) else describe_error(error)))
+            error.trace = trace
+        if not self.code:
+            raise error from None
+        _end(error)
 
     def _help(self):
         """Show the help, and the parameters that the module declares."""
-        _common.session, trouble = self, None
-        self.values.give()
+        trouble = None
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                self._choose(_load(self.options.module))
+                self._load_flow()
         except KeyboardInterrupt:
-            return _EXIT_SIGINT
+            raise
         except BaseException as error:
             if self.code is None and not isinstance(error, _UsageError):
                 trouble = str(error) if isinstance(error, SequentError) else describe_error(error)
-        finally:
-            _common.session = None
-            self.values.leave()
         with _output(self.options.stdout) as say:
             _say_lines(say, self.options.text)
             _say_help(say, self.options.module, trouble)
@@ -13817,12 +13862,6 @@ def _say_help(say, module, trouble):
         say('  none')
     if trouble is not None:
         say('  loading %s ended here: %s' % (module, trouble))
-
-
-def _exit_code(error):
-    # What a module raises of its own accord makes it a flow that cannot be loaded.
-    usage = isinstance(error, (_UsageError, ParameterError))
-    return _EXIT_USAGE if usage else _EXIT_INVALID
 
 
 def _no_flow(module):
@@ -13945,30 +13984,16 @@ _RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': Ru
 
 
 def _apply(flow, session):
-    """Apply the verb to the flow; return the exit code. What goes wrong is said here."""
+    """Apply the verb to the flow; return the exit code."""
     options = session.options
     verbs = {'list': _list, 'status': _status, 'history': _history, 'log': _log,
              'stop': _ask, 'hold': _ask, 'release': _ask}
-    try:
-        _override(flow, options)
-        session.values.settle(flow)
-        install_logging(flow.logging_level)
-        flow.log_warnings()
-        session.values.log_notes()
-        return verbs.get(options.verb, _run)(flow, options)
-    except _LoadAgain:
-        return _EXIT_SUCCESS    # of no interest
-    except KeyboardInterrupt:
-        return _EXIT_SIGINT
-    except SystemExit as end:  # SIGTERM, SIGHUP
-        return end.code
-    except BaseException as error:
-        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-        if code == _EXIT_ERROR and not isinstance(error, (StoreError, _OutputError)):
-            _report_internal(error)
-        else:
-            _complain(error)
-        return code
+    _override(flow, options)
+    session.values.settle(flow)
+    install_logging(flow.logging_level)
+    flow.log_warnings()
+    session.values.log_notes()
+    return verbs.get(options.verb, _run)(flow, options)
 
 
 def _override(flow, options):

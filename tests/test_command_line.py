@@ -107,8 +107,11 @@ class Shop:
 
     def start(self, *arguments):
         """Start the command line, and return when a step waits (see WAITING)."""
+        return self.start_program('-m', 'sequent', *arguments)
+
+    def start_program(self, *arguments):
         program = subprocess.Popen(
-            [sys.executable, '-W', 'error', '-m', 'sequent'] + list(arguments),
+            [sys.executable, '-W', 'error'] + list(arguments),
             cwd=str(self.folder), env=self.environment, preexec_fn=heed_signals,
             universal_newlines=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.started.append(program)

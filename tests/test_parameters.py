@@ -5,9 +5,12 @@ import json
 import logging
 import os
 import re
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -1029,7 +1032,7 @@ def test_where_the_values_are_those_recorded_the_module_is_loaded_once(night):
     assert night('night', 'recover', '--set', 'day=monday').stdout == 'loading\n'
 
 
-def test_all_modules_of_the_user_are_loaded_again_and_no_others(shop):
+def test_nothing_of_the_first_loading_is_left_in_the_second(shop):
     shop.write('settings/__init__.py', 'print("loading settings")\n')
     shop.write('settings/days.py', '''
         import sequent as seq
@@ -1053,8 +1056,136 @@ def test_all_modules_of_the_user_are_loaded_again_and_no_others(shop):
 
     lines = shop('jobs.night', 'recover').stdout.splitlines()
 
-    assert lines == ['loading installed', 'loading settings', 'loading days', 'loading night 1',
-                     'loading settings', 'loading days', 'loading night 2']
+    assert lines == 2 * ['loading installed', 'loading settings', 'loading days',
+                         'loading night 1']
+
+
+# Says in the journal how it was started; its step does not end before there is a file 'go'.
+TOLD = '''
+    import atexit
+    import os
+    import sys
+    import time
+    import sequent as seq
+
+    day = seq.parameter('day', default='monday')
+
+
+    def note(word, *more):
+        with open('journal', 'a') as file:
+            print(word, day, *more, file=file)
+
+
+    def wait():
+        note('step', *[name for name in os.environ if 'RECORDED' in name])
+        with open('waits', 'w') as file:
+            file.write('here')
+        while os.path.exists('line') and not os.path.exists('go'):
+            time.sleep(0.01)
+        assert os.path.exists('line')
+
+
+    note('loading', os.getpid(), sys.argv[1:], sys.warnoptions, sys.flags.no_user_site)
+    if __name__ != '__main__':
+        atexit.register(note, 'exit')
+    flow = seq.Sequent('told', config={'task_construct': 'inline', 'shutdown_grace': 0})
+    flow.add_step('a', func=wait)
+'''
+
+
+def told(shop):
+    """Return the lines of the journal of TOLD after its first run, which has failed."""
+    shop.write('told.py', TOLD.replace("'told',", "'told', 'told.db',"))
+    assert shop('told', '--set', 'day=friday').returncode == 1
+    (shop.folder / 'waits').unlink()
+    mend(shop)
+    lines = journal(shop)
+    return lambda: journal(shop)[len(lines):]
+
+
+def test_the_program_is_replaced_by_one_that_was_started_alike(shop):
+    lines = told(shop)
+    shop.write('go', '')
+
+    done = shop.python('-s', '-m', 'sequent', '--log-level', 'info', 'told', 'recover')
+
+    assert done.returncode == 0, done.stderr
+    first, end, second, step, last = lines()
+    assert first.startswith('loading monday')
+    assert second == first.replace('monday', 'friday')    # also its pid and options
+    assert (end, step, last) == ('exit monday', 'step friday', 'exit friday')
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_signal_ends_a_program_that_was_started_again(shop, name):
+    told(shop)
+    program = shop.start('told', 'recover')
+
+    program.send_signal(getattr(signal, name))
+
+    assert program.wait(60) == 128 + getattr(signal, name)
+
+
+def test_a_copy_of_the_library_is_found_when_it_is_started_again(shop):
+    lines = told(shop)
+    shop.write('go', '')
+    shop.write('vendor/__init__.py', '')
+    shutil.copy(os.path.join(ROOT, 'sequent.py'), str(shop.folder / 'vendor'))
+    with zipfile.ZipFile(str(shop.folder / 'library.zip'), 'w') as archive:
+        archive.write(os.path.join(ROOT, 'sequent.py'), 'sequent.py')
+        archive.writestr('__main__.py', 'import sys, sequent; sys.exit(sequent.main())')
+    text = (shop.folder / 'told.py').read_text()
+    shop.write('plain.py', text)
+    shop.write('told.py', text.replace('import sequent', 'import vendor.sequent'))
+    del shop.environment['PYTHONPATH']
+
+    for program in (['-m', 'vendor.sequent', 'told.py'], ['library.zip', 'plain.py'],
+                    [os.path.join(ROOT, 'sequent.py'), 'plain.py']):
+        done = shop.python(*program + ['recover'])
+        assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in lines() if line.startswith('loading')] == [
+        'monday', 'friday'] * 3
+
+
+# Calls the command line, and goes on.
+CALLER = '''
+    import sys
+    import sequent
+    print('code', sequent.main([%r, 'told', 'recover']), flush=True)
+'''
+
+
+def test_a_program_that_calls_the_command_line_goes_on(shop):
+    told(shop)
+    shop.write('go', '')
+    shop.write('caller.py', CALLER % '-q')
+
+    done = shop.python('caller.py')
+
+    assert (done.returncode, done.stdout) == (0, 'code 0\n'), done.stderr
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
+def test_a_signal_to_a_program_that_calls_the_command_line_reaches_the_flow(shop, name):
+    told(shop)
+    shop.write('caller.py', CALLER % '-q')
+    program = shop.start_program('caller.py')
+
+    program.send_signal(getattr(signal, name))
+
+    assert program.communicate(timeout=60)[0] == 'code %d\n' % (128 + getattr(signal, name))
+
+
+def test_values_that_cannot_be_handed_over_are_an_error_in_a_sentence(shop):
+    shop.write('large.py', '''
+        import sequent as seq
+        text = seq.parameter('text', default='x' * 1000000 + str(len(seq.__dict__['sys'].argv)))
+        flow = seq.Sequent(config={'task_construct': 'inline'})
+        flow.add_step('a', func=int, args=('x',))
+    ''')
+    shop('large')
+
+    assert_refused(shop('large', 'recover'), 4, 'cannot be started again', '--set')
 
 
 def test_a_flow_that_is_installed_is_loaded_again_too(shop):
@@ -1068,7 +1199,7 @@ def test_a_flow_that_is_installed_is_loaded_again_too(shop):
     assert journal(shop)[-1] == 'transmit friday'
 
 
-def test_what_the_first_loading_changed_is_put_back(shop):
+def test_the_second_loading_finds_what_the_first_one_found(shop):
     shop.write('jobs/night.py', '''
         import os
         import sys
