@@ -3253,8 +3253,16 @@ class Engine:
 def _this_system():
     """Return (host, boot id, pid namespace): what a pid means something on. None: not known."""
     if not _system:
-        _system.append((_host(), _read_line('/proc/sys/kernel/random/boot_id'),
-                        _read_link('/proc/self/ns/pid')))
+        try:
+            namespace = os.readlink('/proc/self/ns/pid')
+        except (OSError, AttributeError):
+            namespace = None
+        try:
+            with open('/proc/sys/kernel/random/boot_id') as file:
+                boot = file.readline().strip()
+        except OSError:
+            boot = None
+        _system.append((_host(), boot, namespace))
     return _system[0]
 
 
@@ -3268,47 +3276,33 @@ def _host():
     return platform.node()
 
 
-def _read_line(path):
+def _proc_fields(pid):
+    """Return what /proc says of a process, from its state on, as bytes; [] if it is not there."""
     try:
-        with open(path) as file:
-            return file.readline().strip()
-    except OSError:
-        return None
-
-
-def _read_link(path):
-    try:
-        return os.readlink(path)
-    except (OSError, AttributeError):
-        return None
+        with open('/proc/%s/stat' % pid, 'rb') as file:
+            return file.read().rpartition(b')')[2].split()    # its name may hold ') '
+    except OSError:    # it may end while it is read
+        return []
 
 
 def _proc_stat(pid):
     """Return (state, start in clock ticks, parent) of a process; of one that is not in /proc
     (None, None, None).
     """
-    try:
-        with open('/proc/%d/stat' % pid, 'rb') as file:
-            fields = file.read().rpartition(b')')[2].split()  # its name may hold ') '
-        return fields[0].decode(), int(fields[19]), int(fields[1])
-    except (OSError, IndexError):  # it may end while it is read
-        return None, None, None
+    fields = _proc_fields(pid)
+    return (fields[0].decode(), int(fields[19]), int(fields[1])) if fields else (None, None, None)
 
 
 def process_members(field, number):
     """Yield the pids of what runs in a process group (field 2) or session (3); zombies do not."""
     try:
-        pids = [name for name in os.listdir('/proc') if name.isdigit()]
+        names = os.listdir('/proc')
     except OSError:
         return
-    for pid in pids:
-        try:
-            with open('/proc/%s/stat' % pid, 'rb') as file:
-                fields = file.read().rpartition(b')')[2].split()
-        except OSError:
-            continue    # it has just ended
-        if int(fields[field]) == number and fields[0] not in (b'Z', b'X'):
-            yield int(pid)
+    for name in names:
+        fields = _proc_fields(name) if name.isdigit() else []
+        if fields and int(fields[field]) == number and fields[0] not in (b'Z', b'X'):
+            yield int(name)
 
 
 def process_children(pid):
@@ -3338,12 +3332,8 @@ def process_identity(pid=None, keeper=None, waited=False, log=None):
     pid = os.getpid() if pid is None else pid
     known = {'host': host, 'boot': boot, 'ns': namespace, 'pid': pid,
              'start': _proc_stat(pid)[1]}
-    if keeper is not None:
-        known['keeper'] = keeper
-    if waited:
-        known['since'] = _boot_time()
-    if log is not None:
-        known['log'] = log
+    more = {'keeper': keeper, 'since': _boot_time() if waited else None, 'log': log}
+    known.update((key, value) for key, value in more.items() if value is not None)
     return json.dumps(known)
 
 
@@ -3384,19 +3374,14 @@ def process_alive(identity):
     if 'program' in known and any(process_members(3, known['pid'])):
         return True    # of a session whose leader is dead nobody else has the number
     state, start, parent = _proc_stat(known['pid'])
-    if state is None:
-        return _takes_signals(known['pid'])
-    if state in 'ZX' and (parent is None or parent != known.get('keeper')):
-        return False
-    return known.get('start') in (None, start)
-
-
-def _takes_signals(pid):
-    """Ask the system whether there is a process: where /proc is missing or hides it."""
+    if state is not None:
+        kept = parent is not None and parent == known.get('keeper')
+        return (state not in 'ZX' or kept) and known.get('start') in (None, start)
+    # There is no /proc, or it hides the process.
     if os.name == 'nt':  # signal 0 is Ctrl-C there
         return None
     try:
-        os.kill(pid, 0)
+        os.kill(known['pid'], 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -3745,7 +3730,9 @@ class _LockFile:
             if held > 1:
                 self.held[offset] = held - 1
             elif self.fd is not None:
-                self._unlock_byte(offset)
+                import fcntl
+                fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, offset)
+                self._close_unused()
 
     def stands(self):
         """Return whether the next program that asks for a lock will find those that are held."""
@@ -3756,8 +3743,12 @@ class _LockFile:
             return True
         try:
             import fcntl
-        except ImportError:  # no POSIX locks on this system: the table is all there is
-            self._warn()
+        except ImportError:
+            if not self.warned:
+                logger.warning('this system has no POSIX locks (no module fcntl): nothing keeps '
+                               'two programs from running one flow in the store %r at the same '
+                               'time; see to it that only one does', self.path[:-len('.lock')])
+            self.warned = True
             return True
         if self.fd is None:
             self.fd = _open_private(self.path)
@@ -3768,18 +3759,6 @@ class _LockFile:
             self._close_unused()
             return False
         return True
-
-    def _warn(self):
-        if not self.warned:
-            logger.warning('this system has no POSIX locks (no module fcntl): nothing keeps two '
-                           'programs from running one flow in the store %r at the same time; see '
-                           'to it that only one does', self.path[:-len('.lock')])
-        self.warned = True
-
-    def _unlock_byte(self, offset):
-        import fcntl
-        fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, offset)
-        self._close_unused()
 
     def _close_unused(self):
         if not self.held:
@@ -3829,15 +3808,10 @@ def _trust_problem(path, info):
     if info.st_uid not in (0, os.geteuid()):
         return ('%r belongs to the user with uid %d, not to you (uid %d) or root; look at it, '
                 'then make it yours (chown %d)' % (path, info.st_uid, os.geteuid(), os.geteuid()))
-    if stat.S_ISLNK(info.st_mode):  # whose mode says nothing
-        return ''
     others = mode & 0o022
-    if stat.S_ISDIR(info.st_mode):
-        if mode & stat.S_ISVTX:
-            return ''
-        if others == 0o020 and _is_private_group(info):
-            return ''
-    if others:
+    fine = stat.S_ISLNK(info.st_mode) or stat.S_ISDIR(info.st_mode) and (
+        mode & stat.S_ISVTX or others == 0o020 and _is_private_group(info))
+    if others and not fine:
         return ('%r may be written by others (mode %04o); look at it, then take that away '
                 '(chmod go-w)' % (path, mode))
     return ''
@@ -4290,46 +4264,23 @@ _ADVICE = (
 )
 
 
-class SqliteStore(Store):
-    """Keeps runs in one SQLite file: the default store (semantics 6.3, 6.4).
+class _SqliteFile(Store):
+    """The file of a `SqliteStore`, and this process's connection to it.
 
-    Beside the file stand ``<path>.lock``, which is made once and stays, and, while somebody
-    writes, ``<path>-journal``, which belongs to the file: never delete them. A supervisor whose
-    lock file was deleted stores nothing more, and ends.
-
-    Args:
-        path: of the file; it is made when first opened for writing, with mode 0600.
-        synchronous: ``'full'`` (default): a commit survives a power cut; ``'normal'``: a
-            power cut may damage the file on some older file systems; ``'off'``: it may on any,
-            and commits are some ten times as fast. None of them lets a killed program lose any.
+    It is made, checked, opened, read and written here; the queries are those of the store.
     """
 
-    def __init__(self, path, synchronous='full'):
-        modes = ('full', 'normal', 'off')
-        if synchronous not in modes:
-            raise ConfigError('synchronous must be one of %s, not %r%s' % (
-                ', '.join(map(repr, modes)), synchronous, _nearest(synchronous, modes)))
+    def __init__(self, path, synchronous):
         self.path = os.path.realpath(os.fspath(path))  # as SQLite does: its journal lies there
         self.synchronous = synchronous
-        self.folder = self.path + '.outcomes'
-        self.logs = self.path + '.logs'
-        self.results = self.path + '.results'
-        self._requests = self.path + '.requests'
-        self._refused = set()  # names of files there that were warned of
         self._pid = None  # of the process that opened it
         self._create = False
         self._db = None
         self._file = None  # which file it is: it may be replaced while it is open
         self._columns = _COLUMNS
         self._tables = ()  # names of those that are there
-        self._new_plan = None  # (digest, text), until `begin`
         self._keys = {}  # (flow, run_id): run
         self._claims = _Claims(self, lambda: _lock_file(self._file, self.path + '.lock'))
-
-    def __repr__(self):
-        return 'SqliteStore(%r)' % (self.path,)
-
-    # Opening and closing
 
     def open(self, create=True):
         if self._pid == os.getpid() and (self._create or not create):
@@ -4343,6 +4294,13 @@ class SqliteStore(Store):
             self._claims.close()
             self._disconnect()
         self._pid, self._create = None, False
+
+    def lock(self, flow, run_id, exclusive=True):
+        self._writable()
+        self._claims.lock(flow, run_id, exclusive)
+
+    def unlock(self, flow, run_id):
+        self._claims.unlock(flow, run_id)
 
     def private_fds(self):
         # Not by the paths: another file may stand there by now.
@@ -4362,9 +4320,8 @@ class SqliteStore(Store):
                 self._file = _file_key(self.path)
                 _opened[os.getpid(), self._file] += 1
             with _sqlite_use:
-                has_tables = self._check_format(db, create)
-            if has_tables:
-                self._db, db = db, None
+                if self._check_format(db, create):
+                    self._db, db = db, None
         except StoreError:
             raise
         except (sqlite3.Error, OSError, UnicodeError) as exc:
@@ -4425,16 +4382,16 @@ class SqliteStore(Store):
         Whoever made the file may have been killed between the link and the removal.
         """
         folder, name = os.path.split(self.path)
-        asides = [os.path.join(folder, one) for one in os.listdir(folder)
-                  if one.startswith(name + '.new-')]
+        asides = [one for one in os.listdir(folder) if one.startswith(name + '.new-')]
         for aside in asides:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside)
+                os.unlink(os.path.join(folder, aside))
         return bool(asides)
 
     def _connect_to(self, path):
-        return _import_sqlite3().connect(_file_uri(path) + '?mode=rw', uri=True, timeout=_BUSY,
-                                         isolation_level=None)
+        import pathlib
+        return _import_sqlite3().connect(pathlib.Path(path).as_uri() + '?mode=rw', uri=True,
+                                         timeout=_BUSY, isolation_level=None)
 
     def check_trust(self, folder, create):
         """Refuse what another user could have written: pickles are read from here, which run code.
@@ -4469,14 +4426,14 @@ class SqliteStore(Store):
                              'knows up to 1); use that one, or give another store'
                              % (self.path, version))
         self._columns, self._tables = _columns('plans' in tables), tables
-        if not create:
-            return version > 0
-        self._look_for_damage(db, version)
-        # A deleted journal may come back with a power cut, and undo the last commit with it; one
-        # whose header is overwritten does not, in any version of SQLite. It is faster, too.
-        db.execute('PRAGMA journal_mode = PERSIST')
-        self._prepare(db)
-        return True
+        if create:
+            if os.path.getsize(self.path) <= _CHECKED:
+                self._look_for_damage(db, version)
+            # A deleted journal may come back with a power cut, and undo the last commit with it.
+            # A journal whose header is overwritten does not, in any version of SQLite.
+            db.execute('PRAGMA journal_mode = PERSIST')
+            self._prepare(db)
+        return create or version > 0
 
     def _prepare(self, db):
         """Set up a connection that writes, and make what is missing in the file."""
@@ -4500,9 +4457,7 @@ class SqliteStore(Store):
         self._columns, self._tables = _COLUMNS, _tables(db)
 
     def _look_for_damage(self, db, version):
-        """Refuse a damaged file before anything is written; a large one takes too much time."""
-        if os.path.getsize(self.path) > _CHECKED:
-            return
+        """Refuse a damaged file before anything is written."""
         found = _rows(db, 'PRAGMA integrity_check(1)')[0][0]
         if found != 'ok':
             raise self._damaged(' '.join(found.split()))
@@ -4518,10 +4473,9 @@ class SqliteStore(Store):
 
         SQLite takes any word for both, and such a store would fail only when it is written.
         """
-        there = _tables(db)
         with contextlib.closing(_import_sqlite3().connect(':memory:')) as model:
             for statement in list(_TABLES) + [
-                    one for table, added in _ADDITIONS if table in there for one in added]:
+                    one for table, added in _ADDITIONS if table in self._tables for one in added]:
                 model.execute(statement)
             for table in ('runs', 'tasks', 'plans', 'answers'):
                 columns, known = [[row[1:3] for row in _rows(
@@ -4536,26 +4490,21 @@ class SqliteStore(Store):
     def _disconnect(self):
         db, self._db = self._db, None
         self._keys.clear()
-        if db is not None and self._pid == os.getpid():
-            if self._create and _file_key(self.path) == self._file:
-                self._drop_journal(db)
-            self._hang_up(db)
-            self._file = None
-
-    def _drop_journal(self, db):
-        sqlite3 = _import_sqlite3()
-        try:
-            with _sqlite_use:
-                db.execute('PRAGMA journal_mode = DELETE')
-        except sqlite3.Error as exc:  # what stays is harmless
-            logger.debug('%s-journal stays: %s', self.path, exc)
+        if db is None or self._pid != os.getpid():
+            return
+        if self._create and _file_key(self.path) == self._file:
+            try:
+                with _sqlite_use:
+                    db.execute('PRAGMA journal_mode = DELETE')
+            except _import_sqlite3().Error as exc:  # what stays is harmless
+                logger.debug('%s-journal stays: %s', self.path, exc)
+        self._hang_up(db)
+        self._file = None
 
     def _hang_up(self, db):
         with _looking, _sqlite_use:
             db.close()
             _opened[os.getpid(), self._file] -= 1
-
-    # Reading and writing
 
     def _connection(self):
         """Return the connection, or None if it would only be read and there is nothing to read."""
@@ -4568,6 +4517,13 @@ class SqliteStore(Store):
         if self._db is None:
             self._connect(False)  # somebody may have made it since
         return self._db
+
+    def _writable(self):
+        db = self._connection()
+        if not self._create:
+            raise StoreError('the store %r was opened for reading only; open() it with '
+                             'create=True' % (self.path,))
+        return db
 
     def _read(self, sql, *parameters):
         db = self._connection()
@@ -4590,7 +4546,7 @@ class SqliteStore(Store):
 
     def _write(self, work, *arguments):
         """Return ``work(connection, *arguments)``, called within a transaction."""
-        db = self._writable()
+        db, sqlite3 = self._writable(), _import_sqlite3()
         if _file_key(self.path) != self._file:
             raise StoreError('the store %r has been deleted or replaced while it was in use; '
                              'what is there now was not touched. Put the file back, or start '
@@ -4604,41 +4560,103 @@ class SqliteStore(Store):
                 db.execute('COMMIT')
             return result
         except BaseException as exc:
-            self._roll_back(db)
-            if isinstance(exc, (_import_sqlite3().Error, UnicodeError)):
+            if db.in_transaction:
+                # Where the rollback fails, whoever opens the file next does it.
+                with contextlib.suppress(sqlite3.Error), _sqlite_use:
+                    db.execute('ROLLBACK')
+            if isinstance(exc, (sqlite3.Error, UnicodeError)):
                 raise self._error('written', exc) from exc
             raise
-
-    def _roll_back(self, db):
-        try:
-            if db.in_transaction:
-                with _sqlite_use:
-                    db.execute('ROLLBACK')
-        except _import_sqlite3().Error as exc:  # whoever opens the file next does it
-            logger.debug('%s: a rollback failed: %s', self.path, exc)
-
-    def _writable(self):
-        db = self._connection()
-        if not self._create:
-            raise StoreError('the store %r was opened for reading only; open() it with '
-                             'create=True' % (self.path,))
-        return db
 
     def _error(self, what, exc):
         reason = getattr(exc, 'strerror', None) or str(exc)  # of the system's, without the path
         advice = next(advice for words, advice in _ADVICE if re.search(words, reason))
         return StoreError('the store %r could not be %s: %s; %s' % (self.path, what, exc, advice))
 
-    # Locks
 
-    def lock(self, flow, run_id, exclusive=True):
-        self._writable()
-        self._claims.lock(flow, run_id, exclusive)
+class _RequestFolder:
+    """Requests as files in a folder, so that nobody who posts one locks the store."""
 
-    def unlock(self, flow, run_id):
-        self._claims.unlock(flow, run_id)
+    def __init__(self, folder):
+        self.folder = folder
+        self._refused = set()  # names of files that were warned of
 
-    # Runs
+    def _path(self, number):
+        return os.path.join(self.folder, number + '.json')
+
+    def post(self, request):
+        path = self._path(request.number)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder, 0o700)
+            with open(_make_private(path + '.new'), 'w', encoding='ascii') as file:
+                file.write(_json_of(request))
+            os.rename(path + '.new', path)
+        except OSError as exc:
+            raise StoreError('the request %r cannot be left in the folder %r: %s; make that '
+                             'folder writable for this user'
+                             % (request.verb, self.folder, exc.strerror)) from exc
+
+    def remove(self, request):
+        with contextlib.suppress(OSError):    # what stays is removed when it is found again
+            os.unlink(self._path(request.number))
+
+    def requests(self, run):
+        """Return the requests to a run, also those that have been answered, in their order."""
+        try:
+            names = sorted(name[:-len('.json')] for name in os.listdir(self.folder)
+                           if name.endswith('.json'))
+        except OSError:
+            return []
+        found = [self._read(name) for name in names if name not in self._refused]
+        return [one for one in found if one is not None and one[:2] == run[:2]]
+
+    def _read(self, number):
+        """Return the request in a file, or None if there is none that could be followed."""
+        import json
+        path = self._path(number)
+        try:
+            with _open_own(path, 'request') as file:
+                request = Request(**json.loads(file.read().decode('ascii')))
+            if set(map(type, request)) <= {str, float} and request.number == number:
+                return request
+            raise ValueError('its fields are not those of a request')
+        except FileNotFoundError:
+            return None
+        except (StoreError, OSError, ValueError, TypeError) as error:
+            self._refused.add(number)
+            logger.warning('the request %r is not followed: %s; remove that file', path, error)
+            return None
+
+
+class SqliteStore(_SqliteFile):
+    """Keeps runs in one SQLite file: the default store (semantics 6.3, 6.4).
+
+    Beside the file stand ``<path>.lock``, which is made once and stays, and, while somebody
+    writes, ``<path>-journal``, which belongs to the file: never delete them. A supervisor whose
+    lock file was deleted stores nothing more, and ends.
+
+    Args:
+        path: of the file; it is made when first opened for writing, with mode 0600.
+        synchronous: ``'full'`` (default): a commit survives a power cut; ``'normal'``: a
+            power cut may damage the file on some older file systems; ``'off'``: it may on any,
+            and commits are some ten times as fast. None of them lets a killed program lose any.
+    """
+
+    def __init__(self, path, synchronous='full'):
+        modes = ('full', 'normal', 'off')
+        if synchronous not in modes:
+            raise ConfigError('synchronous must be one of %s, not %r%s' % (
+                ', '.join(map(repr, modes)), synchronous, _nearest(synchronous, modes)))
+        super().__init__(path, synchronous)
+        self.folder = self.path + '.outcomes'
+        self.logs = self.path + '.logs'
+        self.results = self.path + '.results'
+        self._requests = _RequestFolder(self.path + '.requests')
+        self._new_plan = None  # (digest, text), until `begin`
+
+    def __repr__(self):
+        return 'SqliteStore(%r)' % (self.path,)
 
     def runs(self, flow=None):
         return self._read_on(_run_record, 'SELECT id, {run} FROM runs WHERE flow = '
@@ -4712,57 +4730,20 @@ class SqliteStore(Store):
                 (key,) + record[:4] + (key,) + _with_utf8_error(record) for record in records),
                 [(key, request.number, _json_of(request), text) for request, text in answers])
         for request, _ in answers:
-            with contextlib.suppress(OSError):    # `requests` removes what stays
-                os.unlink(os.path.join(self._requests, request.number + '.json'))
-
-    # Requests: files in a folder, so that nobody who posts one locks the store.
+            self._requests.remove(request)
 
     def post(self, request):
         request = request._replace(number=_new_number())
-        path = os.path.join(self._requests, request.number + '.json')
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._requests, 0o700)
-            with open(_make_private(path + '.new'), 'w', encoding='ascii') as file:
-                file.write(_json_of(request))
-            os.rename(path + '.new', path)
-        except OSError as exc:
-            raise StoreError('the request %r cannot be left in the folder %r: %s; make that '
-                             'folder writable for this user'
-                             % (request.verb, self._requests, exc.strerror)) from exc
+        self._requests.post(request)
         return request.number
 
     def requests(self, run):
-        try:
-            names = sorted(name for name in os.listdir(self._requests) if name.endswith('.json'))
-        except OSError:
-            return []
-        found = [self._read_request(name) for name in names if name not in self._refused]
-        found = [one for one in found if one is not None and one[:2] == run[:2]]
-        if found:
-            known = {request.number for request, _ in self.answers(run)}
-            for request in found:
-                if request.number in known:    # its supervisor was killed before it removed it
-                    os.unlink(os.path.join(self._requests, request.number + '.json'))
-            found = [request for request in found if request.number not in known]
-        return found
-
-    def _read_request(self, name):
-        """Return the request in a file, or None if there is none that could be followed."""
-        import json
-        path = os.path.join(self._requests, name)
-        try:
-            with _open_own(path, 'request') as file:
-                request = Request(**json.loads(file.read().decode('ascii')))
-            if set(map(type, request)) <= {str, float} and request.number + '.json' == name:
-                return request
-            raise ValueError('its fields are not those of a request')
-        except FileNotFoundError:
-            return None
-        except (StoreError, OSError, ValueError, TypeError) as error:
-            self._refused.add(name)
-            logger.warning('the request %r is not followed: %s; remove that file', path, error)
-            return None
+        found = self._requests.requests(run)
+        known = {request.number for request, _ in self.answers(run)} if found else ()
+        for request in found:
+            if request.number in known:    # its supervisor was killed before it removed it
+                self._requests.remove(request)
+        return [request for request in found if request.number not in known]
 
     def answers(self, run):
         if 'answers' not in self._tables:
@@ -4784,31 +4765,28 @@ class SqliteStore(Store):
         return self._read_on(_task_record, _SQL_ATTEMPTS, self._key(run))
 
     def summary(self, run, upto=None):
-        key, found, listed = self._key(run), collections.OrderedDict(), []
+        key, found, alone = self._key(run), collections.OrderedDict(), {}
         if upto is not None or self._read(
                 'SELECT 1 FROM tasks INDEXED BY tasks_place '
                 'WHERE run = ? AND (recovery > 0 OR attempt > 1) LIMIT 1', key):
             return super().summary(run, upto)    # some tasks have more than one record
         self._read('PRAGMA threads = 1')    # one that sorts meanwhile, since SQLite 3.8.7
-        for row in sorted(self._read(
-                'SELECT min(id), path, kind, status, count(*), min(started), max(ended) '
-                'FROM tasks WHERE run = ? GROUP BY path, kind, status', key),
-                key=operator.itemgetter(0)):
+        groups = self._read(
+            "SELECT min(id), path, kind, status, count(*), min(started), max(ended) FROM tasks "
+            "WHERE run = ? AND kind != 'iteration' GROUP BY path, kind, status", key)
+        for row in sorted(groups, key=lambda row: row[0] or 0):
             number, path, kind, status, n, started, ended = row
-            if kind == 'iteration':
-                continue
-            if status not in _TASK_STATUSES or not {type(started), type(ended)} <= {
-                    float, type(None)}:
+            if number is None or status not in _TASK_STATUSES or not {
+                    type(started), type(ended)} <= {float, type(None)}:
                 raise _damaged_record('task', row)
-            if (path, kind) not in found:
-                found[path, kind] = StepSummary(path, kind)
-            found[path, kind].count(status, n, started, ended)
-            listed.append((number, path, kind))
-        alone = [number for number, *one in listed if found[tuple(one)].n == 1]
-        if len(alone) > _CHUNK:    # then nearly all of it is to be shown
+            one = found.setdefault((path, kind), StepSummary(path, kind))
+            one.count(status, n, started, ended)
+            alone[number] = one
+        numbers = [number for number, one in alone.items() if one.n == 1]
+        if len(numbers) > _CHUNK:    # then nearly all of it is to be shown
             return super().summary(run)
-        rows = [row for number in alone
-                for row in self._read('SELECT {task} FROM tasks WHERE id = ?', number)]
+        rows = self._read('SELECT {task} FROM tasks WHERE id IN (%s) ORDER BY id'
+                          % ', '.join(map(str, numbers)))
         if any(status in one.counts for one in found.values() for status in (FAILURE, ACTIVE)):
             rows += self._read('SELECT {task} FROM tasks WHERE run = ? AND status IN (?, ?) '
                                'ORDER BY id', key, FAILURE, ACTIVE)
@@ -4914,11 +4892,6 @@ def _import_sqlite3():
         raise StoreError("this Python was built without sqlite3 (%s); use another one, or "
                          "store=':memory:'" % exc) from exc
     return sqlite3
-
-
-def _file_uri(path):
-    import pathlib
-    return pathlib.Path(path).as_uri()
 
 
 # Closing any descriptor of a file drops all POSIX locks that this process has on it, those of
