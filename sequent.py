@@ -719,15 +719,17 @@ class or_:  # noqa: N801 (the documented name)
 class Event:
     """A named expression (Sequent) or something that can be raised (Eventor).
 
-    Made by ``add_event``; used in the requirements of steps and of other events.
+    Made by ``add_event``; used in the requirements of steps and of other events. ``sources`` are
+    the expressions that raise it, ``require`` among them; an Eventor adds more of them.
     """
 
-    __slots__ = ('flow', 'name', 'require')
+    __slots__ = ('flow', 'name', 'require', 'sources')
 
     def __init__(self, flow, name, require):
         self.flow = flow
         self.name = name
         self.require = require
+        self.sources = [] if require is None else [require]
 
     def __repr__(self):
         return '<Event %s>' % (self.name,)
@@ -1143,9 +1145,9 @@ class PlanStep:
         # whether a recovery must go through it though it succeeded: something in it is rerun
         # then, keeps resources, or may have waited in vain for something outside
         'replayed',
-        # who is to be told of its statuses: gates beside it, those of success apart; gates in
-        # containers beside it; the bits of the statuses that are of use to them
-        'after', 'on', 'inner', 'told',
+        # who is to be told of its statuses: gates beside it, those of success apart; whether
+        # iterations further in wait for it; the bits of the statuses that are of use to them
+        'after', 'on', 'awaited', 'told',
         # atoms about steps further out: (levels up, step, bit)
         'outer')
 
@@ -1164,11 +1166,11 @@ class PlanStep:
         self.delay = step.delay
         self.needs = self.gives = self.gathers = self.outer = self.after = self.handles = ()
         self.stop = step.stop_on_exception
-        self.expected = self.reacts = self.wanted = self.replayed = False
+        self.expected = self.reacts = self.wanted = self.replayed = self.awaited = False
         self.recovery = _REPLAYS
         self.retries = self.told = 0
         self.fills = None
-        self.on = self.inner = _NOTHING
+        self.on = _NOTHING
 
     def __repr__(self):
         return '<PlanStep %s>' % self.path
@@ -1196,8 +1198,8 @@ class PlanContainer(PlanStep):
         'bears', 'share',
         # what starts with an iteration; (levels, step, status, gate) read then; children with
         # atoms about steps further out; the gates: what each misses, which gates and which step
-        # it leads to; {step of the model: child}, see `child`
-        'initial', 'imports', 'awaits', 'missing', 'leads', 'starts', '_by_step')
+        # it leads to
+        'initial', 'imports', 'awaits', 'missing', 'leads', 'starts')
 
     def __init__(self, step, kind, parent, slot):
         PlanStep.__init__(self, step, kind, parent, slot)
@@ -1215,43 +1217,33 @@ class PlanContainer(PlanStep):
         self.missing = []
         self.leads = []
         self.starts = []
-        self._by_step = None  # type: typing.Optional[typing.Dict[Step, PlanStep]]
 
-    def child(self, step):
-        """Return the child that a step of the model was compiled to, or None.
-
-        Few flows ask for one, so the table is made when the first is asked for.
-        """
-        if self._by_step is None:
-            self._by_step = {one.step: one for one in self.children}
-        return self._by_step.get(step)
-
-    def gate(self, missing, starts=None):
+    def gate(self, missing):
         """Add a gate to this container's scope and return its number."""
         self.missing.append(missing)
         self.leads.append(())
-        self.starts.append(starts)
+        self.starts.append(None)
         return len(self.missing) - 1
 
 
 class Plan(typing.NamedTuple):
     """What the engine runs.
 
+    ``steps`` are all compiled steps, ``compiled`` maps those of the model to them.
     ``dynamic``: sequences come from events (an Eventor), not from the tree. ``events`` maps an
     event's name to its gate in the root (dynamic plans). ``pools`` are (name, limit) pairs, the
     numbers in ``uses``, ``needs`` and ``gives`` count in it; only resource pools have a name, the
     others are the cap of a step, or what `_SLOTS` and its like number. ``lanes`` are the (uses,
     needs, whether tasks may be queued ahead of a slot) of steps, each once.
-    ``sources`` maps an `Event` to the expressions that raise it (dynamic plans).
     """
 
     root: PlanStep
     steps: list
+    compiled: dict
     pools: list
     lanes: list
     events: dict
     dynamic: bool
-    sources: dict
 
 
 def plan_text(plan):
@@ -1275,7 +1267,7 @@ def plan_text(plan):
                 numbers[expression] = len(events)    # events may raise one another in a circle
                 events.append(None)
                 events[numbers[expression]] = {'any': [
-                    form(one) for one in plan.sources.get(expression, (expression.require,))]}
+                    form(one) for one in expression.sources]}
             return {'event': numbers[expression]}
         kind = 'all' if isinstance(expression, All) else 'any'
         return {kind: [form(one) for one in expression.operands]}
@@ -1302,7 +1294,7 @@ def plan_text(plan):
                        'events': events})
 
 
-def compile_plan(root, handled_by='handles', dynamic=False, sources=None):
+def compile_plan(root, handled_by='handles', events=None):
     """Compile the tree of steps below ``root`` and check it (semantics 2, 4.3).
 
     Args:
@@ -1310,24 +1302,21 @@ def compile_plan(root, handled_by='handles', dynamic=False, sources=None):
         handled_by: which steps are handlers (semantics 3.3): 'handles', those that say so;
             'failure', also each that requires the failure of a sibling; 'complete', also each
             that requires its completion.
-        dynamic: compile for an Eventor: events can be raised from outside.
-        sources: for a dynamic plan, a mapping of each `Event` to the list of expressions that
-            raise it.
+        events: the events of an Eventor, which can be raised from outside; None for a Sequent.
 
     Raises:
         FlowError: a requirement out of scope, a handler of nothing, or more asked of a pool than
             it has.
         CycleError: steps wait for one another.
     """
-    return _Compiler(handled_by, dynamic, sources or {}).compile(root)
+    return _Compiler(handled_by, events).compile(root)
 
 
-def mentioned(expression, sources, seen=None):
+def mentioned(expression, seen=None):
     """Yield the atoms of an expression, also those behind events and behind timers.
 
     Args:
         expression: what `parse_expression` returned.
-        sources: as in `Plan`.
         seen: the events that have been looked at: events may raise one another in a circle.
     """
     seen = set() if seen is None else seen
@@ -1340,28 +1329,42 @@ def mentioned(expression, sources, seen=None):
         if expression in seen:
             return
         seen.add(expression)
-        operands = sources.get(expression, (expression.require,))
+        operands = tuple(expression.sources)
     else:
         operands = expression.operands
     for operand in operands:
-        for atom in mentioned(operand, sources, seen):
+        for atom in mentioned(operand, seen):
             yield atom
+
+
+class _Reading:
+    """Where an expression is read: for which step, in whose container; what it was found to say.
+
+    ``outer``: its atoms about steps further out, as in `PlanStep`. ``reacts``: it mentions a
+    failure or a completion.
+    """
+
+    __slots__ = ('container', 'step', 'outer', 'reacts')
+
+    def __init__(self, container, step):
+        self.container = container
+        self.step = step
+        self.outer = []  # type: typing.List[tuple]
+        self.reacts = False
 
 
 class _Compiler:
     """Compiles one plan."""
 
-    def __init__(self, handled_by, dynamic, sources):
+    def __init__(self, handled_by, events):
         self.handling = {'failure': (FAILURE,), 'complete': (FAILURE, COMPLETE)}.get(
             handled_by, ())  # type: typing.Tuple[str, ...]
-        self.dynamic = dynamic
-        self.sources = sources
+        self.events = events
         self.steps = []
         self.compiled = {}       # Step -> PlanStep
         self.pools = [(None, _NO_LIMIT), (None, 1), (None, _NO_LIMIT)]
         self.pool_numbers = {}   # ResourcePool -> its number
-        self.event_gates = {}    # (Event, container) -> gate
-        self.always = {}         # Event -> whether it holds from the start
+        self.event_gates = {}    # (Event, container) -> its gate (None: it always holds), outer
         self.failing = {}        # see `mentions_failure`
         self.implied = {}        # PlanStep -> its requirement and that of what it asks for
         self.ordered = True      # every atom points backward: there can be no circle
@@ -1377,15 +1380,15 @@ class _Compiler:
                 if plan_step.reacts or plan_step.step.handles:
                     self.handle(plan_step)
         events = {}
-        if self.dynamic:
-            events = {event.name: self.event_gate(event, top) for event in self.sources}
-            for sources in self.sources.values():
-                for atom in sources:
-                    if isinstance(atom, Atom) and atom.status in (FAILURE, COMPLETE):
-                        self.compiled[atom.step].expected = True
-        if not self.ordered and not self.dynamic:
+        for event in self.events or ():
+            events[event.name] = self.event_gate(event, _Reading(top, top))
+            for atom in event.sources:
+                if isinstance(atom, Atom) and atom.status in (FAILURE, COMPLETE):
+                    self.compiled[atom.step].expected = True
+        if not self.ordered and self.events is None:
             check_circles(self.steps, self.compiled, self.requirement)
-        return Plan(top, self.steps, self.pools, self.lanes(), events, self.dynamic, self.sources)
+        return Plan(top, self.steps, self.compiled, self.pools, self.lanes(), events,
+                    self.events is not None)
 
     def lanes(self):
         """Number the lanes: steps whose tasks need the same wait in the same one."""
@@ -1478,7 +1481,7 @@ class _Compiler:
         limit, outer = plan_step.step.max_concurrent, plan_step.parent
         if plan_step.step is outer.step:
             outer = outer.parent
-        while outer is not None and outer.limit == 1 and not (self.dynamic and not outer.parent):
+        while outer is not None and outer.limit == 1 and (self.events is None or outer.parent):
             outer = outer.parent
         if limit is None or limit < 1 or outer is None or not plan_step.calls:
             return
@@ -1544,98 +1547,70 @@ class _Compiler:
     def require(self, plan_step):
         """Compile what a step requires into gates of its container."""
         container, expression = plan_step.parent, self.requirement(plan_step)
-        expression = expression is _UNCONDITIONAL or self.fold(expression)
-        if expression is True:
+        reading = _Reading(container, plan_step)
+        gate = None if expression is _UNCONDITIONAL else self.gate(expression, reading)
+        if gate is None:
             container.initial.append(plan_step)
-        elif expression is not False:
-            outer = []  # type: typing.List[tuple]
-            gate = self.expression_gate(expression, container, plan_step, outer)
-            container.starts[gate] = plan_step
-            if outer:
-                plan_step.outer = tuple(outer)
-                container.awaits.append(plan_step)
+            return
+        container.starts[gate] = plan_step
+        plan_step.reacts = reading.reacts
+        if reading.outer:
+            plan_step.outer = tuple(reading.outer)
+            container.awaits.append(plan_step)
 
-    def fold(self, expression):
-        """Simplify an expression: True if it always holds, False if it never can."""
-        if isinstance(expression, Event):
-            return True if self.holds_always(expression) else expression
-        if isinstance(expression, Atom):
-            return expression
-        conjunction = isinstance(expression, All)
-        kept = []
-        for operand in expression.operands:
-            if type(operand) is Atom:    # nearly all are
-                kept.append(operand)
-                continue
-            operand = self.fold(operand)
-            if operand is not conjunction and isinstance(operand, bool):
-                return operand
-            if not isinstance(operand, bool):
-                kept.append(operand)
-        if not kept:
-            return conjunction
-        return kept[0] if len(kept) == 1 else type(expression)(tuple(kept))
-
-    def holds_always(self, event):
-        if self.dynamic:
-            return False
-        if event not in self.always:
-            self.always[event] = self.fold(event.require) is True
-        return self.always[event]
-
-    def expression_gate(self, expression, container, plan_step, outer):
-        """Return a new gate that opens when an expression holds; add its outer atoms to a list."""
-        operands = (expression.operands if isinstance(expression, (All, Any)) else (expression,))
-        gate = container.gate(len(operands) if isinstance(expression, All) else 1)
+    def gate(self, expression, reading):
+        """Return a new gate that opens when an expression holds; None if it always holds."""
+        operands = expression.operands if isinstance(expression, (All, Any)) else (expression,)
+        gate = reading.container.gate(len(operands) if isinstance(expression, All) else 1)
         for operand in operands:
-            feed = self.feed_atom if type(operand) is Atom else self.feed
-            feed(operand, container, gate, plan_step, outer)
+            self.feed(operand, gate, reading)
+        return gate if reading.container.missing[gate] > 0 else None
+
+    def event_gate(self, event, reading):
+        """Return the gate of an event: its expression is read where it is used (semantics 2.4)."""
+        container = reading.container
+        if (event, container) not in self.event_gates:
+            self.ordered = False
+            gate, inside = container.gate(1), _Reading(container, reading.step)
+            self.event_gates[event, container] = gate, inside.outer
+            for source in event.sources:
+                self.feed(source, gate, inside)
+            if container.missing[gate] < 1:
+                if self.events is None:
+                    self.event_gates[event, container] = None, ()
+                else:    # an Eventor's event is raised by what happens
+                    container.missing[gate] = 1
+        gate, outer = self.event_gates[event, container]
+        reading.outer.extend(outer)
+        reading.reacts = reading.reacts or self.mentions_failure(event)
         return gate
 
-    def feed(self, operand, container, gate, plan_step, outer):
-        """Let an operand count down a gate."""
-        if isinstance(operand, Atom):
-            self.feed_atom(operand, container, gate, plan_step, outer)
+    def feed(self, operand, gate, reading):
+        """Let an operand count down a gate: now, if it always holds."""
+        if type(operand) is Atom:
+            self.feed_atom(operand, gate, reading)
             return
-        if isinstance(operand, Event):
-            source = self.event_gate(operand, container, plan_step)
-            outer.extend(self.event_gates[operand, container][1])
-            if plan_step is not None and not plan_step.reacts:
-                plan_step.reacts = self.mentions_failure(operand)
+        is_event = isinstance(operand, Event)
+        source = (self.event_gate if is_event else self.gate)(operand, reading)
+        if source is None:
+            reading.container.missing[gate] -= 1
         else:
-            source = self.expression_gate(operand, container, plan_step, outer)
-        container.leads[source] += (gate,)
+            reading.container.leads[source] += (gate,)
 
     def mentions_failure(self, operand):
         """Whether a failure or a completion stands behind an event or a timer."""
         if operand not in self.failing:
             self.failing[operand] = any(atom.status in (FAILURE, COMPLETE)
-                                        for atom in mentioned(operand, self.sources))
+                                        for atom in mentioned(operand))
         return self.failing[operand]
 
-    def event_gate(self, event, container, plan_step=None):
-        """Return the gate of an event in a scope: its expression is read there (semantics 2.4)."""
-        known = self.event_gates.get((event, container))
-        if known is None:
-            self.ordered = False
-            gate = container.gate(1)
-            outer = []  # type: typing.List[tuple]
-            self.event_gates[event, container] = gate, outer
-            for source in self.sources.get(event, ()) if self.dynamic else (event.require,):
-                expression = self.fold(source)
-                if not isinstance(expression, bool):
-                    self.feed(expression, container, gate, plan_step, outer)
-            return gate
-        return known[0]
-
-    def feed_atom(self, atom, container, gate, plan_step, outer):
-        target, status = self.compiled[atom.step], atom.status
-        if plan_step is not None and (
-                status in (FAILURE, COMPLETE)
-                or atom.step.kind == 'timer' and self.mentions_failure(atom)):
-            plan_step.reacts = True
-        levels = 0 if target.parent is container else self.levels(target, container, plan_step)
-        if plan_step is None or target.last >= plan_step.rank:
+    def feed_atom(self, atom, gate, reading):
+        target, status, container = self.compiled[atom.step], atom.status, reading.container
+        if status in (FAILURE, COMPLETE) or (
+                atom.step.kind == 'timer' and self.mentions_failure(atom)):
+            reading.reacts = True
+        levels = 0 if target.parent is container else self.levels(target, reading)
+        if target.last >= reading.step.rank:
             self.ordered = False
         if levels == 0:
             target.told |= _BITS[status]
@@ -1647,10 +1622,9 @@ class _Compiler:
                 target.on.setdefault(status, []).append(gate)
         else:
             target.told = _ANY    # further in it matters, too, what cannot be any more
-            target.inner = target.inner or {}
-            target.inner.setdefault(status, []).append((container, gate))
+            target.awaited = True
             container.imports.append((levels, target, status, gate))
-            outer.append((levels, target, _BITS[status]))
+            reading.outer.append((levels, target, _BITS[status]))
             for _ in range(levels):    # what was not raised then may be raised in a recovery
                 container.replayed = container.replayed or container is not target
                 container = container.parent
@@ -1660,7 +1634,7 @@ class _Compiler:
         step, handled = plan_step.step, collections.OrderedDict()
         implied = self.implied[plan_step].operands[1:] if plan_step in self.implied else ()
         needed = {one.step for one in implied}
-        for atom in mentioned(step.require, self.sources):
+        for atom in mentioned(step.require):
             if atom.status not in (FAILURE, COMPLETE):
                 continue
             target = self.compiled[atom.step]
@@ -1682,30 +1656,24 @@ class _Compiler:
                 target.expected = True
         if step.handles and not handled:
             raise FlowError('step %r has handles=True, but %s, or leave handles out' % (
-                plan_step.path, 'no trigger on a failure or a completion starts it: give one to '
-                'another step' if self.dynamic else 'it requires neither the failure nor the '
-                'completion of a sibling: require (step, STEP_FAILURE) or (step, STEP_COMPLETE)'))
+                plan_step.path, 'it requires neither the failure nor the completion of a sibling: '
+                'require (step, STEP_FAILURE) or (step, STEP_COMPLETE)' if self.events is None else
+                'no trigger on a failure or a completion starts it: give one to another step'))
         plan_step.handles = tuple(handled)
 
-    def levels(self, target, container, plan_step):
-        """How many levels further out than the container's scope a required step stands."""
-        levels, scope = 0, container
-        while scope is not None:
-            if target.parent is scope:
-                return levels
-            levels, scope = levels + 1, scope.parent
+    def levels(self, target, reading):
+        """How many levels further out than the reader's scope a required step stands."""
+        scopes = reading.step.around()
+        if target.parent in scopes:
+            return scopes.index(target.parent) - scopes.index(reading.container)
+        path, outside = reading.step.path, target
         if target.parent is None:
-            raise FlowError('step %r requires the flow itself' % plan_step.path)
-        scopes = set()
-        while container is not None:
-            scopes.add(container)
-            container = container.parent
-        outside = target
+            raise FlowError('step %r requires the flow itself' % path)
         while outside.parent not in scopes:
             outside = outside.parent
         raise FlowError('step %r requires step %r, which is inside the container %r and has no '
                         'single sequence here; require the container instead: (%r, %r)'
-                        % (plan_step.path, target.path, outside.path, outside.path, 'success'))
+                        % (path, target.path, outside.path, outside.path, 'success'))
 
 
 def _tolerance(step):
@@ -1871,7 +1839,7 @@ class Task:
     """One execution of one step at one sequence, while it lives."""
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
-                 'order', 'adopted', 'borne', 'handled', 'reacts_to', 'spared',
+                 'order', 'adopted', 'retrying', 'borne', 'handled', 'reacts_to', 'spared',
                  'began_at', 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events',
                  'ready_at', 'cause')
 
@@ -1886,6 +1854,7 @@ class Task:
         self.error = None
         self.order = 0
         self.adopted = False
+        self.retrying = False    # it failed, and waits for its next attempt
         self.borne = False    # it failed, and its container bears that
         self.handled = False  # it failed, and a handler has made that good
         # Of a reaction: the tasks that failed, as far as its requirement mentions them.
@@ -1921,17 +1890,21 @@ class ContainerTask(Task):
         self.left = False
         # Its iterations that had begun before are opened, though it is stopped.
         self.resumes = False
-        # Outcomes of earlier recoveries than this do not count in it.
-        self.floor = scope.floor if scope is not None else 0
+        self.floor = 0        # outcomes of earlier recoveries than this do not count in it
         self.gathered = None  # the driver's
+
+
+# What can stop an iteration: a failure that stops its whole container, or the iteration's own,
+# which its container bears. What is lost by that is borne, too. What came first counts.
+_CONTAINER, _ITERATION = 'container', 'iteration'
 
 
 class Scope:
     """One iteration of a container."""
 
     __slots__ = ('task', 'step', 'parent', 'sequence', 'place', 'items', 'item', 'blob', 'counts',
-                 'raised', 'inner', 'busy', 'ready', 'delayed', 'stopped', 'ended', 'earlier',
-                 'floor', 'alone', 'retrying', 'failed', 'failures', 'triggered', 'results')
+                 'raised', 'inner', 'busy', 'waiting', 'stop', 'ended', 'earlier', 'floor',
+                 'failed', 'failures', 'triggered', 'subscribers', 'results')
 
     def __init__(self, task, sequence, place, items, earlier, item, blob, floor):
         step = task.step
@@ -1947,28 +1920,17 @@ class Scope:
         self.raised = bytearray(len(step.children))
         self.inner = {}       # slot -> live ContainerTask
         self.busy = 0
-        self.ready = self.delayed = 0    # of these, what a stop drops
-        self.stopped = task.stopped
-        self.alone = False    # stopped before its container, as its failure is borne
+        self.waiting = {}     # what a stop drops: {task that is ready or delayed: is it delayed}
+        self.stop = _CONTAINER if task.stopped else None    # what stopped it: see `_CONTAINER`
         self.ended = False
         self.earlier = earlier
-        self.retrying = {}    # tasks that wait for their next attempt (an ordered set)
         self.failed = False   # something in it failed, which is borne
         self.failures = _NOTHING    # slot -> the task that failed
         self.triggered = ()   # names of the events that were raised from outside (dynamic plans)
         self.floor = floor    # outcomes of earlier recoveries than this do not count in it
+        # Iterations further in that wait for a step: {slot: {scope: [(status, its gate)]}}.
+        self.subscribers = _NOTHING
         self.results = None   # the driver's: {leaf: its result}
-
-
-def _holds(raised, step, status):
-    """Whether an atom holds: see `Engine._evaluate`."""
-    return bool(raised & _BITS[status])
-
-
-def _holds_anyway(raised, step, status):
-    """Whether an atom would hold if no failure counted: see `Engine._evaluate`."""
-    return status != FAILURE and bool(
-        raised & (_SUCCESS if status == COMPLETE else _BITS[status]))
 
 
 def has_begun(scope, step):
@@ -1978,13 +1940,148 @@ def has_begun(scope, step):
 
 def is_dropped(task):
     """Whether a stop has dropped a task that is ready or delayed, or keeps it from going on."""
-    return task.scope.stopped and not task.spared
+    return task.scope.stop is not None and not task.spared
 
 
 def _tie(task):
     """What comes first of two tasks that are otherwise level."""
     scope = task.scope
     return task.step.rank, scope.place if scope is not None else ()
+
+
+def _up(scope, levels):
+    for _ in range(levels):
+        scope = scope.parent
+    return scope
+
+
+def _within(scope):
+    """Yield a scope and the live ones inside it, each before those inside it."""
+    yield scope
+    for task in scope.inner.values():
+        for one in task.live:
+            for inner in _within(one):
+                yield inner
+
+
+def _holds(raised, step, status):
+    """Whether an atom holds: see `Requirements.hold`."""
+    return bool(raised & _BITS[status])
+
+
+def _holds_anyway(raised, step, status):
+    """Whether an atom would hold if no failure counted: see `Requirements.hold`."""
+    return status != FAILURE and bool(
+        raised & (_SUCCESS if status == COMPLETE else _BITS[status]))
+
+
+class Requirements:
+    """What the requirements of steps say of what was raised in a scope and around it."""
+
+    def __init__(self, plan):
+        self.compiled = plan.compiled
+
+    def find(self, scope, step):
+        """Return (scope, compiled step): where a step stands that is required in a scope."""
+        found = self.compiled[step]
+        while scope.step is not found.parent:
+            scope = scope.parent
+        return scope, found
+
+    def failures(self, scope, step):
+        """Return the failed tasks that the requirement of a step mentions, by their failure or
+        completion."""
+        found = collections.OrderedDict()
+        for atom in mentioned(step.step.require):
+            if atom.status == FAILURE or atom.status == COMPLETE:
+                where, child = self.find(scope, atom.step)
+                task = where.failures.get(child.slot)
+                if task is not None:
+                    found[task] = None
+        return tuple(found)
+
+    def reasons(self, scope, step):
+        """Return the failed tasks that a step reacts to: `failures`, if its requirement would
+        not hold without them, else nothing (semantics 3.4)."""
+        around = scope
+        while around is not None and not around.failures:
+            around = around.parent
+        if around is None:
+            return ()
+        failed = self.failures(scope, step)
+        return () if failed and self.hold(step, scope, _holds_anyway) else failed
+
+    def hold(self, step, scope, holds):
+        """Return whether the requirement of a step holds in a scope.
+
+        Args:
+            holds: of (raised bits of a step, compiled step, status): whether that atom holds.
+        """
+        seen = {}    # {event: whether it holds}, of those that have been looked at
+
+        def evaluate(expression):
+            if isinstance(expression, Atom):
+                where, child = self.find(scope, expression.step)
+                return holds(where.raised[child.slot], child, expression.status) and (
+                    child.kind != 'timer' or evaluate(child.step.require))
+            if isinstance(expression, Event):
+                if expression not in seen:
+                    seen[expression] = False    # events may raise one another in a circle
+                    seen[expression] = expression.name in scope.triggered or any(
+                        evaluate(one) for one in expression.sources)
+                return seen[expression]
+            of_them = all if isinstance(expression, All) else any
+            return of_them(evaluate(one) for one in expression.operands)
+        return evaluate(step.step.require)
+
+    def unmet(self, scope):
+        """Return the steps of an iteration that were not run, without those that wait for a
+        failure that did not happen (semantics 3.5)."""
+        quiet = set()  # type: typing.Set[PlanStep]
+
+        def may_hold(raised, child, status):
+            return bool(raised & _BITS[status]) or status != FAILURE and child not in quiet
+
+        unmet = [step for step in scope.step.children if not has_begun(scope, step)]
+        before = -1
+        while len(quiet) > before:    # what waits for one of them waits for that failure, too
+            before = len(quiet)
+            unmet.reverse()    # else a chain whose last step was added first takes a pass a step
+            quiet.update(step for step in unmet if not self.hold(step, scope, may_hold))
+        return sorted(set(unmet) - quiet, key=operator.attrgetter('rank'))
+
+    def awaited(self, scope, all_steps=False):
+        """Yield the outer scopes in which something is that steps of this one wait for.
+
+        Where it is stopped only those count that may be reactions, unless ``all_steps``: by a
+        failure that they wait for, or by one that is there already.
+        """
+        for step in scope.step.awaits:
+            if has_begun(scope, step):
+                continue
+            wanted = _ANY
+            if scope.stop and not all_steps:
+                if self.hold(step, scope, _holds_anyway):
+                    continue    # It needs no failure, so it cannot be a reaction any more.
+                if not self.failures(scope, step):
+                    wanted = _FAILURE
+            for levels, target, bits in step.outer:
+                outer = _up(scope, levels)
+                if bits & wanted and not outer.raised[target.slot] & (bits | _COMPLETE):
+                    yield outer
+
+    def alive(self, scope, known):
+        """Whether a status can still be raised in a scope: something goes on there, or something
+        in it waits for something further out that can still be raised.
+
+        ``known``: answers so far. Without them, each of many iterations that wait for the same
+        step would look at all the others.
+        """
+        if scope not in known:
+            known[scope] = bool(scope.busy) or any(
+                outer.step.depth < scope.step.depth and self.alive(outer, known)
+                for one in _within(scope) for outer in self.awaited(one))
+        return known[scope]
 
 
 class _Lane:
@@ -2003,6 +2100,188 @@ def _first_order(lane):
     return lane.tasks[0].order
 
 
+class Admission:
+    """Which of the ready tasks may start (semantics 4.1 to 4.3), by counters and lanes.
+
+    ``limits`` and ``out`` are, of each counter of the plan, how much there is, and how much of it
+    is out. ``ahead`` is how many tasks may be queued ahead of a slot. ``held`` are the ready tasks
+    that match one of ``patterns`` (an ordered set).
+    """
+
+    __slots__ = ('pools', 'limits', 'out', 'holders', 'ahead', 'lanes', 'waiting', 'patterns',
+                 'held', 'known')
+
+    def __init__(self, plan, max_concurrent):
+        self.pools = plan.pools
+        self.limits = [limit for _, limit in plan.pools]
+        if max_concurrent > 0:
+            self.limits[_SLOTS] = max_concurrent
+        self.out = [0] * len(plan.pools)
+        self.holders = [
+            collections.OrderedDict() for _ in plan.pools]  # type: typing.List[typing.Dict]
+        self.ahead = 0
+        self.lanes = [_Lane(*needs) for needs in plan.lanes]
+        self.waiting = []  # type: typing.List[_Lane]
+        self.patterns = set()  # type: typing.Set[str]
+        self.held = collections.OrderedDict()  # type: typing.Dict[Task, None]
+        self.known = {}  # type: typing.Dict[PlanStep, bool]
+
+    def limit_queue(self, slots, ahead):
+        """Limit the tasks that the only construct that queues has at one time.
+
+        Args:
+            slots: how many of them run.
+            ahead: how many more are queued, as long as that keeps no other task from a slot.
+        """
+        self.ahead = ahead
+        self.limits[_QUEUED] = slots + ahead
+
+    # Who waits.
+
+    def add(self, task):
+        """Let a ready task wait in its lane, or until it is released."""
+        if self.patterns and self.holds(task.step):
+            self.held[task] = None
+            return
+        lane = self.lanes[task.step.lane]
+        if not lane.tasks:
+            self.waiting.append(lane)
+        lane.tasks.append(task)
+
+    def pop(self, lane):
+        """Take out the first task of a lane."""
+        task = lane.tasks.popleft()
+        if not lane.tasks:
+            self.waiting.remove(lane)
+        return task
+
+    def first_lane(self):
+        """Return the lane whose first task is the first in ready order that can start, or None.
+
+        Put the lanes in the ready order of their first tasks, without those that are dropped.
+        """
+        if len(self.waiting) == 1:    # nearly always: a third of the time of the general way
+            [lane] = self.waiting
+            if lane.tasks[0].scope.stop is None:
+                return lane if self._has_room(lane, ()) else None
+        for lane in self.waiting:
+            while lane.tasks and is_dropped(lane.tasks[0]):
+                lane.tasks.popleft()
+        self.waiting = sorted([lane for lane in self.waiting if lane.tasks], key=_first_order)
+        asked = set()  # type: typing.Set[int]
+        for lane in self.waiting:
+            if self._has_room(lane, asked):
+                return lane
+            asked.update(number for number, _ in lane.needs)
+        return None
+
+    def _has_room(self, lane, asked):
+        """Whether a task of a lane may start now; ``asked``: the pools that others wait for."""
+        out, limits = self.out, self.limits
+        for number in lane.uses:
+            if out[number] >= limits[number] and not (
+                    number == _SLOTS and lane.ahead and self._only_queued()):
+                return False
+        for number, amount in lane.needs:
+            if number in asked or out[number] + amount > limits[number]:
+                return False
+        return True
+
+    def _only_queued(self):
+        """Whether a task may be queued ahead of a slot: that keeps no other one from starting in
+        its turn, as all that runs and all that is ready is of the construct that queues."""
+        return (self.limits[_QUEUED] < _NO_LIMIT and self.out[_SLOTS] == self.out[_QUEUED]
+                and all(lane.ahead for lane in self.waiting))
+
+    def upcoming(self, limit, queues=False):
+        """Return up to so many tasks that need only a slot, in the order of their start: of those
+        that run in the supervisor, or those of constructs that queue."""
+        if queues and not self._only_queued():
+            return []
+        uses = _SLOTS, _QUEUED if queues else _INLINE
+        tasks = (task for lane in self.waiting if lane.uses == uses and not lane.needs
+                 for task in lane.tasks if not is_dropped(task))
+        return list(itertools.islice(tasks, limit))
+
+    # What is held.
+
+    def hold(self, pattern):
+        self.patterns.add(pattern)
+        self.known.clear()
+        waiting = [task for lane in self.waiting for task in lane.tasks if not is_dropped(task)]
+        for lane in self.waiting:
+            lane.tasks.clear()
+        self.waiting = []
+        for task in sorted(waiting, key=operator.attrgetter('order')):
+            self.add(task)
+
+    def unhold(self, pattern):
+        """Take back a pattern; return the tasks that no other one holds."""
+        self.patterns.discard(pattern)
+        self.known.clear()
+        released = [task for task in self.held if is_dropped(task) or not self.holds(task.step)]
+        for task in released:
+            del self.held[task]
+        return [task for task in released if not is_dropped(task)]
+
+    def holds(self, step):
+        """Whether a pattern holds a step or a container around it."""
+        if step not in self.known:
+            import fnmatch    # here, as few runs need it
+            self.known[step] = any(fnmatch.fnmatchcase(one.path, pattern)
+                                   for one in [step] + step.around()
+                                   for pattern in self.patterns)
+        return self.known[step]
+
+    # Slots, and units of pools.
+
+    def enter(self, task, units=1):
+        """A task runs from now on; with -1 unit: it runs no more.
+
+        An adopted task is a process, whatever its step would be now.
+        """
+        for number in (_SLOTS,) if task.adopted else task.step.uses:
+            self.out[number] += units
+
+    def take(self, task):
+        for number, amount in task.step.needs:
+            self.out[number] += amount
+            holders = self.holders[number]
+            key = (task.step.path, task.sequence)
+            holders[key] = holders.get(key, 0) + amount
+
+    def give_back(self, task, amounts):
+        """Give back amounts of pools; return an error if that is more than is out."""
+        error = None
+        for number, amount in amounts:
+            if amount > self.out[number]:
+                error = 'it releases %d of pool %r, of which only %d is out' % (
+                    amount, self.pools[number][0], self.out[number])
+                amount = self.out[number]
+            self.out[number] -= amount
+            # It is taken off what the task holds, then off what the oldest holders hold.
+            holders = self.holders[number]
+            for one in [(task.step.path, task.sequence)] + list(holders) if amount else ():
+                taken = min(amount, holders.get(one, 0))
+                amount -= taken
+                if taken:
+                    holders[one] -= taken
+                    if not holders[one]:
+                        del holders[one]
+        return error
+
+    def shortage(self, task):
+        """Return what a task waits for that nobody gives back, as text."""
+        lacks = []
+        for number, amount in task.step.needs:
+            name, limit = self.pools[number]
+            if name is not None and self.out[number] + amount > limit:
+                held = ', '.join('%s at %s holds %d' % (path, sequence, n)
+                                 for (path, sequence), n in self.holders[number].items())
+                lacks.append('%d of pool %r of %d (%s)' % (amount, name, limit, held))
+        return 'it waits for resources that nobody gives back: ' + '; '.join(lacks)
+
+
 class Engine:
     """The state machine. See the text above.
 
@@ -2015,10 +2294,10 @@ class Engine:
 
     # More attributes than Python finds fast in a dict.
     __slots__ = (
-        'plan', 'recovery', 'mode', 'ready', 'delayed', 'halted', 'over', 'root', 'roots', 'ahead',
-        '_order', '_agenda', '_starts', '_fresh', '_idle', '_quiet', '_over', '_opening', '_lanes',
-        '_waiting', '_limits', '_out', '_holders', '_delays', '_actions', '_now', '_reran',
-        'reacted', '_reactions', 'unmet', 'dropped', '_replays', '_patterns', '_held', '_is_held')
+        'plan', 'recovery', 'mode', 'admission', 'ready', 'delayed', 'halted', 'over', 'root',
+        'roots', 'reacted', 'unmet', 'dropped', '_requirements', '_order', '_agenda', '_starts',
+        '_fresh', '_idle', '_quiet', '_over', '_opening', '_delays', '_actions', '_now', '_reran',
+        '_reactions', '_replays')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -2027,10 +2306,12 @@ class Engine:
         self.plan = plan
         self.recovery = recovery
         self.mode = mode
-        self.ready = self.delayed = 0
+        self.admission = Admission(plan, max_concurrent)
+        self.ready = self.delayed = 0    # how many tasks are so, without those that are dropped
         self.halted = self.over = False
         self.root = ContainerTask(plan.root, None, recovery)
         self.roots = {}                 # sequence -> scope (dynamic plans)
+        self._requirements = Requirements(plan)
         self._order = 0
         # Gates to count down: (scope, gates).
         self._agenda = collections.deque()  # type: typing.Deque[tuple]
@@ -2043,16 +2324,6 @@ class Engine:
         self._quiet = []  # type: typing.List[Scope]
         self._over = []                 # containers that are over
         self._opening = 0               # open actions not yet answered
-        self._lanes = [_Lane(*needs) for needs in plan.lanes]
-        self._waiting = []  # type: typing.List[_Lane]
-        # Of each counter: its limit, and how much of it is out.
-        self._limits = [limit for _, limit in plan.pools]
-        if max_concurrent > 0:
-            self._limits[_SLOTS] = max_concurrent
-        self._out = [0] * len(plan.pools)
-        self.ahead = 0                  # how many tasks may be queued ahead of a slot
-        self._holders = [
-            collections.OrderedDict() for _ in plan.pools]  # type: typing.List[typing.Dict]
         self._delays = []               # heap of (due, index, order, task)
         self._actions = []
         self._now = 0.0
@@ -2065,11 +2336,6 @@ class Engine:
         self.dropped = 0
         # What had begun before a run was continued is begun again before anything else happens.
         self._replays = mode == 'continue'
-        # Patterns of paths that are held; the ready tasks that are held (an ordered set);
-        # {step: whether a pattern holds it}.
-        self._patterns = set()  # type: typing.Set[str]
-        self._held = collections.OrderedDict()  # type: typing.Dict[Task, None]
-        self._is_held = {}  # type: typing.Dict[PlanStep, bool]
 
     def next_due(self):
         """Return when the earliest delay is over (seconds), or None."""
@@ -2081,39 +2347,14 @@ class Engine:
     @property
     def running(self):
         """How many tasks are submitted."""
-        return self._out[_SLOTS]
-
-    @property
-    def queueing(self):
-        """How many tasks of constructs that queue are submitted."""
-        return self._out[_QUEUED]
-
-    def limit_queue(self, slots, ahead):
-        """Limit the tasks that the only construct that queues has at one time.
-
-        Args:
-            slots: how many of them run.
-            ahead: how many more are queued, as long as that keeps no other task from a slot.
-        """
-        self.ahead = ahead
-        self._limits[_QUEUED] = slots + ahead
-
-    def upcoming(self, limit, queues=False):
-        """Return up to so many tasks that need only a slot, in the order of their start: of those
-        that run in the supervisor, or those of constructs that queue."""
-        if queues and not self._only_queued():
-            return []
-        uses = _SLOTS, _QUEUED if queues else _INLINE
-        tasks = (task for lane in self._waiting if lane.uses == uses and not lane.needs
-                 for task in lane.tasks if not is_dropped(task))
-        return list(itertools.islice(tasks, limit))
+        return self.admission.out[_SLOTS]
 
     @property
     def ok(self):
         """Whether every failure so far has been made good (semantics 3.3)."""
         return not self.root.failed and not any(
             not task.handled and not task.borne
-            for top in self.root.live for scope in self._within(top)
+            for top in self.root.live for scope in _within(top)
             for task in scope.failures.values())
 
     def unhandled(self):
@@ -2154,7 +2395,6 @@ class Engine:
         while due is not None and due <= self._now and self._delays[0][0] == due:
             task = heapq.heappop(self._delays)[3]
             self.delayed -= 1
-            task.scope.delayed -= not task.spared
             self._become_ready(task)
             if self.next_due() is None:
                 break
@@ -2167,7 +2407,7 @@ class Engine:
         """
         self._now = now
         self._replays = False
-        self._leave_slot(task)
+        self.admission.enter(task, -1)
         task.error = error
         if task.stale or status == FAILURE and self.retries(task, again):
             self._try_again(task, status, 0 if task.stale else again)
@@ -2187,14 +2427,14 @@ class Engine:
         self._actions.append(('attempt', (task, task.recovery, task.attempt, status, task.error)))
         self._next_attempt(task)
         task.due = self._now + again
-        task.scope.retrying[task] = None
+        task.retrying = True
         if again > 0:
             self._delay(task, task.due)
         else:
             self._become_ready(task)
 
     def _next_attempt(self, task):
-        self._give_back(task, task.step.needs)
+        self.admission.give_back(task, task.step.needs)
         task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
         task.recovery = self.recovery
         task.adopted = task.stale = False
@@ -2207,13 +2447,13 @@ class Engine:
         self._now = now
         attempt = task.attempt
         self._replays = False
-        self._leave_slot(task)
+        self.admission.enter(task, -1)
         self._next_attempt(task)
         if not begun:
             task.attempt, task.status = attempt, READY
             self._actions.append(('record', task))
         if is_dropped(task):
-            self._cut(task.scope)
+            self._lose(task.scope)
             self._leave(task.scope)
         else:
             self._become_ready(task)
@@ -2271,45 +2511,21 @@ class Engine:
             pattern: of a path, as in `fnmatch`; upper and lower case differ.
         """
         self._now = now
-        self._change_patterns(self._patterns | {pattern})
-        waiting = [task for lane in self._waiting for task in lane.tasks if not is_dropped(task)]
-        for lane in self._waiting:
-            lane.tasks.clear()
-        self._waiting = []
-        for task in sorted(waiting, key=operator.attrgetter('order')):
-            self._await(task)
+        self.admission.hold(pattern)
         return self._proceed()
 
     def unhold(self, pattern, now):
         """Take back `hold` of the same pattern: what no other pattern holds becomes ready anew."""
         self._now = now
-        self._change_patterns(self._patterns - {pattern})
-        for task in list(self._held):
-            if is_dropped(task) or not self._holds_back(task.step):
-                del self._held[task]
-                if not is_dropped(task):
-                    self.ready -= 1
-                    task.scope.ready -= not task.spared
-                    task.order = 0
-                    self._become_ready(task)
+        for task in self.admission.unhold(pattern):
+            self.ready -= 1
+            task.order = 0
+            self._become_ready(task)
         return self._proceed()
 
     def held(self):
         """Return the tasks that are ready and held, in the order in which they became so."""
-        return [task for task in self._held if not is_dropped(task)]
-
-    def _change_patterns(self, patterns):
-        self._patterns = patterns
-        self._is_held.clear()
-
-    def _holds_back(self, step):
-        """Whether a pattern holds a step or a container around it."""
-        if step not in self._is_held:
-            import fnmatch    # here, as few runs need it
-            self._is_held[step] = any(fnmatch.fnmatchcase(one.path, pattern)
-                                      for one in [step] + step.around()
-                                      for pattern in self._patterns)
-        return self._is_held[step]
+        return [task for task in self.admission.held if not is_dropped(task)]
 
     def halt(self, now):
         """Start nothing new from now on; what runs may still end."""
@@ -2337,10 +2553,10 @@ class Engine:
                 self._settle_quiet()
             elif self._fresh:
                 self._put_in_order()
-            elif self.halted or not (self._start_next() or self.ready and not self._out[_SLOTS]
+            elif self.halted or not (self._start_next() or self.ready and not self.running
                                      and self._fail_deadlocked()):
                 break
-        if self.plan.dynamic and not (self._out[_SLOTS] or self.ready or self.delayed or self.over
+        if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
                                       or self._opening):
             self._finish()
         actions, self._actions = self._actions, []
@@ -2379,24 +2595,13 @@ class Engine:
         gates = step.after if status == SUCCESS else step.on.get(status)
         if gates:
             self._agenda.append((scope, gates, (step, status)))
-        if step.inner:
-            for container, gate in step.inner.get(status, ()):
-                for inner in self._iterations(scope, container):
-                    self._agenda.append((inner, (gate,), (step, status)))
+        if step.awaited:
+            for inner, wanted in scope.subscribers.get(step.slot, _NOTHING).items():
+                gates = [gate for one, gate in wanted if one == status]
+                if gates:
+                    self._agenda.append((inner, gates, (step, status)))
                     if not inner.busy:
                         self._idle.append(inner)    # that may be all it waited for
-
-    def _iterations(self, scope, container):
-        """Return the live iterations of a container that are within a scope, in order."""
-        chain = []
-        while container is not scope.step:
-            chain.append(container)
-            container = container.parent
-        scopes = [scope]
-        for step in reversed(chain):
-            scopes = [live for one in scopes if step.slot in one.inner
-                      for live in one.inner[step.slot].live]
-        return scopes
 
     # A task, from its requirement to its end.
 
@@ -2409,7 +2614,7 @@ class Engine:
         starts, self._starts = self._starts, []
         for at, (scope, step, _, cause) in enumerate(starts):
             if step.reacts:
-                starts[at] = scope, step, self._reasons(scope, step), cause
+                starts[at] = scope, step, self._requirements.reasons(scope, step), cause
         for start in starts:
             self._start(*start)
 
@@ -2425,16 +2630,14 @@ class Engine:
         earlier = scope.earlier.get(step.path) if scope.earlier else None
         # In a run that is continued, a stop keeps back nothing that had begun before.
         begun = self.mode == 'continue' and earlier is not None and earlier.status != READY
-        if scope.stopped and not (reacts_to or begun):
-            scope.task.left = True
-            self._cut(scope)
+        if scope.stop and not (reacts_to or begun):
+            self._lose(scope)
             return
         scope.raised[step.slot] |= _STARTED
         stale = False
         if earlier is not None:
             # What it did about an earlier failure does not count (semantics 3.3).
-            stale = earlier.recovery < (
-                self._floor(scope, reacts_to) if reacts_to else scope.floor)
+            stale = earlier.recovery < self._floor(scope, reacts_to)
             if stale and not earlier.running:
                 earlier, stale = None, False
             elif self._is_passed(step, earlier):
@@ -2445,13 +2648,11 @@ class Engine:
         task = kind(step, scope, self.recovery)  # type: typing.Any
         task.stale, task.cause = stale, cause
         task.spared = bool(reacts_to) or begun
-        if reacts_to:
-            task.reacts_to = reacts_to
+        task.reacts_to = reacts_to
         if step.children is not None:
             task.resumes = begun
-            task.stopped = scope.stopped and not reacts_to
-            if reacts_to:
-                task.floor = self._floor(scope, reacts_to)
+            task.stopped = bool(scope.stop) and not reacts_to
+            task.floor = self._floor(scope, reacts_to)
         if scope.busy:
             scope.busy += 1
         else:
@@ -2462,7 +2663,7 @@ class Engine:
                 return
             if task.attempt > 1 and earlier.status == READY or earlier.again:
                 task.error = earlier.error    # continued: it waits for its next attempt
-                scope.retrying[task] = None
+                task.retrying = True
             if earlier.due is not None and earlier.status != SUCCESS:
                 task.due = self._due_now(earlier)
         if task.due is None and step.delay:
@@ -2477,7 +2678,7 @@ class Engine:
 
         A process of an earlier supervisor may have failed only now.
         """
-        return max([scope.floor] + [
+        return scope.floor if not failed else max([scope.floor] + [
             self.recovery if self.mode == 'recover' and task.failed_at[0] else task.recovery
             for task in failed])
 
@@ -2500,7 +2701,8 @@ class Engine:
         task.due = due
         task.status = READY
         self.delayed += 1
-        task.scope.delayed += not task.spared
+        if not task.spared:
+            task.scope.waiting[task] = True
         heapq.heappush(self._delays, (due, task.step.rank, self._next_order(), task))
         self._actions.append(('record', task))
 
@@ -2508,9 +2710,10 @@ class Engine:
         """What needs no slot and no resource starts at once; the rest is put in order later."""
         step = task.step
         task.ready_at = self._now
-        if step.uses or step.needs or self._patterns and self._holds_back(step):
+        if step.uses or step.needs or self.admission.patterns and self.admission.holds(step):
             self.ready += 1
-            task.scope.ready += not task.spared
+            if not task.spared:
+                task.scope.waiting[task] = False
             self._fresh.append(task)
             return
         task.status = READY
@@ -2525,7 +2728,7 @@ class Engine:
             fresh.sort(key=_tie)
         for task in fresh:
             scope, step = task.scope, task.step
-            if scope.stopped and is_dropped(task):
+            if is_dropped(task):
                 continue
             self._order += 1
             task.order = self._order
@@ -2533,97 +2736,32 @@ class Engine:
             self._actions.append(('record', task))
             if step.told & _READY:
                 self._raise(scope, step, READY)
-            self._await(task)
-
-    # Admission (semantics 4.1 to 4.3).
-
-    def _await(self, task):
-        """Let a ready task wait in its lane, or until it is released."""
-        if self._patterns and self._holds_back(task.step):
-            self._held[task] = None
-            return
-        lane = self._lanes[task.step.lane]
-        if not lane.tasks:
-            self._waiting.append(lane)
-        lane.tasks.append(task)
+            self.admission.add(task)
 
     def _start_next(self):
         """Start the first ready task that can start; return whether there was one."""
-        lane = self._first_lane() if self._waiting else None
+        admission = self.admission
+        lane = admission.first_lane() if admission.waiting else None
         if lane is None:
             return False
-        task = self._pop(lane)
+        task = admission.pop(lane)
         if task.step.needs:
-            self._take(task)
+            admission.take(task)
         self._activate(task)
         return True
-
-    def _pop(self, lane):
-        task = lane.tasks.popleft()
-        if not lane.tasks:
-            self._waiting.remove(lane)
-        return task
-
-    def _first_lane(self):
-        """Return the lane whose first task is the first in ready order that can start, or None.
-
-        Put the lanes in the ready order of their first tasks, without those that are dropped.
-        """
-        if len(self._waiting) == 1:    # nearly always: a third of the time of the general way
-            [lane] = self._waiting
-            if not lane.tasks[0].scope.stopped:
-                return lane if self._has_room(lane, ()) else None
-        emptied = False
-        for lane in self._waiting:
-            tasks = lane.tasks
-            while tasks and tasks[0].scope.stopped and is_dropped(tasks[0]):
-                tasks.popleft()
-            emptied = emptied or not tasks
-        if emptied:
-            self._waiting = [lane for lane in self._waiting if lane.tasks]
-        if len(self._waiting) > 1:
-            self._waiting.sort(key=_first_order)
-        asked = set()  # type: typing.Set[int]
-        for lane in self._waiting:
-            if self._has_room(lane, asked):
-                return lane
-            asked.update(number for number, _ in lane.needs)
-        return None
-
-    def _has_room(self, lane, asked):
-        """Whether a task of a lane may start now; ``asked``: the pools that others wait for."""
-        out, limits = self._out, self._limits
-        for number in lane.uses:
-            if out[number] >= limits[number] and not (
-                    number == _SLOTS and lane.ahead and self._only_queued()):
-                return False
-        for number, amount in lane.needs:
-            if number in asked or out[number] + amount > limits[number]:
-                return False
-        return True
-
-    def _only_queued(self):
-        """Whether a task may be queued ahead of a slot: that keeps no other one from starting in
-        its turn, as all that runs and all that is ready is of the construct that queues."""
-        return (self._limits[_QUEUED] < _NO_LIMIT and self._out[_SLOTS] == self._out[_QUEUED]
-                and all(lane.ahead for lane in self._waiting))
-
-    def _leave_slot(self, task):
-        """A task runs no more."""
-        for number in task.step.uses:
-            self._out[number] -= not (task.adopted and number == _INLINE)
 
     def _activate(self, task):
         """Start a task that has what it needs."""
         scope, step = task.scope, task.step
         if task.order:
             self.ready -= 1
-            scope.ready -= not task.spared
+        if not task.spared:
+            scope.waiting.pop(task, None)
         task.spared = bool(task.reacts_to)
         task.status = ACTIVE
         task.error = None
         if task.reacts_to:    # more may have failed while it waited
-            task.reacts_to = self._failures_of(scope, step)
+            task.reacts_to = self._requirements.failures(scope, step)
             self.reacted = True
             if not step.handles and len(self._reactions) < 100:
                 self._reactions.append(task)
@@ -2631,8 +2769,7 @@ class Engine:
             task.began_at = 1, self._next_order()
         if self.mode != 'restart' and step.calls and step.children is None and not task.adopted:
             self._note_again(scope, step)
-        if scope.retrying:
-            scope.retrying.pop(task, None)
+        task.retrying = False
         if step.told & _ACTIVE:
             self._raise(scope, step, ACTIVE)
         if step.children is not None:
@@ -2641,9 +2778,7 @@ class Engine:
             self._advance(task)
             self._leave(scope)
         elif step.calls:
-            # An adopted task is a process, although its step may run in the supervisor now.
-            for number in step.uses:
-                self._out[number] += not (task.adopted and number == _INLINE)
+            self.admission.enter(task)
             self._actions.append(('submit', task))
         else:
             self._end(task, SUCCESS)
@@ -2652,7 +2787,7 @@ class Engine:
     def _end(self, task, status):
         """A task is over: give back, record, raise, and see to a failure."""
         if task.step.gives:
-            error = self._release(task)
+            error = self.admission.give_back(task, task.step.gives)
             if error and status == SUCCESS:
                 status, task.error = FAILURE, error
         task.status = status
@@ -2672,102 +2807,19 @@ class Engine:
             task.failed_at = task.failed_at or (1, self._next_order())
         if step.told & _COMPLETE:
             self._raise(scope, step, status)
-            if COMPLETE in step.on or step.inner:
+            if COMPLETE in step.on or step.awaited:
                 self._raise(scope, step, COMPLETE)
         if status == FAILURE and not step.expected:
             self._fail(task)
-        if step.inner:
-            self._recheck(scope, step)
-
-    def _recheck(self, scope, step):
-        """Iterations further in that waited for it may have nothing to wait for any more."""
-        for mentions in step.inner.values():
-            for container, _ in mentions:
-                self._idle.extend(one for one in self._iterations(scope, container)
-                                  if not one.busy)
+        if step.awaited:    # those who waited for it may have nothing to wait for any more
+            self._idle.extend(inner for inner in scope.subscribers.get(step.slot, ())
+                              if not inner.busy)
 
     def _next_order(self):
         self._order += 1
         return self._order
 
     # Failure (semantics 3).
-
-    def _find(self, scope, step):
-        """Return (scope, compiled step): where a step stands that is required in a scope."""
-        found = scope.step.child(step)
-        while found is None:
-            scope = scope.parent
-            found = scope.step.child(step)
-        return scope, found
-
-    def _failures_of(self, scope, step):
-        """Return the failed tasks that the requirement of a step mentions, by their failure or
-        completion."""
-        found = collections.OrderedDict()
-        for atom in mentioned(step.step.require, self.plan.sources):
-            if atom.status == FAILURE or atom.status == COMPLETE:
-                where, child = self._find(scope, atom.step)
-                task = where.failures.get(child.slot)
-                if task is not None:
-                    found[task] = None
-        return tuple(found)
-
-    def _reasons(self, scope, step):
-        """Return the failed tasks that a step reacts to: `_failures_of`, if its requirement would
-        not hold without them, else nothing (semantics 3.4)."""
-        around = scope
-        while around is not None and not around.failures:
-            around = around.parent
-        if around is None:
-            return ()
-        failed = self._failures_of(scope, step)
-        if failed and self._evaluate(step.step.require, scope, _holds_anyway, {}):
-            return ()
-        return failed
-
-    def _evaluate(self, expression, scope, holds, seen):
-        """Return whether an expression holds in a scope.
-
-        Args:
-            holds: of (raised bits of a step, compiled step, status): whether that atom holds.
-            seen: {event: whether it holds}, of those that have been looked at.
-        """
-        if isinstance(expression, Atom):
-            where, child = self._find(scope, expression.step)
-            return holds(where.raised[child.slot], child, expression.status) and (
-                child.kind != 'timer' or self._evaluate(child.step.require, scope, holds, seen))
-        if isinstance(expression, Event):
-            if expression not in seen:
-                seen[expression] = False    # events may raise one another in a circle
-                seen[expression] = expression.name in scope.triggered or any(
-                    self._evaluate(one, scope, holds, seen)
-                    for one in self.plan.sources.get(expression, (expression.require,)))
-            return seen[expression]
-        of_them = all if isinstance(expression, All) else any
-        return of_them(self._evaluate(one, scope, holds, seen) for one in expression.operands)
-
-    def _note_unmet(self, scope):
-        """Count the steps of an iteration that were not run, without those that wait for a
-        failure that did not happen (semantics 3.5)."""
-        quiet = set()  # type: typing.Set[PlanStep]
-
-        def may_hold(raised, child, status):
-            return bool(raised & _BITS[status]) or status != FAILURE and child not in quiet
-
-        unmet = [step for step in scope.step.children
-                 if not scope.raised[step.slot] & _STARTED]
-        before = -1
-        while len(quiet) > before:    # what waits for one of them waits for that failure, too
-            before = len(quiet)
-            unmet.reverse()    # else a chain whose last step was added first takes a pass a step
-            for step in unmet:
-                if not self._evaluate(step.step.require, scope, may_hold, {}):
-                    quiet.add(step)
-        for step in sorted(unmet, key=operator.attrgetter('rank')):
-            if step not in quiet and self._evaluate(step.step.require, scope, _holds, {}):
-                self.dropped += 1    # a stop has kept it from starting
-            elif step not in quiet:
-                self.unmet[step] = self.unmet.get(step, 0) + 1
 
     def _make_good(self, handler):
         """A handler has succeeded, or its failure was made good: so are the failures that were
@@ -2800,26 +2852,20 @@ class Engine:
             scope.failed = task.borne = True
             if task.step.handles:
                 self._make_good(task)
-            if task.step.stop:
-                self._stop_alone(scope)
-            return
-        if not container.failed:
+        elif not container.failed:
             container.failed = True
             if container.error is None:
                 container.error = '%s failed at %s: %s%s' % (
                     task.step.path, task.sequence, task.error or 'no reason was given',
                     '; with it more iterations have failed than the %d that are tolerated'
                     % container.failures if container.step.bears is not None else '')
-        stops = task.step.stop
-        while stops:
-            self._stop(container)
-            scope = container.scope
-            if scope is None or container.step.expected:
+        while task.step.stop:
+            if self._bears(task.scope):
+                self._stop_iteration(task.scope, _ITERATION)
                 break
-            stops = container.step.stop
-            container = scope.task
-            if stops and self._bears(scope):
-                self._stop_alone(scope)
+            task = task.scope.task
+            self._stop(task)
+            if task.scope is None or task.step.expected:
                 break
 
     def _bears(self, scope):
@@ -2831,49 +2877,41 @@ class Engine:
 
     def _stop(self, container):
         """Nothing new starts in a container; what is ready or delayed there is dropped."""
-        if container.stopped:
-            return
-        container.stopped = True
-        for scope in list(container.live):
-            if self._stop_iteration(scope):
-                container.cut = True
+        if not container.stopped:
+            container.stopped = True
+            for scope in list(container.live):
+                self._stop_iteration(scope, _CONTAINER)
 
-    def _stop_alone(self, scope):
-        """Stop an iteration whose failure is borne: what it loses by that is borne, too."""
-        scope.alone = scope.alone or not scope.stopped
-        self._stop_iteration(scope)
-
-    def _cut(self, scope):
-        """A stop from further out kept something in an iteration from starting."""
-        if scope.stopped and not scope.alone:
-            scope.task.cut = True
-
-    def _stop_iteration(self, scope):
-        """Nothing new starts in an iteration; return whether anything was dropped.
+    def _stop_iteration(self, scope, origin):
+        """Nothing new starts in an iteration; what is ready or delayed there is dropped.
 
         What waits for its next attempt counts as failed with the last one (semantics 3.4).
         """
-        scope.stopped = True
-        dropped = scope.ready + scope.delayed
-        retrying = [one for one in scope.retrying if not one.spared]
-        self.ready -= scope.ready
-        self.delayed -= scope.delayed
-        scope.ready = scope.delayed = 0
-        scope.task.left = scope.task.left or dropped > 0
-        self.dropped += dropped
-        for task in retrying:
-            del scope.retrying[task]
+        scope.stop = scope.stop or origin
+        dropped, scope.waiting = scope.waiting, {}
+        delayed = sum(dropped.values())
+        self.delayed -= delayed
+        self.ready -= len(dropped) - delayed
+        self.dropped += len(dropped)
+        if dropped:
+            self._lose(scope)
         for inner in list(scope.inner.values()):
             if not inner.spared:
                 self._stop(inner)
-        for _ in range(dropped):
+        for _ in dropped:
             self._leave(scope)
         if not scope.busy:
             self._idle.append(scope)
-        for task in retrying:
-            self._conclude(task, FAILURE)
-            self._actions.append(('dropped', task))
-        return dropped > 0
+        for task in dropped:
+            if task.retrying:
+                self._conclude(task, FAILURE)
+                self._actions.append(('dropped', task))
+
+    def _lose(self, scope):
+        """A stop keeps something in an iteration from starting, so its container is not through,
+        unless the container bears that."""
+        scope.task.left = True
+        scope.task.cut = scope.task.cut or scope.stop == _CONTAINER
 
     # Containers and their iterations.
 
@@ -2910,7 +2948,10 @@ class Engine:
             for step in task.step.initial:
                 self._start(scope, step)
         for levels, target, status, gate in task.step.imports:
-            outer = self._up(scope, levels)
+            outer = _up(scope, levels)
+            outer.subscribers = outer.subscribers or {}
+            outer.subscribers.setdefault(target.slot, {}).setdefault(scope, []).append(
+                (status, gate))
             if outer.raised[target.slot] & _BITS[status]:
                 self._agenda.append((scope, (gate,)))
         self._leave(scope)
@@ -2932,9 +2973,8 @@ class Engine:
                 self._end(task, FAILURE if task.failed else SUCCESS)
             else:
                 # Stopped from further out before it was through: it stays active.
-                task.scope.task.left = True
-                self._cut(task.scope)
-                self._release(task)
+                self._lose(task.scope)
+                self.admission.give_back(task, task.step.gives)
             self._leave(task.scope)
 
     def _judge(self, task):
@@ -2948,35 +2988,23 @@ class Engine:
         """End what has nothing to wait for, now that nothing goes on in an iteration."""
         if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
             return
-        if self.halted and (scope.inner or any(self._awaited(scope))):
-            return    # what is not over in it goes on in a later run
-        if not (scope.inner or scope.step.awaits):
-            self._take_out(scope)
-            if scope.failures:
-                self._count_failures(scope)
-            self._close(scope)
-            self._advance(scope.task)
-            return
-        innermost = []  # type: typing.List[Scope]
-        self._collect_innermost(scope, innermost)
-        ends = []
-        for one in innermost:
-            if not any(self._awaited(one)):
-                ends.append(one)
-        self._end_iterations(ends)
-        if len(ends) < len(innermost):
-            self._quiet.append(scope)
+        if scope.inner or any(self._requirements.awaited(scope)):
+            if not self.halted:    # else what is not over in it goes on in a later run
+                self._quiet.append(scope)
+        else:
+            self._end_iterations([scope])
 
     def _settle_quiet(self):
         """End together the iterations that wait for what cannot be raised any more (3.6)."""
-        innermost = []  # type: typing.List[Scope]
-        for scope in self._quiet:
-            if not (scope.ended or scope.busy):
-                self._collect_innermost(scope, innermost)
-        self._quiet = []
-        if not self.halted:
-            known = {}  # type: typing.Dict[Scope, bool]
-            self._end_iterations([one for one in innermost if not self._waits(one, known)])
+        quiet, self._quiet = self._quiet, []
+        awaited, known = self._requirements.awaited, {}  # type: typing.Any, typing.Dict
+        ends = []
+        for scope in quiet:
+            for one in _within(scope) if not (scope.ended or scope.busy) else ():
+                if not any(task.live for task in one.inner.values()) and not any(
+                        self._requirements.alive(outer, known) for outer in awaited(one)):
+                    ends.append(one)
+        self._end_iterations(ends)
 
     def _end_iterations(self, scopes):
         """End iterations; their containers go on, or are over, all of them together."""
@@ -2995,72 +3023,22 @@ class Engine:
     def _take_out(self, scope):
         """An iteration ends: it is none of the live ones any more."""
         scope.ended = True
-        if scope.stopped and any(self._awaited(scope, all_steps=True)):
-            self._cut(scope)    # what it waits for may still be raised
+        if scope.stop and any(self._requirements.awaited(scope, all_steps=True)):
+            self._lose(scope)    # what it waits for may still be raised
+        for levels, target, _, _ in scope.step.imports:
+            _up(scope, levels).subscribers[target.slot].pop(scope, None)
         del scope.task.live[scope]
 
     def _close(self, scope):
         """Report what was not run in an iteration that has ended, and the results in it."""
         if 0 in scope.raised:
-            self._note_unmet(scope)
+            for step in self._requirements.unmet(scope):
+                if self._requirements.hold(step, scope, _holds):
+                    self.dropped += 1    # a stop has kept it from starting
+                else:
+                    self.unmet[step] = self.unmet.get(step, 0) + 1
         if scope.step.gathers:
             self._actions.append(('gather', scope))
-
-    def _collect_innermost(self, scope, found):
-        live = [one for task in scope.inner.values() for one in task.live]
-        for one in live:
-            self._collect_innermost(one, found)
-        if not live:
-            found.append(scope)
-
-    def _waits(self, scope, known):
-        """Whether a step of an idle iteration waits for something that can still be raised.
-
-        ``known``: answers of `_alive` so far. Without them, each of many iterations that wait for
-        the same step would look at all the others.
-        """
-        return any(self._alive(outer, known) for outer in self._awaited(scope))
-
-    def _awaited(self, scope, all_steps=False):
-        """Yield the outer scopes in which something is that steps of this one wait for.
-
-        Where it is stopped only those count that may be reactions, unless ``all_steps``: by a
-        failure that they wait for, or by one that is there already.
-        """
-        for step in scope.step.awaits:
-            if scope.raised[step.slot] & _STARTED:
-                continue
-            if scope.stopped and not all_steps and self._evaluate(
-                    step.step.require, scope, _holds_anyway, {}):
-                continue    # It needs no failure, so it cannot be a reaction any more.
-            wanted = _ANY
-            if scope.stopped and not all_steps and not self._failures_of(scope, step):
-                wanted = _FAILURE
-            for levels, target, bits in step.outer:
-                outer = self._up(scope, levels)
-                if bits & wanted and not outer.raised[target.slot] & (bits | _COMPLETE):
-                    yield outer
-
-    def _alive(self, scope, known):
-        """Whether a status can still be raised in a scope: something goes on there, or something
-        in it waits for something further out that can still be raised."""
-        if scope not in known:
-            known[scope] = bool(scope.busy) or any(
-                outer.step.depth < scope.step.depth and self._alive(outer, known)
-                for one in self._within(scope) for outer in self._awaited(one))
-        return known[scope]
-
-    def _within(self, scope):
-        yield scope
-        for task in scope.inner.values():
-            for one in task.live:
-                for inner in self._within(one):
-                    yield inner
-
-    def _up(self, scope, levels):
-        for _ in range(levels):
-            scope = scope.parent
-        return scope
 
     def _enter(self, scope):
         """One more thing goes on in an iteration, and so in those around it."""
@@ -3079,67 +3057,19 @@ class Engine:
             self._idle.append(scope)
             scope = scope.parent
 
-    # Resources (semantics 4.3).
-
-    def _take(self, task):
-        for number, amount in task.step.needs:
-            self._out[number] += amount
-            holders = self._holders[number]
-            key = (task.step.path, task.sequence)
-            holders[key] = holders.get(key, 0) + amount
-
-    def _release(self, task):
-        """Give back what a task is to give back; return an error if that is more than is out."""
-        return self._give_back(task, task.step.gives)
-
-    def _give_back(self, task, amounts):
-        error = None
-        for number, amount in amounts:
-            name = self.plan.pools[number][0]
-            if amount > self._out[number]:
-                error = 'it releases %d of pool %r, of which only %d is out' % (
-                    amount, name, self._out[number])
-                amount = self._out[number]
-            self._out[number] -= amount
-            self._forget_holders(number, (task.step.path, task.sequence), amount)
-        return error
-
-    def _forget_holders(self, number, key, amount):
-        """Take an amount off what a task holds, then off what the oldest holders hold."""
-        holders = self._holders[number]
-        for one in [key] + [other for other in holders if other != key]:
-            if not amount:
-                break
-            taken = min(amount, holders.get(one, 0))
-            amount -= taken
-            if taken:
-                holders[one] -= taken
-                if not holders[one]:
-                    del holders[one]
-
     def _fail_deadlocked(self):
         """When all that is left waits for resources that nobody will give back, fail the first."""
         if self.delayed or self.held():
             return False
-        task = self._pop(self._waiting[0])
+        task = self.admission.pop(self.admission.waiting[0])
         self.ready -= 1
-        task.scope.ready -= not task.spared
-        task.scope.retrying.pop(task, None)
-        task.error = 'it waits for resources that nobody gives back: ' + '; '.join(
-            self._shortage(number, amount) for number, amount in task.step.needs
-            if self._out[number] + amount > self.plan.pools[number][1]
-            and self.plan.pools[number][0] is not None)
+        task.scope.waiting.pop(task, None)
+        task.error = self.admission.shortage(task)
         task.status = FAILURE
         self._actions.append(('record', task))
         self._conclude(task, FAILURE)
         self._leave(task.scope)
         return True
-
-    def _shortage(self, number, amount):
-        name, limit = self.plan.pools[number]
-        held = ', '.join('%s at %s holds %d' % (path, sequence, n)
-                         for (path, sequence), n in self._holders[number].items())
-        return '%d of pool %r of %d (%s)' % (amount, name, limit, held)
 
     # Recovery (semantics 7).
 
@@ -3177,12 +3107,12 @@ class Engine:
 
     def _note_kept(self, scope, step):
         """A step keeps an earlier success: tell if one that it requires ran again (7.1)."""
-        required = [self._find(scope, atom.step)
-                    for atom in mentioned(step.step.require, self.plan.sources)]
+        required = [self._requirements.find(scope, atom.step)
+                    for atom in mentioned(step.step.require)]
         for placeholder in step.step.asks or ():
             if isinstance(placeholder, ResultOf):
                 levels, target = step.fills[placeholder]
-                where = self._up(scope, levels)
+                where = _up(scope, levels)
                 while target.parent is not where.step:
                     target = target.parent
                 required.append((where, target))
@@ -3199,8 +3129,8 @@ class Engine:
             if self._reran:
                 self._note_kept(scope, step)
         if step.needs or step.gives:
-            self._take(task)
-            self._release(task)
+            self.admission.take(task)
+            self.admission.give_back(task, step.gives)
         self._raise_start(scope, step)
         self._conclude(task, SUCCESS)
         if earlier.events or step.wanted or step.gathers:
@@ -3218,8 +3148,8 @@ class Engine:
         task.began_at, task.failed_at = (0, earlier.began), (0, earlier.ended)
         task.handled = self._was_handled(task, earlier)
         if task.step.needs or task.step.gives:
-            self._take(task)
-            self._release(task)
+            self.admission.take(task)
+            self.admission.give_back(task, task.step.gives)
         self._conclude(task, FAILURE)
         if earlier.events:
             self._actions.append(('skip', (task, earlier)))
@@ -3242,7 +3172,7 @@ class Engine:
         self._enter(task.scope)
         if task.step.told & _READY:
             self._raise(task.scope, task.step, READY)
-        self._take(task)
+        self.admission.take(task)
         self._activate(task)
 
 # 6 Stores ########################################################################
@@ -10282,9 +10212,9 @@ class _Starter:
         driver, engine, upcoming = self.driver, self.driver.engine, []
         if self.inline or any(one[1].inline for one in jobs):
             fits = driver.settings['group_commit'] / max(self._pace, 1e-5)
-            upcoming = engine.upcoming(int(min(1000, fits)))
-        if engine.ahead:
-            upcoming += engine.upcoming(engine.ahead, queues=True)
+            upcoming = engine.admission.upcoming(int(min(1000, fits)))
+        if engine.admission.ahead:
+            upcoming += engine.admission.upcoming(engine.admission.ahead, queues=True)
         for task in upcoming:
             if task not in driver.batch.ahead:
                 driver.batch.store_ahead(task)
@@ -10839,7 +10769,7 @@ class Driver(PlanWalk):
             return
         jobs = starter.prepare()
         if batch.waits and not (jobs or batch.urgent) and (
-                starter.inline or self.engine.queueing > 0 or self.store.volatile):
+                starter.inline or self.engine.admission.out[_QUEUED] > 0 or self.store.volatile):
             return    # for the next one (semantics 6.2)
         if not self.store.volatile:
             starter.store_ahead(jobs)
@@ -10927,7 +10857,7 @@ class Driver(PlanWalk):
         """Tell the engine how many tasks may be queued."""
         if len(self._queueing) == 1:    # of several, none knows what runs in the others
             [pool] = self._queueing
-            self.engine.limit_queue(pool.slots, pool.ahead)
+            self.engine.admission.limit_queue(pool.slots, pool.ahead)
 
     def failed(self, task):
         self._failed = True
@@ -10990,7 +10920,7 @@ class Driver(PlanWalk):
         if not construct.inline:
             if job.began is not None:
                 job.task.started = job.began
-            if self.engine.ahead or self.store.volatile and not settles:
+            if self.engine.admission.ahead or self.store.volatile and not settles:
                 self.batch.wait()
             else:
                 self.batch.urgent = True
@@ -12835,7 +12765,6 @@ class Eventor(_Flow):
         super().__init__(name, store, run_mode, recovery_run, run_id, logging_level, config,
                          config_tag)
         self._events = collections.OrderedDict()
-        self._sources = collections.OrderedDict()   # Event -> expressions that raise it
         self._starters = {}                         # Step -> expressions that start it
         self._last_sequence = {}                    # Event -> the last generated sequence
 
@@ -12859,7 +12788,6 @@ class Eventor(_Flow):
                 raise FlowError('event %r was already added with another expression' % name)
             return known
         event = self._events[name] = Event(self, name, require)
-        self._sources[event] = [require] if require is not None else []
         return event
 
     def add_step(self, name, func=..., args=(), kwargs={}, triggers={}, recovery={}, config={},
@@ -12888,7 +12816,7 @@ class Eventor(_Flow):
         self._starters[step] = []
         for status, events in raised:
             for event in events:
-                self._sources[event].append(Atom(step, status))
+                event.sources.append(Atom(step, status))
         return step
 
     def _checked_triggers(self, who, triggers):
@@ -12928,7 +12856,7 @@ class Eventor(_Flow):
                 into = self._starters[target]
             else:
                 self._check_event(who, target)
-                into = self._sources[target]
+                into = target.sources
             into.append(Atom(self._timer(event, target, delay), SUCCESS) if delay else event)
 
     def _timer(self, event, target, delay):
@@ -12977,7 +12905,7 @@ class Eventor(_Flow):
     def _compile(self, settings):
         for step, starters in self._starters.items():
             step.require = Any(tuple(starters))
-        return compile_plan(self._root, settings['handled_by'], True, self._sources)
+        return compile_plan(self._root, settings['handled_by'], self._events.values())
 
     def _count_initial(self):
         return len(self.pending)
@@ -14262,7 +14190,7 @@ def _not_run(flow, run, summaries):
 
 
 def _reason_not_run(flow, step, statuses, holds):
-    required = list(mentioned(step.require, {})) + [
+    required = list(mentioned(step.require)) + [
         Atom(one.step, SUCCESS) for one in flow.find_asked(step, []) if isinstance(one, ResultOf)]
     for atom in required:
         if not holds(atom):
@@ -14467,8 +14395,8 @@ def _step_fields(step):
 def _named_events(flow):
     """Return the events of an Eventor and what raises them."""
     return [{'name': event.name, 'raised_by': ' or '.join(
-        expression_text(source) for source in sources) or None}
-        for event, sources in getattr(flow, '_sources', {}).items()]
+        expression_text(source) for source in event.sources) or None}
+        for event in getattr(flow, '_events', {}).values()]
 
 
 def _function_name(function):

@@ -139,7 +139,7 @@ class Engine:
         self.result = None
         self.engine = sequent.Engine(build_plan(flow), flow.max_concurrent, recovery, mode)
         if flow.queue is not None:
-            self.engine.limit_queue(*flow.queue)
+            self.engine.admission.limit_queue(*flow.queue)
         self.now = now
         for pattern in patterns:
             self.feed(self.engine.hold, pattern)
@@ -211,7 +211,8 @@ class Engine:
     def check_held(self, task):
         """What waits for its next attempt holds nothing."""
         name = task.step.path, task.sequence
-        assert task.status != 'ready' or not any(name in held for held in self.engine._holders)
+        assert task.status != 'ready' or not any(
+            name in held for held in self.engine.admission.holders)
 
     def drop(self, task):
         """It counts as failed, and stays stored as it is."""
@@ -762,22 +763,24 @@ def test_the_simulations_meet_with_everything():
                     'inline', 'queued ahead'}
 
 
-@pytest.mark.parametrize('name, broken', [
-    ('_fail', lambda self, task: None),
-    ('_bears', lambda self, scope: False),
-    ('_bears', lambda self, scope: scope.step.bears is not None),
-    ('_judge', lambda self, task: None),
-    ('_make_good', lambda self, handler: None),
-    ('_count_failures', lambda self, scope: None),
-    ('_reasons', lambda self, scope, step: ()),
-    ('_floor', lambda self, scope, failed: 0),
-    ('_awaited', lambda self, scope, all_steps=False: ()),
-    ('retries', lambda self, task, again: False),
-    ('retries', lambda self, task, again: again is not None and task.step.retries > 0),
-    ('_next_attempt', lambda self, task: setattr(task, 'attempt', task.attempt + 1)),
+@pytest.mark.parametrize('owner, name, broken', [
+    (sequent.Engine, '_fail', lambda self, task: None),
+    (sequent.Engine, '_bears', lambda self, scope: False),
+    (sequent.Engine, '_bears', lambda self, scope: scope.step.bears is not None),
+    (sequent.Engine, '_judge', lambda self, task: None),
+    (sequent.Engine, '_make_good', lambda self, handler: None),
+    (sequent.Engine, '_count_failures', lambda self, scope: None),
+    (sequent.Engine, '_floor', lambda self, scope, failed: 0),
+    (sequent.Engine, 'retries', lambda self, task, again: False),
+    (sequent.Engine, 'retries',
+     lambda self, task, again: again is not None and task.step.retries > 0),
+    (sequent.Engine, '_next_attempt',
+     lambda self, task: setattr(task, 'attempt', task.attempt + 1)),
+    (sequent.Requirements, 'reasons', lambda self, scope, step: ()),
+    (sequent.Requirements, 'awaited', lambda self, scope, all_steps=False: ()),
 ])
-def test_a_broken_engine_is_noticed(monkeypatch, name, broken):
-    monkeypatch.setattr(sequent.Engine, name, broken)
+def test_a_broken_engine_is_noticed(monkeypatch, owner, name, broken):
+    monkeypatch.setattr(owner, name, broken)
     with pytest.raises(AssertionError):
         for seed in range(300):
             simulate(seed)
