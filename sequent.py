@@ -581,9 +581,9 @@ class RunRecord(typing.NamedTuple):
     ``status`` is ``active`` (at work, or dead), ``stopped`` (ended by a signal, ``max_loops`` or
     an error; `RunMode.continue_` goes on with it), ``success`` or ``failure`` (over).
     Times are seconds since the epoch. ``process`` identifies the supervisor (JSON), ``steps``
-    is a JSON object: ``signatures`` of every step by its path, to tell what was edited since,
-    and ``details`` of them (see `step_details`), to say what; stores of old have none of these;
-    ``base``, the recovery whose end it began with; ``triggers`` given from outside (Eventor);
+    is a JSON object: ``signatures`` of every step by its path, to tell what was edited since
+    (stores of old have none); ``base``, the recovery whose end it began with; ``triggers`` given
+    from outside (Eventor);
     ``parameters``, {name: text or null, for a secret one {"secret": true}}. ``plan`` is the digest
     of the plan, whose text the store keeps once: see `plan_text`.
     """
@@ -1246,12 +1246,13 @@ class Plan(typing.NamedTuple):
     dynamic: bool
 
 
-def plan_text(plan):
+def plan_text(plan, called):
     """Return a plan as JSON: what a store keeps of it, once for all runs that have the same plan.
 
-    ``steps`` lists {"path", "kind", "in": path of the container, "loop": true,
-    "handles": true, "delay": seconds, "require": expression, "asks": paths of the steps whose
-    results it asks for}, each container before what is inside it; what does not apply is left out.
+    ``called`` describes a function. ``steps`` lists {"path", "kind", "in": path of the container,
+    "calls": text, "loop": true, "handles": true, "delay": seconds, "require": expression,
+    "asks": paths of the steps whose results it asks for}, each container before what is inside
+    it; what does not apply is left out.
     An expression is [path, status], {"all": [...]}, {"any": [...]}, or {"event": number}, which
     stands for that one of the list ``events`` of expressions.
     """
@@ -1276,6 +1277,8 @@ def plan_text(plan):
         step, known = one.step, {'path': one.path, 'kind': one.kind}
         if one.parent.path:
             known['in'] = one.parent.path
+        if step.func is not None:
+            known['calls'] = called(step.func)
         if step.loop is not None:
             known['loop'] = True
         if step.handles:
@@ -9000,7 +9003,7 @@ class _History:
         changed = False
         if record.kind in ('container', 'loop'):
             signature = self.signatures.get(record.path)
-            changed = signature != self._recorded(record.recovery).get(record.path)
+            changed = signature != self.recorded(record.recovery).get(record.path)
         due, again, wait = record.due, False, None
         if record.status == READY and due is not None:
             wait = self.retries.longest_wait(record)
@@ -9023,8 +9026,8 @@ class _History:
             self.noted.setdefault(recovery, {})
         return self.noted[recovery]
 
-    def _recorded(self, recovery):
-        """Return the signatures of the steps as they were in a recovery."""
+    def recorded(self, recovery):
+        """Return {path: signature} of the steps as they were in a recovery."""
         return self._noted(recovery).get('signatures', {})
 
     def base_run(self):
@@ -9037,57 +9040,24 @@ class _History:
 
     def is_new(self, path):
         """Whether it is known that a step was not there in the run that is gone on with."""
-        before = self._recorded(self.base_run())
+        before = self.recorded(self.base_run())
         return bool(before) and path not in before
 
-    def log_differences(self, details):
-        """Name what was edited since the run that is gone on with; return the sentences.
-
-        ``details`` are those of the steps now: see `step_details`.
-        """
-        found = self._differences(details)
+    def log_differences(self):
+        """Name the steps that are gone, new or of another kind since the run that is gone on
+        with; return the sentences."""
+        before, now = self.recorded(self.base_run()), self.signatures
+        if not before or before == now:
+            return []
+        kinds = (
+            ('gone', [path for path in before if path not in now]),
+            ('new', [path for path in now if path not in before]),
+            ('of another kind now', [path for path in now if path in before
+                                     and bool(now[path]) != bool(before[path])]))
+        found = ['steps that are %s since the run that is gone on with: %s'
+                 % (text, ', '.join(sorted(paths))) for text, paths in kinds if paths]
         for text in found:
             logger.warning('%s', text)
-        return found
-
-    def _differences(self, details):
-        """Return a sentence for each kind of edit since the run that is gone on with.
-
-        Steps that are gone, new or of another kind; those whose requirement, function or loop
-        has changed, as far as that was recorded.
-        """
-        before, now = self._recorded(self.base_run()), self.signatures
-        if not before:
-            return []
-        if before == now:
-            return self._changed_details(details)
-        gone = [path for path in before if path not in now]
-        new = [path for path in now if path not in before]
-        other = [path for path in now if path in before and bool(now[path]) != bool(before[path])]
-        return ['steps that are %s since the run that is gone on with: %s'
-                % (text, ', '.join(sorted(paths)))
-                for text, paths in (('gone', gone), ('new', new), ('of another kind now', other))
-                if paths] + self._changed_details(details)
-
-    def _changed_details(self, now):
-        """Say which requirements, functions and loops have changed: what is done stays done."""
-        noted, found = self._noted(self.base_run()), []
-        before = noted.pop('details', None)    # large, and not asked for any more
-        if before is None or before is now:    # None: a store of old
-            return []
-        edited = sorted(path for path in noted['signatures'] if path in self.signatures
-                        and before.get(path) != now.get(path))
-        for key, text in (('requires', 'require something else'),
-                          ('calls', 'call something else'), ('loop', 'have another loop')):
-            changes = [(path, before.get(path, {}).get(key, ''), now.get(path, {}).get(key, ''))
-                       for path in edited]
-            steps = [path if key == 'loop' else
-                     '%s (%s; it was %s)' % (path, now or 'nothing', old or 'nothing')
-                     for path, old, now in changes if None not in (old, now) and old != now
-                     and old.startswith(_CONTENT) == now.startswith(_CONTENT)]
-            if steps:
-                found.append('steps that %s since the run that is gone on with: %s'
-                             % (text, ', '.join(steps)))
         return found
 
 
@@ -9124,75 +9094,20 @@ def step_signatures(plan):
     return signatures
 
 
-def step_details(plan):
-    """Return {path: details} of what an edit may change and a recovery does not look at.
-
-    They are stored with each run, to be compared and shown (`_History.log_differences`): what a
-    step ``requires`` and ``calls``, as text, and its ``loop``. What is not there is left out; None
-    stands for what cannot be compared.
-    """
-    details, calls, known = {}, {None: ''}, {}  # type: dict, dict, dict
-    for one in plan.steps:
-        if not one.requires():    # the body of a loop is its container
-            continue
-        func = one.step.func if one.step.func is None else id(one.step.func)
-        if func not in calls:
-            calls[func] = _called_text(one.step.func)
-        require = one.step.require
-        key = ('' if require is _UNCONDITIONAL else _bounded(_requirement_text(require)),
-               calls[func], _loop_mark(one.step))
-        if key not in known:    # many may have the same
-            known[key] = {name: text for name, text in zip(('requires', 'calls', 'loop'), key)
-                          if text != ''}
-        if known[key]:
-            details[one.path] = known[key]
-    return details
-
-
-def _requirement_text(expression, nested=False):
-    """Return a requirement as text, the same for all that mean the same by their looks."""
-    if isinstance(expression, Event):
-        return expression.name or _requirement_text(expression.require, nested)
-    if isinstance(expression, Atom):
-        step, status = expression
-        if step.kind == 'timer':
-            return '%s after %g s' % (_requirement_text(step.require), step.delay)
-        return step.path if status == SUCCESS else '(%s, %s)' % (step.path, status)
-    if not expression.operands:
-        return ''
-    texts = sorted(set(_requirement_text(one, len(expression.operands) > 1)
-                       for one in expression.operands) - {''})
-    text = (' and ' if isinstance(expression, All) else ' or ').join(texts)
-    return '(%s)' % text if nested and len(texts) > 1 else text
-
-
-def _called_text(function):
+def called_text(function):
     """Return the name of what is called; of a program only a mark, as it may name a secret."""
     if isinstance(function, Command):
-        return 'program ' + _digest(str(function))
+        import hashlib
+        text = str(function).encode('utf-8', 'surrogatepass')
+        return 'program ' + hashlib.sha1(text).hexdigest()[:12]
     name = getattr(function, '__qualname__', None)
     return name + '()' if isinstance(name, str) else type(function).__name__
-
-
-def _bounded(text):
-    """Return a text, or of a long one its beginning and a mark of the whole."""
-    return text if len(text) <= 200 else '%s... %s' % (text[:150], _digest(text))
-
-
-def _digest(text):
-    import hashlib
-    return hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]
 
 
 def _loop_signature(step):
     """Return a text that changes with a loop; what cannot be compared is never the same."""
     mark = _loop_mark(step)
     return 'never the same %s' % os.urandom(8).hex() if mark is None else mark
-
-
-#: Begins the mark of a loop whose pickle changes from run to run. Earlier versions did not know
-#: such loops, so their marks are not compared with these.
-_CONTENT = 'content '
 
 
 def _loop_mark(step):
@@ -9209,7 +9124,7 @@ def _loop_mark(step):
         modules = _MAIN_NAMES | {_common.program, step.flow.module}
         if (pickle.EMPTY_SET in content or pickle.FROZENSET in content
                 or _named_in(loop, content, modules)):
-            return _CONTENT + _content_of(loop, modules).hex()
+            return 'content ' + _content_of(loop, modules).hex()
         return hashlib.sha1(content).hexdigest()
     except _ANY_FAILURE as error:
         logger.debug('a loop cannot be pickled: %s', error)
@@ -11615,7 +11530,7 @@ class _Run:
                 self._lock(held, run.run_id)
                 self.held = held.pop_all()
             self.outcome = None
-        self.store.begin(self._run_record(run, self._consists_of()[1]))
+        self.store.begin(self._run_record(run, self._consists_of()))
         self.driver.observers.tell('begun', run)
 
     @_without_collecting()
@@ -11705,12 +11620,12 @@ class _Run:
                         last.status)
             self.outcome = last.status == SUCCESS
             return None
-        run, history, dead, details = found
+        run, history, dead = found
         if history is not None:
             history.collect()
-            history.log_differences(details)
+            history.log_differences()
         if not store.volatile:
-            run = run._replace(plan=store.keep_plan(plan_text(flow.compile())))
+            run = run._replace(plan=store.keep_plan(plan_text(flow.compile(), called_text)))
         store.begin(run)
         self.began = True
         for old in dead:    # not earlier: `begin` looks for those that have begun meanwhile
@@ -11729,13 +11644,13 @@ class _Run:
             last: the latest record of the same run, or None.
 
         Returns:
-            the record as it is to be stored, the `_History` or None, the records of earlier runs
-            that nobody has ended, and the `step_details`. None: there is nothing to continue.
+            the record as it is to be stored, the `_History` or None, and the records of earlier
+            runs that nobody has ended. None: there is nothing to continue.
         """
-        details, text = self._consists_of()
+        text = self._consists_of()
         if last is None:
-            return self._run_record(run, text), None, self._refuse_orphans(), details
-        noted = self._noted_in(last, details, text)
+            return self._run_record(run, text), None, self._refuse_orphans()
+        noted = self._noted_in(last, text)
         _check_parameters(last, noted)
         given = noted.get('triggers', [])
         if (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
@@ -11752,7 +11667,7 @@ class _Run:
                 logger.warning('event %r, which the run was told to raise, is gone', event)
             elif [event, sequence] not in self.flow.pending:
                 self.flow.pending.append([event, sequence])
-        return self._run_record(run, text), history, [], details
+        return self._run_record(run, text), history, []
 
     @contextlib.contextmanager
     def preview(self, walk):
@@ -11777,10 +11692,10 @@ class _Run:
             if found is None:
                 yield None
                 return
-            run, history, _, details = found
+            run, history, _ = found
             if history is not None:
                 history.look()
-                differences = history.log_differences(details)
+                differences = history.log_differences()
             found = walk(plan, store, run, flow.settings(), history, flow, differences)
             found.triggers.extend(map(tuple, flow.pending))
             yield found
@@ -11789,20 +11704,17 @@ class _Run:
     # with that, and is not read where it begins as that of the flow now, which nobody has edited.
 
     def _consists_of(self):
-        """Return the `step_details` of the flow, and how ``steps`` of its `RunRecord` begins."""
+        """Return how ``steps`` of the flow's `RunRecord` begins."""
         import json
-        details, plan = {}, self.flow.compile()  # type: typing.Dict[str, dict], typing.Any
-        if not self.store.volatile:
-            self._signatures = self._signatures or step_signatures(plan)
-            details = step_details(plan)
-        return details, json.dumps({'signatures': self._signatures, 'details': details})[:-1]
+        if not self.store.volatile and not self._signatures:
+            self._signatures = step_signatures(self.flow.compile())
+        return json.dumps({'signatures': self._signatures})[:-1]
 
-    def _noted_in(self, run, details, text):
+    def _noted_in(self, run, text):
         """Return what a `RunRecord` has in ``steps``; see `_consists_of`."""
         if not run.steps.startswith(text + ', '):
             return json_object(run.steps)
-        return dict(json_object('{' + run.steps[len(text) + 2:]),
-                    signatures=self._signatures, details=details)
+        return dict(json_object('{' + run.steps[len(text) + 2:]), signatures=self._signatures)
 
     def _run_record(self, run, text):
         """Return a `RunRecord` with what the flow consists of now; see `_consists_of`."""

@@ -5,6 +5,9 @@ succeeds. Nothing is started, called, stored, locked or made.
 """
 
 import collections
+import hashlib
+import json
+import logging
 import typing
 
 from . import (  # type: ignore
@@ -18,15 +21,19 @@ from . import (  # type: ignore
     ResultOf,
     RunClock,
     Step,
+    called_text,
     cut_text,
     expression_text,
     has_begun,
     json_object,
     local_time,
     opened_store,
+    plan_text,
     say_json,
     say_table,
 )
+
+logger = logging.getLogger('sequent')
 
 BACKEND = {
     'options': {
@@ -106,7 +113,8 @@ class DryRun(PlanWalk):
 
     Args:
         plan, store, run, settings, history, flow: see `PlanWalk`; the store is only read.
-        differences: sentences that say what was edited since the run that is gone on with.
+        differences: sentences that name the steps that are gone, new or of another kind since
+            the run that is gone on with; sentences about other edits follow them.
     """
 
     #: After so many iterations of which nothing is recorded the rest of a loop is left out;
@@ -118,7 +126,7 @@ class DryRun(PlanWalk):
         PlanWalk.__init__(
             self, plan, store, run, settings, history, flow, _TellingEngine(
                 plan, settings['max_concurrent'], run.recovery, run.mode), self.pretended)
-        self.differences = differences
+        self.differences = differences + self._edits()
         self._found = []
         # Iterations of which nothing is recorded.
         self._opened = collections.Counter()  # type: typing.Counter
@@ -126,6 +134,24 @@ class DryRun(PlanWalk):
         self._tellers = {
             'starts': self._tell_start, 'unmet': self._tell_unmet, 'passed': self._tell_passed,
             'stays': self._tell_failed}  # type: typing.Dict[str, typing.Any]
+
+    def _edits(self):
+        """Say which requirements, functions and loops were edited; see `edits`."""
+        if self.history is None:
+            return []
+        signatures = self.history.recorded(self.history.base_run())
+        texts = [self.store.plan(one) for one in self.store.runs(self.run_record.flow)
+                 if one.run_id == self.run_record.run_id
+                 and one.recovery == self.history.base_run()]
+        if not (signatures and texts and texts[0]):
+            return []
+        changed = {path for path, text in self.history.signatures.items()
+                   if path in signatures and text and text != signatures[path] != ''}
+        found = edits(json.loads(texts[0]), json.loads(plan_text(self.plan, called_text)),
+                      changed - {one.path for one in self.plan.steps if is_used_up(one.step.loop)})
+        for text in found:
+            logger.warning('%s', text)
+        return found
 
     def foresee(self):
         """Yield a `Foreseen` for each task, in the order in which they come up."""
@@ -286,9 +312,77 @@ def _unknown_items(loop):
         return 'its items are known only once it runs'
     if callable(loop):
         return 'its items are known only once it runs, as a dry run calls no function'
-    if iter(loop) is loop:
+    if is_used_up(loop):
         return 'its items are known only once it runs, as an iterator is gone over but once'
     return None
+
+
+# Edits -----------------------------------------------------------------------------
+
+
+def is_used_up(loop):
+    """Return whether a loop can be gone over only once, so that its items are unknown."""
+    return loop is not None and not callable(loop) and not isinstance(
+        loop, Placeholder) and iter(loop) is loop
+
+
+def edits(before, now, changed):
+    """Return a sentence for each kind of edit of steps that are in two plans.
+
+    Args:
+        before, now: the plans, as `plan_text` writes them.
+        changed: paths of containers that are not what they were.
+    """
+    old, new = ({one['path']: one for one in plan['steps']} for plan in (before, now))
+    both = sorted(path for path in new if path in old)
+    parts = [('require something else', lambda plan, one: requirement(plan, one.get('require')))]
+    if any('calls' in one for one in old.values()):    # Stores of old do not say.
+        parts.append(('call something else', lambda plan, one: one.get('calls', '')))
+    found = []
+    for text, describe in parts:
+        pairs = [(path, describe(now, new[path]), describe(before, old[path])) for path in both]
+        found.append((text, [
+            '%s (%s; it was %s)' % (path, _cut(one) or 'nothing', _cut(other) or 'nothing')
+            for path, one, other in pairs if one != other]))
+    looped = {path for path in both if 'loop' in new[path] or 'loop' in old[path]}
+    found.append(('have another loop', [
+        path for path in both if path in looped and (
+            new[path].get('loop') != old[path].get('loop')
+            or path in changed and not any(one.get('in') == path and one['path'] in changed
+                                           for one in now['steps'])
+            and _inside(before, path) == _inside(now, path))]))
+    return ['steps that %s since the run that is gone on with: %s' % (text, ', '.join(steps))
+            for text, steps in found if steps]
+
+
+def _inside(plan, path):
+    """Return what the signature of a container depends on, apart from its loop."""
+    return ({one['path'] for one in plan['steps'] if one.get('in') == path},
+            {asked for one in plan['steps'] for asked in one.get('asks', ())
+             if asked.startswith(path + '_')})
+
+
+def requirement(plan, form, nested=False, around=()):
+    """Return a requirement of a plan's text in words, the same for all that mean the same."""
+    if not form:
+        return ''
+    if isinstance(form, list):
+        path, status = form
+        return path if status == 'success' else '(%s, %s)' % (path, status)
+    [(kind, operands)] = form.items()
+    if kind == 'event':
+        if operands in around:    # Events may raise one another in a circle.
+            return ''
+        return requirement(plan, plan['events'][operands], nested, around + (operands,))
+    texts = sorted({requirement(plan, one, len(operands) > 1, around) for one in operands} - {''})
+    text = (' and ' if kind == 'all' else ' or ').join(texts)
+    return '(%s)' % text if nested and len(texts) > 1 else text
+
+
+def _cut(text):
+    """Return a text, or of a long text its beginning and a mark of the whole."""
+    return text if len(text) <= 200 else '%s... %s' % (
+        text[:150], hashlib.sha1(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12])
 
 
 # On the command line ----------------------------------------------------------------

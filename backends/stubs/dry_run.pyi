@@ -6,4 +6,7 @@ BACKEND: Dict[str, Any]
 DryRun: Any
 Foreseen: Any
 dry_run: Any
+edits: Any
+is_used_up: Any
 preview: Any
+requirement: Any
