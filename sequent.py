@@ -1035,26 +1035,12 @@ _PLAIN_TYPES = frozenset({
 _NOT_SEARCHED = (type, types.ModuleType, types.CodeType)
 
 
-# A parsed expression is one of these, or an Event (which stands for its own expression).
-
-class Atom(typing.NamedTuple):
-    """A status of a step."""
-
-    step: Step
-    status: str
-
-
-class All(typing.NamedTuple):
-    """Holds when all operands hold; at once when there are none."""
-
-    operands: tuple
-
-
-class Any(typing.NamedTuple):
-    """Holds when one operand holds; never when there are none."""
-
-    operands: tuple
-
+# A parsed expression is one of these, or an Event (which stands for its own expression): a status
+# of a step; what holds when all its operands hold, and at once when there are none; what holds
+# when one operand holds, and never when there are none.
+Atom = collections.namedtuple('Atom', 'step status')
+All = collections.namedtuple('All', 'operands')
+Any = collections.namedtuple('Any', 'operands')
 
 _UNCONDITIONAL = All(())
 
@@ -1226,24 +1212,15 @@ class PlanContainer(PlanStep):
         return len(self.missing) - 1
 
 
-class Plan(typing.NamedTuple):
-    """What the engine runs.
-
-    ``steps`` are all compiled steps, ``compiled`` maps those of the model to them.
-    ``dynamic``: sequences come from events (an Eventor), not from the tree. ``events`` maps an
-    event's name to its gate in the root (dynamic plans). ``pools`` are (name, limit) pairs, the
-    numbers in ``uses``, ``needs`` and ``gives`` count in it; only resource pools have a name, the
-    others are the cap of a step, or what `_SLOTS` and its like number. ``lanes`` are the (uses,
-    needs, whether tasks may be queued ahead of a slot) of steps, each once.
-    """
-
-    root: PlanStep
-    steps: list
-    compiled: dict
-    pools: list
-    lanes: list
-    events: dict
-    dynamic: bool
+# What the engine runs.
+#
+# ``steps`` are all compiled steps, ``compiled`` maps those of the model to them.
+# ``dynamic``: sequences come from events (an Eventor), not from the tree. ``events`` maps an
+# event's name to its gate in the root (dynamic plans). ``pools`` are (name, limit) pairs, the
+# numbers in ``uses``, ``needs`` and ``gives`` count in it; only resource pools have a name, the
+# others are the cap of a step, or what `_SLOTS` and its like number. ``lanes`` are the (uses,
+# needs, whether tasks may be queued ahead of a slot) of steps, each once.
+Plan = collections.namedtuple('Plan', 'root steps compiled pools lanes events dynamic')
 
 
 def plan_text(plan, called):
@@ -5701,7 +5678,7 @@ def masked(text):
 
 
 # All but the newline; also what turns the direction of writing.
-_CONTROLS = re.compile('[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]')
+_CONTROLS = '[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]'
 
 
 def printable(text):
@@ -5711,7 +5688,7 @@ def printable(text):
     operator. Newlines stay. What tasks print is relayed unchanged (semantics 5.3), and their log
     files keep what was written; but sentences of the library that quote it are escaped.
     """
-    return _CONTROLS.sub(lambda one: ascii(one.group())[1:-1], masked(text))
+    return re.sub(_CONTROLS, lambda one: ascii(one.group())[1:-1], masked(text))
 
 
 def _clean_record(record):
@@ -8505,10 +8482,8 @@ def store_result(store, place, outcome):
     return _AS_REPR + stored if outcome.warning and stored is not None else stored
 
 
-class _Lost(typing.NamedTuple):
-    """Stands for results that cannot be had, with the reason."""
-
-    error: str
+class _Lost(str):
+    """Stands for results that cannot be had: the reason."""
 
 
 def load_result(store, stored, as_repr=True, home='__main__'):
@@ -8525,7 +8500,7 @@ def load_result(store, stored, as_repr=True, home='__main__'):
     if stored is None:
         return None
     if isinstance(stored, _Lost):
-        raise StoreError(stored.error)
+        raise StoreError(stored)
     if isinstance(stored, list):
         return [load_result(store, one, as_repr, home) for one in stored]
     if stored.startswith(_AS_REPR):
@@ -8840,13 +8815,8 @@ def found_by_running(loop):
     return callable(loop) or isinstance(loop, Placeholder)
 
 
-class _Past(typing.NamedTuple):
-    """What is recorded at a sequence: see `_History.earlier`."""
-
-    earlier: typing.Optional[dict]
-    item: typing.Optional[bytes]
-    over: bool
-    floor: int
+#: What is recorded at a sequence: see `_History.earlier`.
+_Past = collections.namedtuple('_Past', 'earlier item over floor')
 
 
 def _out_of_sight(record):
