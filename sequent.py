@@ -62,16 +62,6 @@ import time
 import types
 import typing
 
-if __name__ == '__main__':
-    # This copy of the module is not the one that flows import: their classes differ. So it ends
-    # here, without making any. The other one need not be read again, which is a tenth of a start.
-    _name = __spec__.name if __spec__ else 'sequent'
-    if __spec__ and '.' not in _name and _name not in sys.modules:
-        import importlib.util
-        sys.modules[_name] = importlib.util.module_from_spec(__spec__)
-        exec(sys._getframe().f_code, vars(sys.modules[_name]))
-    sys.exit(importlib.import_module(_name).main())
-
 __all__ = [
     'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'Command',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
@@ -108,6 +98,39 @@ def _in_common(name, value):
 
 
 # 1 Compatibility #################################################################
+#
+# Each private name of the standard library is asked for here, and nowhere else. What an adapter
+# says after "Without:" happens where a version of Python has the name no more.
+
+
+def _private(thing, path):
+    """Return an attribute of an attribute ... of a thing: ``'_popen.finalizer._args'``.
+
+    None: the standard library has no such name any more.
+    """
+    for name in path.split('.'):
+        thing = getattr(thing, name, None)
+    return thing
+
+
+def calling_frame(depth):
+    """Return the frame of a caller, so many calls up; 0 is that of who asks.
+
+    Without: None. ``inspect.currentframe`` would do, but importing inspect takes long.
+    """
+    frame_at = _private(sys, '_getframe')
+    return frame_at(depth + 1) if frame_at is not None else None
+
+
+if __name__ == '__main__':
+    # This copy of the module is not the one that flows import: their classes differ. So it ends
+    # here, without making any. The other one need not be read again, which is a tenth of a start.
+    _name, _body = __spec__.name if __spec__ else 'sequent', calling_frame(0)
+    if __spec__ and '.' not in _name and _name not in sys.modules and _body is not None:
+        import importlib.util
+        sys.modules[_name] = importlib.util.module_from_spec(__spec__)
+        exec(_body.f_code, vars(sys.modules[_name]))
+    sys.exit(importlib.import_module(_name).main())
 
 if sys.version_info >= (3, 9) and hasattr(os, 'pidfd_open'):
     def _watch_pid(pid):
@@ -136,18 +159,6 @@ else:
     @contextlib.contextmanager
     def _fork_beside_threads():
         yield
-
-if sys.version_info >= (3, 7):
-    def _renew_logging_locks():
-        """Nothing: logging itself renews its locks in a forked child."""
-else:
-    def _renew_logging_locks():
-        """Replace the locks of logging, which another thread may have held at the fork."""
-        logging._lock = threading.RLock()
-        for reference in list(logging._handlerList):
-            handler = reference()
-            if handler is not None and handler.lock is not None:
-                handler.createLock()
 
 
 if sys.version_info >= (3, 7):
@@ -186,14 +197,19 @@ def run_exit_handlers():
 
 
 def _renew_stream_locks():
-    """In a forked child, make the buffers of streams anew, in which other threads were writing.
+    """In a forked child, make anew the locks of streams, which other threads may have held.
 
-    These are not there to release their locks. What they had not written yet is the supervisor's.
+    What these threads had not written yet is the supervisor's. Without: a stream that only a
+    handler of logging has keeps its lock, and the child may wait for that for ever.
     """
-    streams = [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__]
-    for reference in list(getattr(logging, '_handlerList', ())):
-        streams.append(getattr(reference(), 'stream', None))
-    for stream in streams:
+    handlers = [reference() for reference in list(_private(logging, '_handlerList') or ())]
+    if sys.version_info < (3, 7):    # since then logging itself renews its locks
+        logging._lock = threading.RLock()
+        for handler in handlers:
+            if handler is not None and handler.lock is not None:
+                handler.createLock()
+    for stream in [sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__] + [
+            getattr(handler, 'stream', None) for handler in handlers]:
         try:
             buffer = getattr(getattr(stream, 'plain', stream), 'buffer', None)
             if type(buffer) is io.BufferedWriter:
@@ -205,24 +221,37 @@ def _renew_stream_locks():
 def _forget_foreign_threads():
     """In a forked child, see to it that the end of its threads can be waited for.
 
-    Those of an executor of the supervisor are not there, but the one that has forked may be among
-    them. It is the main thread now; 3.9 to 3.11 forget to give it the lock of one, where it is of
-    a kind that threading has not made.
+    Threads of an executor of the supervisor are not there; but the one that has forked, which is
+    the main thread now, may be among them. 3.9 to 3.11 forget to give the main thread its lock
+    where threading has not made it. Without: a child that is forked by such a thread may wait for
+    its own end, or die at it.
     """
-    module = sys.modules.get('concurrent.futures.thread')
-    if module is not None:
-        module._threads_queues.clear()
-    main = threading.main_thread()  # type: typing.Any
-    if getattr(main, '_tstate_lock', main) is None:
-        main._set_tstate_lock()
+    queues = _private(sys.modules.get('concurrent.futures.thread'), '_threads_queues')
+    if queues is not None:
+        queues.clear()
+    main = threading.main_thread()
+    make_lock = _private(main, '_set_tstate_lock')
+    if make_lock is not None and _private(main, '_tstate_lock') is None:
+        make_lock()
+
+
+def _await_threads():
+    """Wait for what a function has left to work on, as Python does at the end of a program.
+
+    Without: the task ends beside what its threads still do.
+    """
+    from multiprocessing import util
+    for wait in _private(threading, '_shutdown'), _private(util, '_exit_function'):
+        if wait is not None:
+            wait()
 
 
 def _import_locks():
     """Return the locks of the modules that are just imported: {name: weak reference}.
 
-    Where Python has no such thing any more, threads may wait for one another's imports for ever.
+    Without: threads may wait for one another's imports for ever.
     """
-    return getattr(getattr(importlib, '_bootstrap', None), '_module_locks', {})
+    return _private(importlib, '_bootstrap._module_locks') or {}
 
 
 @contextlib.contextmanager
@@ -255,7 +284,7 @@ def _forget_foreign_imports():
         if owner is not None and owner != threading.get_ident():
             del locks[name]
             module = sys.modules.get(name)
-            if getattr(getattr(module, '__spec__', None), '_initializing', False):
+            if _private(module, '__spec__._initializing'):
                 del sys.modules[name]
 
 
@@ -319,21 +348,101 @@ if hasattr(os, 'register_at_fork'):  # since 3.7, where there is fork
 else:
     _this_process = os.getpid
 
-# What multiprocessing keeps open here for a process is its own, so each arm knows its names.
-if sys.version_info >= (3, 7):
-    def _pipes_of(process):
-        """Return the descriptors that are open here for a process that was started."""
-        return [one for one in process._popen.finalizer._args if isinstance(one, int)]
+def _pipes_of(process):
+    """Return the descriptors that multiprocessing has open here for a process that was started.
 
+    Without: only that which tells its end; the children of others inherit the rest, too.
+    """
+    known = _private(process, '_popen.finalizer._args')    # since 3.7
+    return [process.sentinel] if known is None else [fd for fd in known if isinstance(fd, int)]
+
+
+if sys.version_info >= (3, 7):
     def _close_process(process):
         """Close the descriptors of a process that has ended."""
         process.close()
 else:
-    def _pipes_of(process):
-        return [process.sentinel]
-
     def _close_process(process):
         process._popen = None    # whose end closes them
+
+
+def _close_forgotten(error):
+    """Close the pipes that multiprocessing leaves open when it cannot fork: an OSError.
+
+    Without: each of these failures takes four descriptors for good.
+    """
+    import traceback
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.endswith('popen_fork.py'):
+            for name in {'parent_r', 'child_w', 'child_r', 'parent_w'} & set(frame.f_locals):
+                os.close(frame.f_locals[name])
+
+
+def _forget_process(process):
+    """Let a process go on alone: multiprocessing does not wait for its end any more.
+
+    Without: this program ends with the process, or after it.
+    """
+    from multiprocessing import process as module
+    children = _private(module, '_children')
+    if children is not None:
+        children.discard(process)
+        process._popen = None    # whose end closes its descriptors
+
+
+def _preload_here():
+    """Have the server of start method forkserver load this file once, instead of each child.
+
+    Without: each child loads it.
+    """
+    from multiprocessing import forkserver
+    known = _private(forkserver, '_forkserver._preload_modules')
+    if known is not None and __name__ not in known:
+        forkserver.set_forkserver_preload([*known, __name__])
+
+
+def renew_after_fork():
+    """In a child made by os.fork(), do what multiprocessing does in a child of its own.
+
+    Without: what others have registered for such a child is not called.
+    """
+    from multiprocessing import util
+    for renew in (_private(util, '_run_after_forkers'),
+                  _private(threading.main_thread(), '_set_native_id')):
+        if renew is not None:
+            renew()
+
+
+def count_process():
+    """Give this process the next number that multiprocessing has for processes.
+
+    A child that it forks has the number that this process has then. Without: all have the same.
+    """
+    import multiprocessing
+    process = multiprocessing.current_process()  # type: typing.Any
+    numbers = _private(process, '_identity')
+    if numbers:
+        process._identity = (*numbers[:-1], numbers[-1] + 1)
+
+
+def interpreter_switches():
+    """Return the switches with which this Python was started, for another one. Without: none."""
+    import subprocess
+    switches = _private(subprocess, '_args_from_interpreter_flags')
+    return [] if switches is None else switches()
+
+
+if sys.version_info >= (3, 8):
+    def parent_pid():
+        """Return the pid of the process that has made this one by multiprocessing."""
+        import multiprocessing
+        parent = multiprocessing.parent_process()
+        return None if parent is None else parent.pid
+else:
+    def parent_pid():
+        import multiprocessing
+        return _private(multiprocessing.current_process(), '_parent_pid')
+
 
 def _environment_setter():
     """Return what sets a variable, ``(name, value)``, however often, in constant memory.
@@ -341,14 +450,16 @@ def _environment_setter():
     Since 3.9 os.environ calls setenv(), which in glibc keeps every value for good: 20 MB after
     a loop of 100,000 iterations. putenv() uses memory of the caller's, in which a value is
     replaced by the next one that fits. PyDLL keeps the GIL: else a child that another thread
-    forks meanwhile would wait for ever for the lock of the C library.
+    forks meanwhile would wait for ever for the lock of the C library. Without: memory grows.
     """
     environ = os.environ  # type: typing.Any
     try:
         import ctypes
         putenv = ctypes.PyDLL(None).putenv
-        content, encode = environ._data, environ.encodevalue
+        content, encode = _private(environ, '_data'), environ.encodevalue
     except (ImportError, OSError, AttributeError, TypeError):    # as on Windows
+        content = None
+    if content is None:
         return environ.__setitem__
 
     def put(name, text):
@@ -6774,12 +6885,12 @@ def _checked_codes(ok):
 
 def manner_of_end(code):
     """Return how a process ended, by its exit code, which is negative for a signal."""
-    import _signal as raw  # type: ignore  # signal itself is too large for the tender
     if code >= 0:
         return 'exited with code %d' % code
-    names = sorted(name for name in dir(raw) if name.startswith('SIG') and name[3:4] != '_'
-                   and getattr(raw, name) == -code)
-    return 'died: signal %s' % (names[0] if names else -code)
+    try:
+        return 'died: signal %s' % signal.Signals(-code).name
+    except ValueError:    # one that has no name
+        return 'died: signal %d' % -code
 
 
 def _end_of_program(code, tail):
@@ -7157,7 +7268,7 @@ class Child:
 
     def is_gone(self):
         """Whether its exit code is lost: somebody else has reaped it, or SIGCHLD is ignored."""
-        if getattr(self.process._popen, 'method', None) == 'forkserver':
+        if type(self.process).__name__ == 'ForkServerProcess':
             return False    # the server reaps it, and tells a little later
         try:
             os.kill(self.pid, 0)
@@ -7189,11 +7300,9 @@ class Child:
 
     def let_go(self):
         """Let a process go on alone: neither we nor multiprocessing wait for its end."""
-        from multiprocessing import process as module
         with start_lock:    # a start in another thread looks at all of them
-            module._children.discard(self.process)  # type: ignore[attr-defined]
             own_fds.difference_update(_pipes_of(self.process))
-            self.process._popen = None  # whose end closes them
+            _forget_process(self.process)
 
     def cause(self):
         """Return how a process ended that has left no outcome."""
@@ -7680,14 +7789,6 @@ def _make_process(job, method, theirs):
     return context.Process(target=_spawned, args=(_pack(job, method), theirs), name=name)
 
 
-def _preload_here():
-    """Have the server of start method forkserver load this file once, instead of each child."""
-    from multiprocessing import forkserver
-    known = list(forkserver._forkserver._preload_modules)  # type: ignore[attr-defined]
-    if __name__ not in known:
-        forkserver.set_forkserver_preload(known + [__name__])
-
-
 @contextlib.contextmanager
 def starting(forked):
     """Start processes meanwhile, in which no signal is handled before they have left the
@@ -7713,21 +7814,6 @@ def start_process(process, forked):
     except OSError as error:
         _close_forgotten(error)
         raise
-
-
-def _close_forgotten(error):
-    """Close the pipes that multiprocessing leaves open when it cannot fork."""
-    import traceback
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        for fd in _pipes_in(frame, 'parent_r', 'child_w', 'child_r', 'parent_w'):
-            os.close(fd)
-
-
-def _pipes_in(frame, *names):
-    """Return what multiprocessing has by these names in a call that forks."""
-    if not frame.f_code.co_filename.endswith('popen_fork.py'):
-        return []
-    return [frame.f_locals[name] for name in names if name in frame.f_locals]
 
 
 @contextlib.contextmanager
@@ -7857,7 +7943,6 @@ def leave_supervisor(more=()):
     signal.set_wakeup_fd(-1)
     _freeze_garbage()
     _close_private_fds(more)
-    _renew_logging_locks()
     _renew_stream_locks()
     _forget_foreign_imports()
     _forget_foreign_threads()
@@ -7930,7 +8015,8 @@ def _pass_gate(job, line, load, lives):
 def _serve_job(lives, job, fd, load):
     identity = _file_key(fd)
     outcome = _run_here(job, load)
-    _end_threads()
+    _await_threads()    # Nothing may go on working beside what requires the outcome.
+    flush_streams()
     _deliver(job, fd, identity, outcome, job.now(), lives)
 
 
@@ -7944,26 +8030,24 @@ def own_signals(handlers=None):
     Args:
         handlers: signal -> its handler here, where these are all that are to be changed.
     """
-    import _signal as raw  # signal, without the costly conversions to enums
     try:
         os.setsid()
     except OSError:
         pass    # The process leads a session already.
     if handlers is None:
-        handlers = {number: raw.SIG_DFL for number in range(1, raw.NSIG)
-                    if callable(raw.getsignal(number))}
-        if raw.getsignal(raw.SIGINT) != raw.SIG_IGN:
-            handlers[raw.SIGINT] = raw.default_int_handler
-    raw.signal(raw.SIGINT, raw.SIG_IGN)  # drops a Ctrl-C that was not for us
+        handlers = {number: signal.SIG_DFL for number in range(1, signal.NSIG)
+                    if callable(signal.getsignal(number))}
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            handlers[signal.SIGINT] = signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops a Ctrl-C that was not for us
     for number, handler in handlers.items():
-        raw.signal(number, handler)
-    raw.pthread_sigmask(raw.SIG_SETMASK, ())
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _watched_supervisor(forked):
     """Return what tells whether the supervisor lives."""
-    import multiprocessing
-    pid = multiprocessing.current_process()._parent_pid  # type: ignore[attr-defined]
+    pid = parent_pid()
     if forked:
         return lambda: os.getppid() == pid
     identity = process_identity(pid)    # a fork server may have made us
@@ -8068,17 +8152,6 @@ _log_streams = None    # made ahead, for a process that will have a log file
 def _open_log_streams():
     return [open(fd, 'w', buffering=1, encoding='utf-8', errors='backslashreplace', closefd=False)
             for fd in (1, 2)]
-
-
-def _end_threads():
-    """Wait for what the function has left to work on, as any process does at its end.
-
-    Its result is not delivered before: nothing may go on working beside what requires it.
-    """
-    from multiprocessing import util
-    threading._shutdown()  # type: ignore[attr-defined]
-    util._exit_function()  # type: ignore[attr-defined]
-    flush_streams()
 
 
 def flush_streams():
@@ -11350,8 +11423,8 @@ def made_good(failed, around):
 
 def _caller():
     """Return (file or None, name of the module) of the nearest caller outside of this one."""
-    frame = sys._getframe(1)  # type: typing.Any
-    here = frame.f_code.co_filename
+    frame = calling_frame(1)
+    here = __file__ if frame is None else frame.f_code.co_filename
     while frame is not None and frame.f_code.co_filename == here:
         frame = frame.f_back
     names = frame.f_globals if frame is not None else {}
@@ -13543,7 +13616,7 @@ class _Session:
             return _end(_UsageError(
                 'the module runs its flow %r while it is being loaded, so --flow %s has no say; '
                 "put what runs it under if __name__ == '__main__'" % (flow.name, wanted)))
-        here = sys._getframe()
+        here = calling_frame(0)
         _common.session = None
         try:
             code = _apply(flow, self)

@@ -37,6 +37,7 @@ from . import (  # type: ignore
     StoreError,
     backend_names,
     describe_error,
+    interpreter_switches,
     manner_of_end,
     process_members,
     start_methods,
@@ -157,7 +158,7 @@ def _in_trial(what, nested=False, waiting=None):
     Args:
         waiting: a context manager within which it is waited, or None.
     """
-    switches = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    switches = interpreter_switches()
     patience = PATIENCE / 4 if nested else PATIENCE
     try:
         process = subprocess.Popen(

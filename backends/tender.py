@@ -39,6 +39,7 @@ import functools
 import json
 import logging
 import marshal
+import multiprocessing
 import os
 import pickle
 import select
@@ -51,11 +52,11 @@ import typing  # noqa: F401 (in comments)
 
 from . import (  # type: ignore
     CHILD_SIGNALS, Child, Command, FAILURE, Job, Outcome, Placeholder, ProcessConstruct,
-    Program, ProgramError, await_line, close_private, find_construct, flush_streams,
-    leave_supervisor, make_line, manner_of_end, occupy_standard_fds, own_fds, own_signals,
-    pack_outcome, plain_config, prepare_children, process_alive, process_identity,
-    process_members, refuse_name, run_job, serve_child, start_lock, start_process, write_aside,
-    write_outcome)
+    Program, ProgramError, await_line, close_private, count_process, find_construct,
+    flush_streams, leave_supervisor, make_line, manner_of_end, occupy_standard_fds, own_fds,
+    own_signals, pack_outcome, plain_config, prepare_children, process_alive, process_identity,
+    process_members, refuse_name, renew_after_fork, run_job, serve_child, start_lock,
+    start_process, write_aside, write_outcome)
 
 BACKEND = {'accelerates': 'process'}
 
@@ -166,7 +167,6 @@ class Tender:
     PATIENCE = 10.0
 
     def __init__(self, steps, forks=True):
-        import multiprocessing
         self.leaving = False   # whether an outcome that could not be stored is left by it
         self._forks = forks
         self._spare = None     # type: typing.Any   # the child that waits for a job, or will
@@ -605,18 +605,10 @@ class _Tending:
     """
 
     def __init__(self, orders, steps, supervisor):
-        import multiprocessing
-        from multiprocessing import util
         self._orders = orders    # None once there will be no more of them
         self._steps = steps
         self._supervisor = supervisor
         self._parent = os.getppid()
-        # Each child as it sees itself; they are numbered as if there were no tender.
-        self._process = multiprocessing.current_process()  # type: typing.Any
-        *self._outer, self._number = self._process._identity
-        # What multiprocessing does in a child that it has forked itself; 3.6 and 3.7 do less.
-        self._renewals = [util._run_after_forkers,  # type: ignore[attr-defined]
-                          getattr(threading.main_thread(), '_set_native_id', int)]
         self._job = Job('')    # what children have alike
         self._learned = False
         self._handlers = {}    # signal -> what handles it in children
@@ -664,16 +656,15 @@ class _Tending:
                     os.set_inheritable(int(name), False)
 
     def _prepare_signals(self, wake):
-        import _signal as raw  # type: ignore  # signal, without the costly conversions to enums
         signal.set_wakeup_fd(wake)
         own = dict.fromkeys(self._handled, self._pass_on)
         own.update(dict.fromkeys(CHILD_SIGNALS, self._pass_on))
         own[signal.SIGCHLD] = lambda number, frame: None
         for number, handler in own.items():
-            before = raw.getsignal(number)
-            self._handlers[int(number)] = raw.SIG_DFL if before is None else before
-            if before != raw.SIG_IGN or number == signal.SIGCHLD:
-                raw.signal(number, handler)
+            before = signal.getsignal(number)
+            self._handlers[int(number)] = signal.SIG_DFL if before is None else before
+            if before != signal.SIG_IGN or number == signal.SIGCHLD:
+                signal.signal(number, handler)
 
     def _pass_on(self, number, frame):
         with contextlib.suppress(OSError):    # The supervisor is gone, which ends us.
@@ -733,16 +724,14 @@ class _Tending:
 
     def _fork(self, line):
         """Fork a child that waits on its line."""
-        import _signal as raw
-        self._process._identity = (*self._outer, self._number)
-        self._number += 1
-        before = raw.pthread_sigmask(raw.SIG_BLOCK, CHILD_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, CHILD_SIGNALS)
         try:
             pid = os.fork()
             if not pid:
                 self._begin_child(line)
         finally:
-            raw.pthread_sigmask(raw.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        count_process()    # as if the supervisor had forked the child
         os.close(line)
         self.children[pid] = None
         self._orders.send(b'ready %d' % pid)
@@ -755,8 +744,7 @@ class _Tending:
         for fd in own_fds:    # what Python has of them lives until we end
             os.close(fd)
         own_fds.clear()
-        for renew in self._renewals:
-            renew()
+        renew_after_fork()
         serve_child(functools.partial(self._await_job, line),
                     lambda: process_alive(self._supervisor) is not False)
 
@@ -772,7 +760,7 @@ class _Tending:
                 return None
             inbox += more
         job = self.read_order(_take_from(inbox), self._job)
-        self._process._name = '%s %s' % (job.name, job.sequence)
+        multiprocessing.current_process().name = '%s %s' % (job.name, job.sequence)
         step = self._steps[job.name]
         job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
         job.items = _items_at(step, job.sequence)
