@@ -89,9 +89,10 @@ class _TellingEngine(Engine):
         self._actions.append(('stays', (task, earlier)))
         Engine._stay_failed(self, task, earlier)
 
-    def _note_unmet(self, scope):
+    def _close(self, scope):
         self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
                              if not has_begun(scope, step))
+        Engine._close(self, scope)
 
 
 class _PretendedClock(RunClock):
@@ -243,7 +244,7 @@ class DryRun(PlanWalk):
         if step.kind != 'timer':
             self._found.append(Foreseen(
                 step.path, scope.sequence, step.kind, 'waits',
-                'nothing starts there after a failure' if scope.stopped else
+                'nothing starts there after a failure' if scope.stop is not None else
                 'it is not reached if all goes well', step.step))
 
     def failed(self, task):
