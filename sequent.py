@@ -3723,7 +3723,7 @@ class _LockFile:
 
     POSIX locks have two traps: they do not exclude within a process, hence the table; and all
     of them go when *any* descriptor of the file is closed, hence one object per store and process
-    (`_lock_file`), with one descriptor, open while anything is held. In return they belong to
+    (`_lock_files`), with one descriptor, open while anything is held. In return they belong to
     the process alone: they end with it, whatever its children have inherited.
     """
 
@@ -3772,7 +3772,10 @@ class _LockFile:
             self.warned = True
             return True
         if self.fd is None:
-            self.fd = _open_private(self.path)
+            try:
+                self.fd = _make_private(self.path)
+            except FileExistsError:
+                self.fd = os.open(self.path, os.O_RDWR | _AS_IT_IS)
         how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         try:
             fcntl.lockf(self.fd, how | fcntl.LOCK_NB, 1, offset)
@@ -3787,16 +3790,8 @@ class _LockFile:
             self.fd = None
 
 
-# (pid, key of the store's file): _LockFile. With the pid, as a forked child has no locks yet; with
-# that key, as one store may have several paths.
+# {(pid, key of the store's file): _LockFile}
 _lock_files = _in_common('lock_files', {})
-
-
-def _lock_file(key, path):
-    file = _lock_files.setdefault((os.getpid(), key), _LockFile())
-    if not file.held:
-        file.path = path
-    return file
 
 
 def _make_private(path):
@@ -3808,13 +3803,6 @@ def _make_private(path):
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     os.chmod(path, 0o600)
     return fd
-
-
-def _open_private(path):
-    try:
-        return _make_private(path)
-    except FileExistsError:
-        return os.open(path, os.O_RDWR | _AS_IT_IS)
 
 
 def _trust_problem(path, info):
@@ -3878,59 +3866,58 @@ def _lock_offset(*names):
     return int.from_bytes(digest[:8], 'big') >> 2
 
 
-class _Claims:
-    """What one store object has locked: `Store.lock` and `Store.unlock`.
+class _LockingStore(Store):
+    """A store that claims runs with the locks of a `_LockFile`.
 
     A claim is two locks: that of the flow, shared unless the claim is exclusive, and that of
     the run, never shared.
     """
 
-    def __init__(self, store, lock_file):
-        self.store = store
-        self.lock_file = lock_file  # a callable: the _LockFile depends on the process
-        self.taken = {}  # (flow, run_id): (pid, _LockFile, offsets)
+    def __init__(self):
+        self._claims = {}  # (flow, run_id): (pid, _LockFile, offsets)
 
-    def lock(self, flow, run_id, exclusive):
-        file = self.lock_file()
+    @abc.abstractmethod
+    def _lock_file(self):
+        """Return the `_LockFile`: it depends on the process."""
+
+    def lock(self, flow, run_id, exclusive=True):
+        file = self._lock_file()
         taken = []
         try:
             for offset, alone in ((_lock_offset('flow', flow), exclusive),
                                   (_lock_offset('run', flow, run_id), True)):
                 if not file.acquire(offset, alone):
                     raise _already_running(flow, run_id, _find_holders(
-                        self.store, flow, run_id, bool(taken), offset not in file.held))
+                        self, flow, run_id, bool(taken), offset not in file.held))
                 taken.append(offset)
         except BaseException as exc:
-            self._release(os.getpid(), file, taken)
+            for offset in taken:
+                file.release(offset)
             if isinstance(exc, OSError) and not isinstance(exc, StoreError):
                 raise StoreError(
                     'the file %r cannot be locked: %s; make it writable, or put the store on a '
                     'file system that has POSIX locks' % (file.path, exc)) from exc
             raise
-        self.taken[flow, run_id] = os.getpid(), file, taken
+        self._claims[flow, run_id] = os.getpid(), file, taken
 
-    def refuse_lost(self):
+    def unlock(self, flow, run_id):
+        pid, file, offsets = self._claims.pop((flow, run_id), (None, None, ()))
+        if pid == os.getpid():  # the locks of its parent are none of a child's business
+            for offset in offsets:
+                file.release(offset)
+
+    def close(self):
+        for flow, run_id in list(self._claims):
+            self.unlock(flow, run_id)
+
+    def _refuse_lost(self):
         """Raise StoreError if another program could have locked what is locked here."""
-        for _, file, _ in self.taken.values():
+        for _, file, _ in self._claims.values():
             if not file.stands():
                 raise StoreError(
                     'the lock file %r has been removed or replaced while it was in use: nothing '
                     'more is stored, because another supervisor may be at work. Leave that file '
                     'where it is, and go on with the run (continue)' % (file.path,))
-
-    def unlock(self, flow, run_id):
-        if (flow, run_id) in self.taken:
-            self._release(*self.taken.pop((flow, run_id)))
-
-    def close(self):
-        for flow, run_id in list(self.taken):
-            self.unlock(flow, run_id)
-
-    @staticmethod
-    def _release(pid, file, offsets):
-        if pid == os.getpid():  # the locks of its parent are none of a child's business
-            for offset in offsets:
-                file.release(offset)
 
 
 def _rivals(store, flow, run_id, run_only):
@@ -3990,7 +3977,7 @@ def _already_running(flow, run_id, holders):
 # MemoryStore ----------------------------------------------------------------------
 
 
-class MemoryStore(Store):
+class MemoryStore(_LockingStore):
     """Keeps everything in memory; a flow can be recovered from it within the same process.
 
     Args:
@@ -4001,26 +3988,20 @@ class MemoryStore(Store):
     """
 
     def __init__(self, volatile=False):
+        super().__init__()
         self.volatile = volatile
         self._runs = collections.OrderedDict()  # (flow, run_id, recovery): RunRecord
         self._kept = {}  # (flow, run_id): _Kept
         self._plans = {}  # digest: text
         self._requests = []  # those without an answer; from any thread
         self._answers = []  # (Request, text)
-        file = _LockFile()
-        self._claims = _Claims(self, lambda: file)
+        self._locks = _LockFile()
 
     def __repr__(self):
         return 'MemoryStore(volatile=True)' if self.volatile else 'MemoryStore()'
 
-    def close(self):
-        self._claims.close()
-
-    def lock(self, flow, run_id, exclusive=True):
-        self._claims.lock(flow, run_id, exclusive)
-
-    def unlock(self, flow, run_id):
-        self._claims.unlock(flow, run_id)
+    def _lock_file(self):
+        return self._locks
 
     def runs(self, flow=None):
         return iter([run for run in self._runs.values() if flow in (None, run.flow)])
@@ -4058,7 +4039,7 @@ class MemoryStore(Store):
         kept = self._kept.get(run[:2])
         if kept is None:
             raise _never_begun(run, self)
-        records = list(records)
+        records = list(records)    # an error comes before anything is stored
         for request, text in answers:
             self._answers.append((request, text))
             self._requests.remove(request)
@@ -4082,14 +4063,14 @@ class MemoryStore(Store):
 
     def tasks(self, run, upto=None, status=None):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
-        for path, sequence in kept.order():
-            record = _latest(kept.attempts_at(path, sequence), upto)
+        for path, sequence in collections.OrderedDict.fromkeys(
+                record[:2] for record in kept.records()):
+            record = _latest(kept.places.get(sequence, {}).get(path, ()), upto)
             if record and record.kind != 'iteration' and status in (None, record.status):
                 yield record
 
     def attempts(self, run):
-        kept = self._kept.get(run[:2], _NOTHING_KEPT)
-        return iter(kept.records())
+        return iter(self._kept.get(run[:2], _NOTHING_KEPT).records())
 
     def summary(self, run, upto=None):
         found = super().summary(run, upto)
@@ -4141,18 +4122,11 @@ class _Kept:
             self.paths[path] = None
         self.folded[path, kind] += 1
 
-    def attempts_at(self, path, sequence):
-        return self.places.get(sequence, {}).get(path, ())
-
     def records(self):
         """Return all records, in the order in which they were first stored."""
         numbered = [one for paths in self.places.values() for attempts in paths.values()
                     for one in attempts]
         return [record for _, record in sorted(numbered)]
-
-    def order(self):
-        """Return (path, sequence) of all tasks, in the order of their first records."""
-        return list(collections.OrderedDict.fromkeys(record[:2] for record in self.records()))
 
 
 _NOTHING_KEPT = _Kept()
@@ -4285,13 +4259,14 @@ _ADVICE = (
 )
 
 
-class _SqliteFile(Store):
+class _SqliteFile(_LockingStore):
     """The file of a `SqliteStore`, and this process's connection to it.
 
     It is made, checked, opened, read and written here; the queries are those of the store.
     """
 
     def __init__(self, path, synchronous):
+        super().__init__()
         self.path = os.path.realpath(os.fspath(path))  # as SQLite does: its journal lies there
         self.synchronous = synchronous
         self._pid = None  # of the process that opened it
@@ -4301,7 +4276,6 @@ class _SqliteFile(Store):
         self._columns = _COLUMNS
         self._tables = ()  # names of those that are there
         self._keys = {}  # (flow, run_id): run
-        self._claims = _Claims(self, lambda: _lock_file(self._file, self.path + '.lock'))
 
     def open(self, create=True):
         if self._pid == os.getpid() and (self._create or not create):
@@ -4312,20 +4286,24 @@ class _SqliteFile(Store):
 
     def close(self):
         if self._pid == os.getpid():  # else the connection is the parent's: leave it alone
-            self._claims.close()
+            super().close()
             self._disconnect()
         self._pid, self._create = None, False
 
     def lock(self, flow, run_id, exclusive=True):
         self._writable()
-        self._claims.lock(flow, run_id, exclusive)
+        super().lock(flow, run_id, exclusive)
 
-    def unlock(self, flow, run_id):
-        self._claims.unlock(flow, run_id)
+    def _lock_file(self):
+        # As a forked child has no locks yet, and as one store may have several paths.
+        file = _lock_files.setdefault((os.getpid(), self._file), _LockFile())
+        if not file.held:
+            file.path = self.path + '.lock'
+        return file
 
     def private_fds(self):
         # Not by the paths: another file may stand there by now.
-        locks = [file.fd for _, file, _ in self._claims.taken.values()]
+        locks = [file.fd for _, file, _ in self._claims.values()]
         return [fd for fd in _descriptors() if fd in locks or (
             self._file is not None and _file_key(fd) == self._file)]
 
@@ -4576,7 +4554,7 @@ class _SqliteFile(Store):
             with _sqlite_use:
                 db.execute('BEGIN IMMEDIATE')
                 # Within the transaction: what another supervisor has stored is seen from here on.
-                self._claims.refuse_lost()
+                self._refuse_lost()
                 result = work(db, *arguments)
                 db.execute('COMMIT')
             return result
@@ -4710,9 +4688,9 @@ class SqliteStore(_SqliteFile):
         self._new_plan = None
 
     def _begin(self, db, run):
-        if run[:2] in self._claims.taken:
+        if run[:2] in self._claims:
             # Two supervisors may have come by two paths before one of them stored its run.
-            _, file, offsets = self._claims.taken[run[:2]]
+            _, file, offsets = self._claims[run[:2]]
             _refuse_living(self, run.flow, run.run_id, file.held[offsets[0]] > 0)
         if self._new_plan is not None:
             db.execute('INSERT OR IGNORE INTO plans VALUES (?, ?)', self._new_plan)
@@ -4846,8 +4824,7 @@ def _with_utf8_error(record):
     """Return the record with an error that SQLite takes: what names a file need not be UTF-8."""
     if record.error is None:
         return record
-    text = record.error.encode('utf-8', 'backslashreplace').decode('utf-8')
-    return record if text == record.error else record._replace(error=text)
+    return record._replace(error=record.error.encode('utf-8', 'backslashreplace').decode('utf-8'))
 
 
 class _Types(dict):
@@ -11371,11 +11348,11 @@ class FlowReference:
         return tasks_elsewhere(store, self.name, self.run_id, self.module)
 
     def get_step_name(self):
-        """Return the path of the running step."""
+        """Return the path of the step that runs here; LookupError outside of one."""
         return current().name
 
     def get_step_sequence(self):
-        """Return the sequence of the running task."""
+        """Return the sequence of the task that runs here; LookupError outside of one."""
         return current().sequence
 
 
@@ -11398,7 +11375,24 @@ def told_tasks(store, flow, run_id, home, around=None):
     records = [record for record in store.tasks(RunRecord(flow, run_id))
                if record.kind in ('leaf', 'container', 'loop')]
     good = made_good([one for one in records if one.status == FAILURE], around or {})
-    return [task_info(record, store, home, good) for record in records]
+    return [TaskInfo(one.path, one.sequence, one.kind, TaskStatus(one.status), one.recovery,
+                     one.attempt, one.started, one.ended, one.error,
+                     (one.path, one.sequence) in good, _told_result(one, store, home))
+            for one in records]
+
+
+def _told_result(record, store, home):
+    """Return the result of a task as `TaskInfo` has it; None if it cannot be had."""
+    try:
+        result = load_result(store, record.result, home=home)
+        if record.kind == 'leaf' or result is None:
+            return result
+        result = {path: load_result(store, one, home=home) for path, one in result.items()}
+        return result[record.path] if record.kind == 'loop' else result
+    except Exception as error:
+        logger.warning('step %s at %s: its result cannot be had (%s)', record.path,
+                       record.sequence, describe_error(error))
+        return None
 
 
 def made_good(failed, around):
@@ -11430,10 +11424,6 @@ def _caller():
     names = frame.f_globals if frame is not None else {}
     path = names.get('__file__')
     return os.path.abspath(path) if path else None, names.get('__name__', '__main__')
-
-
-def _new_run_id():
-    return '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
 
 
 _NO_FUNC = ('step %r has no func: give it func=, command= or steps inside it; func=None makes it '
@@ -11485,7 +11475,9 @@ class _Run:
     def __init__(self, flow, mode, run_id, recovery_run):
         self.flow = flow
         self.mode = mode
-        self.run_id = run_id or (_new_run_id() if mode == RunMode.restart else '')
+        self.run_id = run_id or ''
+        if not run_id and mode == RunMode.restart:
+            self.run_id = '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
         self.recovery_run = recovery_run
         self.began = False
         self.driver = None  # type: typing.Any
@@ -11825,11 +11817,6 @@ class _Run:
         return outstanding + (0 if self.driver.begun else initial), left
 
 
-def _default_name(path):
-    name = os.path.basename(path) if path else 'sequent'
-    return name[:-3] if name.endswith('.py') else name
-
-
 def _checked_mode(mode, who):
     try:
         return RunMode(mode)
@@ -11846,16 +11833,6 @@ def _check_run(who, run_id, recovery_run):
     if run_id is not None and not isinstance(run_id, str):
         raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
     _check_text(run_id or '', '%s: its run_id' % who)
-
-
-def _command(who, func, command):
-    """Return the `Command` that ``command=`` is short for."""
-    if func is not None:
-        raise FlowTypeError('%s: give func or command, not both' % who)
-    try:
-        return command if isinstance(command, Command) else Command(command)
-    except (FlowError, FlowTypeError) as error:
-        raise type(error)('%s: %s' % (who, error)) from None
 
 
 def _checked_common(who, func, args, kwargs, acquires, releases, recovery, config, handles,
@@ -12212,9 +12189,10 @@ class _Flow(abc.ABC):
         path, self.module = _caller()
         if not isinstance(name, str):
             raise FlowTypeError('the name of a flow must be a str, not %r' % (name,))
-        self.name = name or _default_name(path)
+        # The path of the calling file without .py: its flow and its store are called so.
+        self._stem = path and (path[:-3] if path.endswith('.py') else path)
+        self.name = name or os.path.basename(self._stem or 'sequent')
         who = 'flow %r' % self.name
-        self._file = path
         self._given_store = store
         run_mode = _checked_mode(run_mode, who)
         _check_run(who, run_id, recovery_run)
@@ -12259,13 +12237,8 @@ class _Flow(abc.ABC):
         path = self.store.path if isinstance(self.store, SqliteStore) else None
         return FlowReference, (self.name, path, self.run_id, self.module)
 
-    def get_step_name(self):
-        """Return the path of the step that runs here; LookupError outside of one."""
-        return current().name
-
-    def get_step_sequence(self):
-        """Return the sequence of the task that runs here; LookupError outside of one."""
-        return current().sequence
+    get_step_name = FlowReference.get_step_name
+    get_step_sequence = FlowReference.get_step_sequence
 
     def log_warnings(self):
         """Log, once, what was found questionable while the flow was made."""
@@ -12299,8 +12272,13 @@ class _Flow(abc.ABC):
         if not name:
             raise FlowError('the name of a step must not be empty')
         _check_text(name, 'the name of a step')
+        if command is not None and func is not None:
+            raise FlowTypeError('%s: give func or command, not both' % who)
         if command is not None:
-            func = _command(who, func, command)
+            try:
+                func = command if isinstance(command, Command) else Command(command)
+            except (FlowError, FlowTypeError) as error:
+                raise type(error)('%s: %s' % (who, error)) from None
         if parent.func is not None:
             raise FlowError('%s cannot be added to step %r: that has a func, so it cannot be a '
                             'container' % (who, parent.path))
@@ -12434,8 +12412,8 @@ class _Flow(abc.ABC):
         return find_store(given, self.settings()['synchronous'])
 
     def _default_store(self):
-        if self._file:
-            return (self._file[:-3] if self._file.endswith('.py') else self._file) + '.run.db'
+        if self._stem:
+            return self._stem + '.run.db'
         path = os.path.abspath('sequent.run.db')
         logger.warning('flow %r is in no file: its store is %s', self.name, path)
         return path
@@ -12627,22 +12605,6 @@ class _Flow(abc.ABC):
         return self._current.count_todos(self._count_initial())
 
 
-def task_info(record, store, home='__main__', good=()):
-    """Return the `TaskInfo` of a `TaskRecord`. A result that cannot be had is None."""
-    result = None
-    try:
-        result = load_result(store, record.result, home=home)
-        if record.kind != 'leaf' and result is not None:
-            result = {path: load_result(store, one, home=home) for path, one in result.items()}
-            result = result[record.path] if record.kind == 'loop' else result
-    except Exception as error:
-        logger.warning('step %s at %s: its result cannot be had (%s)', record.path,
-                       record.sequence, describe_error(error))
-    return TaskInfo(record.path, record.sequence, record.kind, TaskStatus(record.status),
-                    record.recovery, record.attempt, record.started, record.ended, record.error,
-                    (record.path, record.sequence) in good, result)
-
-
 class Sequent(_Container, _Flow):
     """A flow of steps that nest, loop, and wait for each other.
 
@@ -12673,22 +12635,13 @@ class Sequent(_Container, _Flow):
 
     def _compile(self, settings):
         for step in self._paths.values():
-            if step.loop is not None:
-                self._check_restartable_loop(step)
+            # An iterator can be gone over once (semantics 1.4).
+            for outer in step.around() if _is_iterator(step.loop) else ():
+                if outer.loop is not None:
+                    raise FlowError('step %r: its loop is an iterator, which can be gone over '
+                                    'only once, but %r starts it again in each iteration; give a '
+                                    'callable that returns one' % (step.path, outer.path))
         return compile_plan(self._root, settings['handled_by'])
-
-    @staticmethod
-    def _check_restartable_loop(step):
-        """An iterator can be gone over once (semantics 1.4)."""
-        if not _is_iterator(step.loop):
-            return
-        outer = step.parent
-        while outer is not None:
-            if outer.loop is not None:
-                raise FlowError('step %r: its loop is an iterator, which can be gone over only '
-                                'once, but %r starts it again in each iteration; give a callable '
-                                'that returns one' % (step.path, outer.path))
-            outer = outer.parent
 
     def _count_initial(self):
         return sum(step.require == All(()) and not any(isinstance(one, ResultOf)
