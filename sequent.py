@@ -67,7 +67,7 @@ __all__ = [
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
     'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
-    'Store', 'SqliteStore', 'MemoryStore', 'RunRecord', 'TaskRecord', 'Request',
+    'Store', 'SqliteStore', 'MemoryStore', 'RunView', 'RunRecord', 'TaskRecord', 'Request',
     'TaskConstruct', 'ProcessConstruct', 'ProgramConstruct', 'ThreadConstruct', 'InlineConstruct',
     'Job', 'Outcome', 'run_job', 'Observer',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
@@ -658,7 +658,7 @@ class AlreadyRunningError(SequentError, RuntimeError):
 
 
 class RecoveryError(SequentError, LookupError):
-    """There is no run to recover or to continue."""
+    """There is no such run, or none to recover or to continue."""
 
 
 class ClosedError(SequentError, RuntimeError):
@@ -1342,7 +1342,8 @@ def plan_text(plan, called):
     "asks": paths of the steps whose results it asks for}, each container before what is inside
     it; what does not apply is left out.
     An expression is [path, status], {"all": [...]}, {"any": [...]}, or {"event": number}, which
-    stands for that one of the list ``events`` of expressions.
+    stands for that one of the list ``events`` of expressions. ``dynamic``: events can be raised
+    from outside (Eventor).
     """
     import json
     events, numbers = [], {}  # type: list, dict
@@ -1382,7 +1383,51 @@ def plan_text(plan, called):
 
     # The body of a loop stands for its container.
     return json.dumps({'steps': [fields(one) for one in plan.steps if one.requires()],
-                       'events': events})
+                       'events': events, 'dynamic': plan.dynamic})
+
+
+def plan_atoms(expression, events):
+    """Yield the [path, status] pairs in an expression of a `plan_text`, also behind events."""
+    if isinstance(expression, list):
+        yield expression
+    elif 'event' in expression:
+        yield from plan_atoms(events[expression['event']], events)
+    else:
+        for operands in expression.values():
+            for one in operands:
+                yield from plan_atoms(one, events)
+
+
+def plan_holds(expression, events, holds):
+    """Whether an expression of a `plan_text` holds; ``holds`` answers for a path and a status.
+
+    Events must not raise one another in a circle.
+    """
+    if isinstance(expression, list):
+        return holds(*expression)
+    if 'event' in expression:
+        return plan_holds(events[expression['event']], events, holds)
+    of_them = any if 'any' in expression else all
+    return of_them(plan_holds(one, events, holds)
+                   for operands in expression.values() for one in operands)
+
+
+def quiet_steps(missing, may_hold):
+    """Return those of the steps that were not run which wait for a failure that did not happen.
+
+    A step that requires such a step waits for that failure, too (semantics 3.5).
+
+    Args:
+        missing: the steps that were not run, in the order in which they were added.
+        may_hold: says of a step whether its requirement could have come to hold, given the set
+            of the steps that were found so far.
+    """
+    quiet, before = set(), -1  # type: set, int
+    while len(quiet) > before:
+        before = len(quiet)
+        missing = missing[::-1]    # else a chain whose last step was added first takes n passes
+        quiet.update(step for step in missing if not may_hold(step, quiet))
+    return quiet
 
 
 def compile_plan(root, handled_by='handles', events=None):
@@ -2128,18 +2173,15 @@ class Requirements:
     def unmet(self, scope):
         """Return the steps of an iteration that were not run, without those that wait for a
         failure that did not happen (semantics 3.5)."""
-        quiet = set()  # type: typing.Set[PlanStep]
-
-        def may_hold(raised, child, status):
-            return bool(raised & _BITS[status]) or status != FAILURE and child not in quiet
-
         unmet = [step for step in scope.step.children if not has_begun(scope, step)]
-        before = -1
-        while len(quiet) > before:    # what waits for one of them waits for that failure, too
-            before = len(quiet)
-            unmet.reverse()    # else a chain whose last step was added first takes a pass a step
-            quiet.update(step for step in unmet if not self.hold(step, scope, may_hold))
-        return sorted(set(unmet) - quiet, key=operator.attrgetter('rank'))
+
+        def may_hold(step, quiet):
+            return self.hold(step, scope, lambda raised, child, status: (
+                bool(raised & _BITS[status]) or status != FAILURE and child not in quiet))
+
+        quiet = quiet_steps(unmet, may_hold)
+        return [step for step in sorted(unmet, key=operator.attrgetter('rank'))
+                if step not in quiet]
 
     def awaited(self, scope, all_steps=False):
         """Yield the outer scopes in which something is that steps of this one wait for.
@@ -3713,6 +3755,191 @@ class StepSummary:
             self._first = record
         if record.status == FAILURE or record.status == ACTIVE:
             self._shown.append(record)
+
+
+class RunView:
+    """What a store tells of one run, up to the end of one of its recoveries.
+
+    Everything is read from the store when it is asked for, and nothing else is needed for it: no
+    module, no flow. Each task is a `TaskRecord`, which also says the item of its loop as text,
+    when it became ready and what it had waited for.
+
+    Args:
+        store: an open `Store`, which stays open meanwhile.
+        run: a `RunRecord` in it. Recoveries after that one do not count.
+
+    Attributes:
+        store, run: these.
+    """
+
+    def __init__(self, store, run):
+        self.store = store
+        self.run = run
+        self._plan = None  # type: typing.Any
+
+    @classmethod
+    def find(cls, store, flow, run_id='', recovery=None):
+        """Return the view of a run; None if the store holds no run of the flow at all.
+
+        Args:
+            store: an open `Store`.
+            flow: the name of the flow.
+            run_id: the name of the run; ``''`` or None: the run that was first begun last.
+            recovery: the number of the recovery to look at; None: the latest.
+
+        Raises:
+            RecoveryError: there is no such run, or no such recovery of it.
+        """
+        latest = store.latest(flow, run_id)
+        if latest is None and run_id:
+            raise RecoveryError('%s holds no run %r of flow %r%s' % (
+                store_name(store), run_id, flow,
+                _nearest(run_id, {run.run_id for run in store.runs(flow)})))
+        if latest is None or recovery is None:
+            return cls(store, latest) if latest else None
+        for run in cls(store, latest).recoveries():
+            if run.recovery == recovery:
+                return cls(store, run)
+        raise RecoveryError('run %r of flow %r has no recovery %d; the latest is %d' % (
+            latest.run_id, flow, recovery, latest.recovery))
+
+    def recoveries(self):
+        """Return the list of the `RunRecord` of each recovery of the run, the first run first."""
+        return [run for run in self.store.runs(self.run.flow)
+                if run.run_id == self.run.run_id and run.recovery <= self.run.recovery]
+
+    def supervisor(self):
+        """Return how the supervisor fares: 'over', 'alive', 'gone', or 'elsewhere' where it
+        cannot be seen from here."""
+        if self.run.status != ACTIVE:
+            return 'over'
+        return {True: 'alive', False: 'gone', None: 'elsewhere'}[process_alive(self.run.process)]
+
+    def goes_on(self):
+        """Say whether a supervisor is at work on the run, as far as can be seen."""
+        return self.supervisor() in ('alive', 'elsewhere')
+
+    def parameters(self):
+        """Return {name: text or None} of the parameters; ``***`` stands for a secret one."""
+        return {name: '***' if isinstance(text, dict) else text
+                for name, text in json_object(self.run.steps).get('parameters', {}).items()}
+
+    def tasks(self, status=None):
+        """Iterate over the latest record of every task: see `Store.tasks`."""
+        return self.store.tasks(self.run, self._upto(), status)
+
+    def summary(self):
+        """Return the tasks folded, a `StepSummary` for each step: see `Store.summary`."""
+        return self.store.summary(self.run, self._upto())
+
+    def _upto(self):
+        latest = self.store.latest(self.run.flow, self.run.run_id)
+        return None if latest.recovery <= self.run.recovery else self.run.recovery
+
+    def plan(self):
+        """Return the list of the steps of the run, each a dict as `plan_text` describes it, with
+        the list ``steps`` of those inside it; None if the store has kept no plan of the run."""
+        if self.store.plan(self.run) is None:
+            return None
+        trees = {path: dict(step, steps=[]) for path, step in self._steps().items()}
+        top = []  # type: list
+        for step in trees.values():
+            (trees[step['in']]['steps'] if 'in' in step else top).append(step)
+        return top
+
+    def _known_plan(self):
+        if self._plan is None:
+            self._plan = json_object(self.store.plan(self.run))
+        return self._plan
+
+    def _steps(self):
+        return collections.OrderedDict(
+            (step['path'], step) for step in self._known_plan().get('steps', ()))
+
+    def made_good(self, failed):
+        """Return the set of (path, sequence) of the failures that were made good or tolerated.
+
+        That may be the failure itself, or that of a container around it (semantics 3.3, 3.7).
+
+        Args:
+            failed: the records of all tasks that failed.
+        """
+        failed = list(failed)
+        handled = {(record.path, record.sequence) for record in failed if record.handled}
+        good, steps = set(handled), self._steps() if handled else {}
+        for record in failed if handled else ():
+            numbers = record.sequence.split('.')
+            places = ['.'.join(numbers[:n]) for n in range(1, len(numbers))]
+            if any((path, place) in handled for path in _paths_around(record.path, steps)
+                   for place in places):
+                good.add((record.path, record.sequence))
+        return good
+
+    def not_run(self, summary=None):
+        """Return (path, reason) pairs: the steps that were not run, and why (semantics 3.5).
+
+        A step was not run if its container began and the step has no task. Steps that wait for a
+        failure that did not happen are left out. The list is empty while the run goes on, for an
+        Eventor, and where the store has kept no plan.
+
+        Args:
+            summary: what `summary` returns, if that is known.
+        """
+        if self.goes_on() or self._known_plan().get('dynamic'):
+            return []
+        statuses = {}  # type: typing.Dict[str, typing.Collection[str]]
+        for one in self.summary() if summary is None else summary:
+            statuses.setdefault(one.path, one.counts)    # that of a loop, before that of its items
+        steps, events = self._steps(), self._known_plan().get('events', ())
+        missing = [path for path, step in steps.items()
+                   if path not in statuses and step.get('in', path) in {path, *statuses}]
+
+        def holds(path, status):
+            seen = statuses.get(path, ())
+            return bool(seen) and (status in seen or status in (READY, ACTIVE)
+                                   or status == COMPLETE and (SUCCESS in seen or FAILURE in seen))
+
+        def may_hold(path, quiet):
+            return plan_holds(steps[path].get('require', {}), events, lambda other, status: (
+                holds(other, status) or status != FAILURE and other not in quiet))
+
+        def reason(path):
+            step = steps[path]
+            for other, status in itertools.chain(
+                    plan_atoms(step.get('require', {}), events),
+                    ((asked, SUCCESS) for asked in step.get('asks', ()))):
+                if not holds(other, status):
+                    seen = statuses.get(other, ())
+                    return 'it requires %s, which %s' % (
+                        other if status == SUCCESS else '(%s, %s)' % (other, status),
+                        next((text for one, text in _FATES if one in seen), 'was not run'))
+            return 'what is around it was stopped before'
+
+        quiet = quiet_steps(missing, may_hold)
+        return [(path, reason(path)) for path in missing if path not in quiet]
+
+
+#: What became of a step that is required: the first of its statuses counts.
+_FATES = ((FAILURE, 'failed'), (ACTIVE, 'was interrupted'), (READY, 'was not started'),
+          (SUCCESS, 'succeeded'))
+
+
+def _paths_around(path, steps):
+    """Return the paths of a step and of the containers around it; where the plan is not known,
+    all that they may be."""
+    if not steps:
+        words = path.split('_')
+        return ['_'.join(words[:n + 1]) for n in range(len(words))]
+    found = []
+    while path is not None:
+        found.append(path)
+        path = steps.get(path, {}).get('in')
+    return found
+
+
+def store_name(store):
+    """Return how a store is called in messages."""
+    return getattr(store, 'path', None) or repr(store)
 
 
 # Locks ----------------------------------------------------------------------------
@@ -11356,7 +11583,7 @@ class FlowReference:
         return current().sequence
 
 
-def tasks_elsewhere(store, flow, run_id, home, around=None):
+def tasks_elsewhere(store, flow, run_id, home):
     """Return the tasks of a run, in another process than its supervisor, which only looks.
 
     Raises:
@@ -11366,15 +11593,17 @@ def tasks_elsewhere(store, flow, run_id, home, around=None):
         raise StoreError('the tasks of flow %r are in the memory of its supervisor: call tasks() '
                          'in an inline or thread step, or give the flow a store in a file' % flow)
     store.open(False)
-    return told_tasks(store, flow, run_id, home, around)
+    return told_tasks(store, flow, run_id, home)
 
 
-def told_tasks(store, flow, run_id, home, around=None):
-    """Return what ran in a run as a list of `TaskInfo`; the store is open, ``around`` as of
-    `made_good`."""
-    records = [record for record in store.tasks(RunRecord(flow, run_id))
-               if record.kind in ('leaf', 'container', 'loop')]
-    good = made_good([one for one in records if one.status == FAILURE], around or {})
+def told_tasks(store, flow, run_id, home):
+    """Return what ran in a run as a list of `TaskInfo`; the store is open."""
+    run = store.latest(flow, run_id)
+    if run is None:
+        return []
+    view = RunView(store, run)
+    records = [record for record in view.tasks() if record.kind in ('leaf', 'container', 'loop')]
+    good = view.made_good(record for record in records if record.status == FAILURE)
     return [TaskInfo(one.path, one.sequence, one.kind, TaskStatus(one.status), one.recovery,
                      one.attempt, one.started, one.ended, one.error,
                      (one.path, one.sequence) in good, _told_result(one, store, home))
@@ -11393,26 +11622,6 @@ def _told_result(record, store, home):
         logger.warning('step %s at %s: its result cannot be had (%s)', record.path,
                        record.sequence, describe_error(error))
         return None
-
-
-def made_good(failed, around):
-    """Return the (path, sequence) of each failure that was made good, or is tolerated.
-
-    That may be its own failure, or that of a container it is in (semantics 3.3, 3.7).
-
-    Args:
-        failed: the records of the tasks that failed.
-        around: {path of a step: its path and those of the containers around it}.
-    """
-    handled = {(record.path, record.sequence) for record in failed if record.handled}
-    good = set(handled)
-    for record in failed if handled else ():
-        numbers = record.sequence.split('.')
-        places = ['.'.join(numbers[:n]) for n in range(1, len(numbers))]
-        if any((path, place) in handled for place in places
-               for path in around.get(record.path, ())):
-            good.add((record.path, record.sequence))
-    return good
 
 
 def _caller():
@@ -11802,8 +12011,7 @@ class _Run:
                 self._open(held, create=False)
             elif self.store.volatile:
                 self.driver.catch_up()
-            return told_tasks(self.store, flow.name, self.run_id, flow.module,
-                              flow.paths_around())
+            return told_tasks(self.store, flow.name, self.run_id, flow.module)
 
     def count_todos(self, initial):
         """See `Sequent.count_todos`; ``initial`` counts what is there before anything happens."""
@@ -12343,11 +12551,6 @@ class _Flow(abc.ABC):
         """Return the steps of the flow, at any depth, in the order in which they were added."""
         return list(self._paths.values())
 
-    def paths_around(self):
-        """Return {path of a step: its path and those of the containers around it}."""
-        return {step.path: [one.path for one in [step] + step.around()]
-                for step in self._paths.values()}
-
     def find_asked(self, step, rest):
         """Return the placeholders of a step; find out what the names in its command stand for.
 
@@ -12592,8 +12795,7 @@ class _Flow(abc.ABC):
         """
         if self._elsewhere or self._current.is_elsewhere():
             self.store = self.store or self._make_store()
-            return tasks_elsewhere(self.store, self.name, self.run_id, self.module,
-                                   self.paths_around())
+            return tasks_elsewhere(self.store, self.name, self.run_id, self.module)
         return self._current.tasks()
 
     def count_todos(self):
@@ -13489,12 +13691,6 @@ def _texts_of(run):
     return {name: text for name, text in recorded.items() if not isinstance(text, dict)}
 
 
-def _shown_texts(run):
-    """Return {name: text or None} of the parameters recorded with a run, for showing."""
-    recorded = json_object(run.steps).get('parameters', {})
-    return {name: '***' if isinstance(text, dict) else text for name, text in recorded.items()}
-
-
 def _readable(text):
     return str(text) if text is None or text.isprintable() else repr(text)
 
@@ -13816,14 +14012,17 @@ _RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': Ru
 def _apply(flow, session):
     """Apply the verb to the flow; return the exit code."""
     options = session.options
-    verbs = {'list': _list, 'status': _status, 'history': _history, 'log': _log,
-             'stop': _ask, 'hold': _ask, 'release': _ask}
+    looking = {'status': _status, 'history': _history, 'log': _log,
+               'stop': _ask, 'hold': _ask, 'release': _ask}
     _override(flow, options)
     session.values.settle(flow)
     install_logging(flow.logging_level)
     flow.log_warnings()
     session.values.log_notes()
-    return verbs.get(options.verb, _run)(flow, options)
+    if options.verb not in looking:
+        return _list(flow, options) if options.verb == 'list' else _run(flow, options)
+    with opened_store(flow) as store, _output(options.stdout) as say:
+        return looking[options.verb](flow, options, store, say) or _EXIT_SUCCESS
 
 
 def _override(flow, options):
@@ -13901,9 +14100,9 @@ def _closing_result(flow, ok):
     """
     failures = {True: [], False: []}  # type: typing.Dict[bool, list]
     with opened_store(flow) as store:
-        run = store.latest(flow.name, flow.run_id)
-        failed = list(store.tasks(run, status=FAILURE))
-    good = made_good(failed, flow.paths_around())
+        view = RunView.find(store, flow.name, flow.run_id)
+        run, failed = view.run, list(view.tasks(FAILURE))
+        good = view.made_good(failed)
     for record in failed:
         fields = _task_fields(record, good)
         # What failed in an earlier recovery, and was not reached in this one, does not count.
@@ -13916,49 +14115,28 @@ def _closing_result(flow, ok):
 # status, history ------------------------------------------------------------------
 
 
-def _find_run(store, flow, options):
-    """Return the `RunRecord` that the options choose; None if the flow has none at all.
-
-    Raises:
-        _UsageError: there is no such run, or no such recovery of it.
-    """
-    latest = store.latest(flow.name, options.run_id)
-    if latest is None:
-        if options.run_id:
-            raise _UsageError('%s holds no run %r of flow %r%s' % (
-                _store_name(store), options.run_id, flow.name,
-                _nearest(options.run_id, {run.run_id for run in store.runs(flow.name)})))
-        return None
-    number = latest.recovery if options.recovery_run is None else options.recovery_run
-    for run in store.runs(flow.name):
-        if (run.run_id, run.recovery) == (latest.run_id, number):
-            return run
-    raise _UsageError('run %r of flow %r has no recovery %d; the latest is %d'
-                      % (latest.run_id, flow.name, number, latest.recovery))
-
-
-def _ask(flow, options):
-    """Post a request to a run, and print what its supervisor answers."""
-    with opened_store(flow) as store, _output(options.stdout) as say:
-        run = _find_run(store, flow, options)
-        goes_on = run is not None and _supervisor(run) in ('alive', 'elsewhere')
-        if run is None or options.verb == 'stop' and not goes_on:
-            raise _UsageError('there is nothing to %s: no run of flow %r goes on in %s; history '
-                              'shows the runs' % (options.verb, flow.name, _store_name(store)))
-        number = store.post(Request(run.flow, run.run_id, options.verb, options.step or '',
-                                    time.time(), _asker()))
-        if not goes_on:
-            say('the next supervisor of run %s follows it: recover or continue it' % run.run_id)
-            return _EXIT_SUCCESS
-        patience = flow.settings()['shutdown_grace'] + 30
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            for answer in [text for one, text in store.answers(run) if one.number == number]:
-                say(answer)
-                return _EXIT_FAILURE if answer.startswith('refused') else _EXIT_SUCCESS
-            time.sleep(0.05)
-        say('no answer within %g s: the supervisor follows the request when it can, or the next '
-            'one does' % patience)
+def _ask(flow, options, store, say):
+    """Post a request to a run, and print what its supervisor answers; return the exit code."""
+    view = RunView.find(store, flow.name, options.run_id)
+    goes_on = view is not None and view.goes_on()
+    if view is None or options.verb == 'stop' and not goes_on:
+        raise _UsageError('there is nothing to %s: no run of flow %r goes on in %s; history '
+                          'shows the runs' % (options.verb, flow.name, store_name(store)))
+    run = view.run
+    number = store.post(Request(run.flow, run.run_id, options.verb, options.step or '',
+                                time.time(), _asker()))
+    if not goes_on:
+        say('the next supervisor of run %s follows it: recover or continue it' % run.run_id)
+        return _EXIT_SUCCESS
+    patience = flow.settings()['shutdown_grace'] + 30
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        for answer in [text for one, text in store.answers(run) if one.number == number]:
+            say(answer)
+            return _EXIT_FAILURE if answer.startswith('refused') else _EXIT_SUCCESS
+        time.sleep(0.05)
+    say('no answer within %g s: the supervisor follows the request when it can, or the next '
+        'one does' % patience)
     return _EXIT_FAILURE
 
 
@@ -13971,27 +14149,17 @@ def _asker():
     return '%s on %s, pid %d' % (user, _host(), os.getpid())
 
 
-def _store_name(store):
-    return getattr(store, 'path', None) or repr(store)
-
-
-def _supervisor(run):
-    """Say how the supervisor of a run fares: 'over', 'alive', 'gone' or 'elsewhere'."""
-    if run.status != ACTIVE:
-        return 'over'
-    return {True: 'alive', False: 'gone', None: 'elsewhere'}[process_alive(run.process)]
-
-
-def _run_status(run):
-    return run.status + {
+def _run_status(view):
+    return view.run.status + {
         'gone': ' (its supervisor is gone)',
-        'elsewhere': ' (its supervisor cannot be seen from here)'}.get(_supervisor(run), '')
+        'elsewhere': ' (its supervisor cannot be seen from here)'}.get(view.supervisor(), '')
 
 
-def _run_fields(run):
+def _run_fields(view):
+    run = view.run
     return {'flow': run.flow, 'run_id': run.run_id, 'recovery': run.recovery, 'mode': run.mode,
-            'status': run.status, 'supervisor': _supervisor(run), 'start': run.started,
-            'end': run.ended, 'parameters': _shown_texts(run)}
+            'status': run.status, 'supervisor': view.supervisor(), 'start': run.started,
+            'end': run.ended, 'parameters': view.parameters()}
 
 
 def _task_fields(record, good):
@@ -14002,112 +14170,46 @@ def _task_fields(record, good):
             'end': record.ended, 'error': record.error}
 
 
-def _status(flow, options):
-    with opened_store(flow) as store, _output(options.stdout) as say:
-        run = _find_run(store, flow, options)
-        if run is None:
-            if options.json:
-                say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
-            else:
-                say('no run of flow %s in %s' % (flow.name, _store_name(store)))
-            return _EXIT_SUCCESS
+def _status(flow, options, store, say):
+    view = RunView.find(store, flow.name, options.run_id, options.recovery_run)
+    if view is None:
         if options.json:
-            _say_status_json(say, flow, run, store, options)
-            return _EXIT_SUCCESS
-        say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
-            run.flow, run.run_id, run.recovery, _run_status(run), local_time(run.started),
-            local_time(run.ended)))
-        parameters = ['%s=%s' % (name, _readable(text))
-                      for name, text in _shown_texts(run).items()]
-        if parameters:
-            say('parameters: ' + ', '.join(parameters))
-        rows = _TaskRows(run, _made_good_in(flow, run, store, options))
-        steps = store.summary(run, options.recovery_run)
-        say_table(say, rows.HEADER, (
-            map(rows.task, store.tasks(run, upto=options.recovery_run)) if options.all else
-            (row for one in steps for row in rows.fold(one))))
-        for path, reason in _not_run(flow, run, steps):
-            say('%s was not run: %s' % (path, reason))
-    return _EXIT_SUCCESS
+            say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
+        else:
+            say('no run of flow %s in %s' % (flow.name, store_name(store)))
+        return
+    steps, good = view.summary(), view.made_good(view.tasks(FAILURE))
+    if options.json:
+        _say_status_json(say, view, steps, good, options.all)
+        return
+    run = view.run
+    say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
+        run.flow, run.run_id, run.recovery, _run_status(view), local_time(run.started),
+        local_time(run.ended)))
+    parameters = ['%s=%s' % (name, _readable(text)) for name, text in view.parameters().items()]
+    if parameters:
+        say('parameters: ' + ', '.join(parameters))
+    rows = _TaskRows(view, good)
+    say_table(say, rows.HEADER, map(rows.task, view.tasks()) if options.all else (
+        row for one in steps for row in rows.fold(one)))
+    for path, reason in view.not_run(steps):
+        say('%s was not run: %s' % (path, reason))
 
 
-def _made_good_in(flow, run, store, options):
-    return made_good(list(store.tasks(run, options.recovery_run, FAILURE)), flow.paths_around())
-
-
-def _say_status_json(say, flow, run, store, options):
+def _say_status_json(say, view, steps, good, in_full):
     """Print a run and its tasks, a line each."""
-    counts = []
-    good = _made_good_in(flow, run, store, options)
-    steps = store.summary(run, options.recovery_run)
-    if options.all:
-        records = store.tasks(run, upto=options.recovery_run)
-    else:
-        counts = [{'path': one.path, 'kind': one.kind, 'status': status, 'n': n}
-                  for one in steps for status, n in one.counts.items()]
-        records = (record for one in steps for record in one.records)
-    head = dict(_run_fields(run), counts=counts, not_run=[
-        {'path': path, 'reason': reason} for path, reason in _not_run(flow, run, steps)])
+    counts = [] if in_full else [{'path': one.path, 'kind': one.kind, 'status': status, 'n': n}
+                                 for one in steps for status, n in one.counts.items()]
+    head = dict(_run_fields(view), counts=counts, not_run=[
+        {'path': path, 'reason': reason} for path, reason in view.not_run(steps)])
     say(_json(head)[:-1] + ', "tasks": [', True)
     before = None
-    for record in records:
+    for record in view.tasks() if in_full else (
+            record for one in steps for record in one.records):
         if before is not None:
             say(before + ',', True)
         before = _json(_task_fields(record, good))
     say((before or '') + ']}', True)
-
-
-def _not_run(flow, run, summaries):
-    """Return (path, reason) pairs: the steps that were not run, and why (semantics 3.5).
-
-    A step was not run if its container began and the step has no task. Steps that wait for a
-    failure that did not happen are left out. While a run goes on, the list is empty.
-    """
-    if _supervisor(run) in ('alive', 'elsewhere') or isinstance(flow, Eventor):
-        return []
-    statuses = {}  # type: typing.Dict[str, typing.Collection[str]]
-    for one in summaries:    # that of a loop comes before that of its items
-        statuses.setdefault(one.path, one.counts)
-    missing = [step for step in flow.steps() if step.path not in statuses
-               and (not step.parent.path or step.parent.path in statuses)]
-    quiet = set()  # type: typing.Set[Step]
-
-    def holds(atom):
-        seen = statuses.get(atom.step.path, ())
-        return bool(seen) and (atom.status in seen or atom.status in (READY, ACTIVE)
-                               or atom.status == COMPLETE and (SUCCESS in seen or FAILURE in seen))
-
-    def may_hold(expression):
-        if isinstance(expression, Atom):
-            return holds(expression) or (expression.status != FAILURE
-                                         and expression.step not in quiet)
-        if isinstance(expression, Event):
-            return may_hold(expression.require)
-        of_them = any if isinstance(expression, Any) else all
-        return of_them(map(may_hold, expression.operands))
-
-    before = -1
-    while len(quiet) > before:    # what waits for one of them waits for that failure, too
-        before = len(quiet)
-        missing.reverse()    # else a chain whose last step was added first takes a pass a step
-        for step in missing:
-            if not may_hold(step.require):
-                quiet.add(step)
-    return [(step.path, _reason_not_run(flow, step, statuses, holds))
-            for step in sorted(set(missing) - quiet, key=lambda one: one.number)]
-
-
-def _reason_not_run(flow, step, statuses, holds):
-    required = list(mentioned(step.require)) + [
-        Atom(one.step, SUCCESS) for one in flow.find_asked(step, []) if isinstance(one, ResultOf)]
-    for atom in required:
-        if not holds(atom):
-            seen = statuses.get(atom.step.path, ())
-            return 'it requires %s, which %s' % (_atom_text(*atom), next(
-                (text for status, text in (
-                    (FAILURE, 'failed'), (ACTIVE, 'was interrupted'), (READY, 'was not started'),
-                    (SUCCESS, 'succeeded')) if status in seen), 'was not run'))
-    return 'what is around it was stopped before'
 
 
 class _TaskRows:
@@ -14115,11 +14217,11 @@ class _TaskRows:
 
     HEADER = ('path', 'sequence', 'status', 'recovery', 'attempt', 'start', 'duration', 'error')
 
-    def __init__(self, run, good):
-        self.good = good    # see `made_good`
-        self.day = local_time(run.started)[:11]
+    def __init__(self, view, good):
+        self.good = good    # see `RunView.made_good`
+        self.day = local_time(view.run.started)[:11]
         # Nothing runs on and on where nobody is there to see it end.
-        self.now = time.time() if _supervisor(run) in ('alive', 'elsewhere') else None
+        self.now = time.time() if view.goes_on() else None
 
     def task(self, record):
         """Return the cells of one task."""
@@ -14151,48 +14253,45 @@ def _span(start, end):
     return _seconds(None if start is None or end is None else end - start)
 
 
-def _history(flow, options):
-    with opened_store(flow) as store, _output(options.stdout) as say:
-        if options.run_id:
-            _find_run(store, flow, options)
-        runs = [run for run in store.runs(flow.name if options.flow or options.run_id else None)
-                if options.run_id in (None, run.run_id)]
-        if options.json:
-            say_json(say, [_run_fields(run) for run in runs])
-        elif not runs:
-            say('no runs in %s' % _store_name(store))
-        else:
-            say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
-                (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(run),
-                 local_time(run.started), _span(run.started, run.ended)) for run in runs])
-    return _EXIT_SUCCESS
+def _history(flow, options, store, say):
+    if options.run_id:
+        RunView.find(store, flow.name, options.run_id)
+    views = [RunView(store, run)
+             for run in store.runs(flow.name if options.flow or options.run_id else None)
+             if options.run_id in (None, run.run_id)]
+    if options.json:
+        say_json(say, [_run_fields(view) for view in views])
+    elif not views:
+        say('no runs in %s' % store_name(store))
+    else:
+        say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
+            (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(view),
+             local_time(run.started), _span(run.started, run.ended))
+            for view in views for run in [view.run]])
 
 
 # log ------------------------------------------------------------------------------
 
 
-def _log(flow, options):
+def _log(flow, options, store, say):
     """Print the log of one task of a run."""
-    with opened_store(flow) as store, _output(options.stdout) as say:
-        run = _find_run(store, flow, options)
-        if run is None:
-            raise _UsageError('no run of flow %s in %s' % (flow.name, _store_name(store)))
-        record = _find_task(flow, run, store, options)
-        path = _find_log(flow, run, store, record)
-        with open(path, encoding='utf-8', errors='backslashreplace', newline='\n') as file:
-            for line in file:
-                say(line.rstrip('\n'))
-    return _EXIT_SUCCESS
+    view = RunView.find(store, flow.name, options.run_id, options.recovery_run)
+    if view is None:
+        raise _UsageError('no run of flow %s in %s' % (flow.name, store_name(store)))
+    path = _find_log(flow, view.run, store, _find_task(flow, view, options))
+    with open(path, encoding='utf-8', errors='backslashreplace', newline='\n') as file:
+        for line in file:
+            say(line.rstrip('\n'))
 
 
-def _find_task(flow, run, store, options):
+def _find_task(flow, view, options):
     """Return the latest record of the task that the options choose.
 
     Raises:
         _UsageError: there is none, or there are several.
     """
-    path, where = options.step, 'in run %r of flow %r' % (run.run_id, run.flow)
-    found = {record.sequence: record for record in store.tasks(run, upto=options.recovery_run)
+    path, where = options.step, 'in run %r of flow %r' % (view.run.run_id, view.run.flow)
+    found = {record.sequence: record for record in view.tasks()
              if record.path == path and record.kind == 'leaf'}
     if not found:
         steps = {step.path: step for step in flow.steps()}
