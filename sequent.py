@@ -2452,7 +2452,7 @@ class Engine:
         self._starts = []  # type: typing.List[tuple]
         self._fresh = []                # tasks that became ready, not yet in order
         # Scopes that may have ended.
-        self._idle = collections.deque()  # type: typing.Deque[Scope]
+        self._idle = []  # type: typing.List[Scope]
         # Idle scopes in which something waits.
         self._quiet = []  # type: typing.List[Scope]
         self._over = []                 # containers that are over
@@ -2681,7 +2681,7 @@ class Engine:
             elif self._over:
                 self._end_containers()
             elif self._idle:
-                self._settle(self._idle.popleft())
+                self._settle()
             elif self._quiet:
                 self._settle_quiet()
             elif self._fresh:
@@ -3117,15 +3117,17 @@ class Engine:
             task.error = '%d of its %d iterations have failed, %g %% are tolerated' % (
                 task.failures, task.opened, task.step.share)
 
-    def _settle(self, scope):
-        """End what has nothing to wait for, now that nothing goes on in an iteration."""
-        if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
-            return
-        if scope.inner or any(self._requirements.awaited(scope)):
-            if not self.halted:    # else what is not over in it goes on in a later run
+    def _settle(self):
+        """End together the idle iterations that have nothing to wait for."""
+        idle, self._idle, ends = self._idle, [], []
+        for scope in idle:
+            if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
+                continue
+            if not (scope.inner or any(self._requirements.awaited(scope))):
+                ends.append(scope)
+            elif not self.halted:    # else what is not over in it goes on in a later run
                 self._quiet.append(scope)
-        else:
-            self._end_iterations([scope])
+        self._end_iterations(ends)
 
     def _settle_quiet(self):
         """End together the iterations that wait for what cannot be raised any more (3.6)."""
