@@ -2281,32 +2281,43 @@ class Admission:
             self.waiting.append(lane)
         lane.tasks.append(task)
 
-    def pop(self, lane):
-        """Take out the first task of a lane."""
+    def next(self):
+        """Take out the first task in ready order that can start, with what it needs; or None."""
+        if len(self.waiting) > 1 or self.waiting[0].tasks[0].scope.stop is not None:
+            self._put_in_order()
+        asked = frozenset()  # type: typing.FrozenSet[int]
+        for lane in self.waiting:
+            if self._has_room(lane, asked):
+                break
+            asked = asked.union([number for number, _ in lane.needs]) if lane.needs else asked
+        else:
+            return None
         task = lane.tasks.popleft()
         if not lane.tasks:
             self.waiting.remove(lane)
+        self.take(task)
         return task
 
-    def first_lane(self):
-        """Return the lane whose first task is the first in ready order that can start, or None.
-
-        Put the lanes in the ready order of their first tasks, without those that are dropped.
-        """
-        if len(self.waiting) == 1:    # nearly always: a third of the time of the general way
-            [lane] = self.waiting
-            if lane.tasks[0].scope.stop is None:
-                return lane if self._has_room(lane, ()) else None
+    def _put_in_order(self):
+        """Put the lanes in the ready order of their first tasks, without those that are dropped."""
         for lane in self.waiting:
             while lane.tasks and is_dropped(lane.tasks[0]):
                 lane.tasks.popleft()
         self.waiting = sorted([lane for lane in self.waiting if lane.tasks], key=_first_order)
-        asked = set()  # type: typing.Set[int]
-        for lane in self.waiting:
-            if self._has_room(lane, asked):
-                return lane
-            asked.update(number for number, _ in lane.needs)
-        return None
+
+    def give_up(self):
+        """Take out the first task that waits, as nobody gives back what it waits for."""
+        task = self.waiting[0].tasks.popleft()
+        self.waiting = [lane for lane in self.waiting if lane.tasks]
+        lacks = []
+        for number, amount in task.step.needs:
+            name, limit = self.pools[number]
+            if name is not None and self.out[number] + amount > limit:
+                held = ', '.join('%s at %s holds %d' % (path, sequence, n)
+                                 for (path, sequence), n in self.holders[number].items())
+                lacks.append('%d of pool %r of %d (%s)' % (amount, name, limit, held))
+        task.error = 'it waits for resources that nobody gives back: ' + '; '.join(lacks)
+        return task
 
     def _has_room(self, lane, asked):
         """Whether a task of a lane may start now; ``asked``: the pools that others wait for."""
@@ -2368,20 +2379,27 @@ class Admission:
 
     # Slots, and units of pools.
 
-    def enter(self, task, units=1):
-        """A task runs from now on; with -1 unit: it runs no more.
+    def take(self, task):
+        """A task has from now on the slot and the units that it needs.
 
         An adopted task is a process, whatever its step would be now.
         """
         for number in (_SLOTS,) if task.adopted else task.step.uses:
-            self.out[number] += units
+            self.out[number] += 1
+        if task.step.needs:
+            self.take_units(task)
 
-    def take(self, task):
+    def take_units(self, task):
         for number, amount in task.step.needs:
             self.out[number] += amount
             holders = self.holders[number]
             key = (task.step.path, task.sequence)
             holders[key] = holders.get(key, 0) + amount
+
+    def leave_slot(self, task):
+        """A task runs no more; it keeps its units."""
+        for number in (_SLOTS,) if task.adopted else task.step.uses:
+            self.out[number] -= 1
 
     def give_back(self, task, amounts):
         """Give back amounts of pools; return an error if that is more than is out."""
@@ -2402,17 +2420,6 @@ class Admission:
                     if not holders[one]:
                         del holders[one]
         return error
-
-    def shortage(self, task):
-        """Return what a task waits for that nobody gives back, as text."""
-        lacks = []
-        for number, amount in task.step.needs:
-            name, limit = self.pools[number]
-            if name is not None and self.out[number] + amount > limit:
-                held = ', '.join('%s at %s holds %d' % (path, sequence, n)
-                                 for (path, sequence), n in self.holders[number].items())
-                lacks.append('%d of pool %r of %d (%s)' % (amount, name, limit, held))
-        return 'it waits for resources that nobody gives back: ' + '; '.join(lacks)
 
 
 class Engine:
@@ -2540,7 +2547,7 @@ class Engine:
         """
         self._now = now
         self._replays = False
-        self.admission.enter(task, -1)
+        self.admission.leave_slot(task)
         task.error = error
         if task.stale or status == FAILURE and self.retries(task, again):
             self._try_again(task, status, 0 if task.stale else again)
@@ -2580,7 +2587,7 @@ class Engine:
         self._now = now
         attempt = task.attempt
         self._replays = False
-        self.admission.enter(task, -1)
+        self.admission.leave_slot(task)
         self._next_attempt(task)
         if not begun:
             task.attempt, task.status = attempt, READY
@@ -2686,8 +2693,7 @@ class Engine:
                 self._settle_quiet()
             elif self._fresh:
                 self._put_in_order()
-            elif self.halted or not (self._start_next() or self.ready and not self.running
-                                     and self._fail_deadlocked()):
+            elif self.halted or not (self.admission.waiting and self._start_next()):
                 break
         if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
                                       or self._opening):
@@ -2872,15 +2878,23 @@ class Engine:
             self.admission.add(task)
 
     def _start_next(self):
-        """Start the first ready task that can start; return whether there was one."""
-        admission = self.admission
-        lane = admission.first_lane() if admission.waiting else None
-        if lane is None:
+        """Start the first ready task that can start; return whether anything happened.
+
+        When all that is left waits for resources that nobody will give back, the first one fails.
+        """
+        task = self.admission.next()
+        if task is not None:
+            self._activate(task)
+        elif self.running or self.delayed or not self.ready or self.held():
             return False
-        task = admission.pop(lane)
-        if task.step.needs:
-            admission.take(task)
-        self._activate(task)
+        else:
+            task = self.admission.give_up()
+            self.ready -= 1
+            task.scope.waiting.pop(task, None)
+            task.status = FAILURE
+            self._actions.append(('record', task))
+            self._conclude(task, FAILURE)
+            self._leave(task.scope)
         return True
 
     def _activate(self, task):
@@ -2911,7 +2925,6 @@ class Engine:
             self._advance(task)
             self._leave(scope)
         elif step.calls:
-            self.admission.enter(task)
             self._actions.append(('submit', task))
         else:
             self._end(task, SUCCESS)
@@ -3192,20 +3205,6 @@ class Engine:
             self._idle.append(scope)
             scope = scope.parent
 
-    def _fail_deadlocked(self):
-        """When all that is left waits for resources that nobody will give back, fail the first."""
-        if self.delayed or self.held():
-            return False
-        task = self.admission.pop(self.admission.waiting[0])
-        self.ready -= 1
-        task.scope.waiting.pop(task, None)
-        task.error = self.admission.shortage(task)
-        task.status = FAILURE
-        self._actions.append(('record', task))
-        self._conclude(task, FAILURE)
-        self._leave(task.scope)
-        return True
-
     # Recovery (semantics 7).
 
     def _replay(self, task, earlier):
@@ -3257,36 +3256,30 @@ class Engine:
                 return
 
     def _skip(self, task, earlier):
-        """A skipped task counts as success (semantics 7.2), and holds what it had kept."""
-        step, scope = task.step, task.scope
+        """A skipped task counts as success (semantics 7.2)."""
         if earlier.status == SUCCESS:
-            scope.task.left = scope.task.left or earlier.handled
+            task.scope.task.left = task.scope.task.left or earlier.handled
             if self._reran:
-                self._note_kept(scope, step)
-        if step.needs or step.gives:
-            self.admission.take(task)
-            self.admission.give_back(task, step.gives)
-        self._raise_start(scope, step)
-        self._conclude(task, SUCCESS)
-        if earlier.events or step.wanted or step.gathers:
-            self._actions.append(('skip', (task, earlier)))
-
-    def _raise_start(self, scope, step):
-        for one in (READY, ACTIVE):
-            if step.told & _BITS[one]:
-                self._raise(scope, step, one)
+                self._note_kept(task.scope, task.step)
+        self._pass_over(task, earlier, SUCCESS)
 
     def _stay_failed(self, task, earlier):
-        self._raise_start(task.scope, task.step)
         task.error = earlier.error
         task.recovery, task.attempt = earlier.recovery, earlier.attempt
         task.began_at, task.failed_at = (0, earlier.began), (0, earlier.ended)
         task.handled = self._was_handled(task, earlier)
-        if task.step.needs or task.step.gives:
-            self.admission.take(task)
-            self.admission.give_back(task, task.step.gives)
-        self._conclude(task, FAILURE)
-        if earlier.events:
+        self._pass_over(task, earlier, FAILURE)
+
+    def _pass_over(self, task, earlier, status):
+        """A task does not run again: raise what it raised; it holds what it had kept."""
+        step = task.step
+        self.admission.take_units(task)
+        self.admission.give_back(task, step.gives)
+        for one in (READY, ACTIVE):
+            if step.told & _BITS[one]:
+                self._raise(task.scope, step, one)
+        self._conclude(task, status)
+        if earlier.events or status == SUCCESS and (step.wanted or step.gathers):
             self._actions.append(('skip', (task, earlier)))
 
     def _was_handled(self, task, earlier):
