@@ -2285,17 +2285,20 @@ class Admission:
         """Take out the first task in ready order that can start, with what it needs; or None."""
         if len(self.waiting) > 1 or self.waiting[0].tasks[0].scope.stop is not None:
             self._put_in_order()
-        asked = frozenset()  # type: typing.FrozenSet[int]
+        asked = set()  # type: typing.Set[int]
         for lane in self.waiting:
             if self._has_room(lane, asked):
                 break
-            asked = asked.union([number for number, _ in lane.needs]) if lane.needs else asked
+            asked.update(number for number, _ in lane.needs)
         else:
             return None
         task = lane.tasks.popleft()
         if not lane.tasks:
             self.waiting.remove(lane)
-        self.take(task)
+        for number in lane.uses:
+            self.out[number] += 1
+        if lane.needs:
+            self.take_units(task)
         return task
 
     def _put_in_order(self):
@@ -2377,17 +2380,16 @@ class Admission:
                                    for pattern in self.patterns)
         return self.known[step]
 
-    # Slots, and units of pools.
+    # Slots, and units of pools. An adopted task is a process, whatever its step would be now.
 
-    def take(self, task):
-        """A task has from now on the slot and the units that it needs.
+    def adopt(self, task):
+        self.out[_SLOTS] += 1
+        self.take_units(task)
 
-        An adopted task is a process, whatever its step would be now.
-        """
+    def leave_slot(self, task):
+        """A task runs no more; it keeps its units."""
         for number in (_SLOTS,) if task.adopted else task.step.uses:
-            self.out[number] += 1
-        if task.step.needs:
-            self.take_units(task)
+            self.out[number] -= 1
 
     def take_units(self, task):
         for number, amount in task.step.needs:
@@ -2395,11 +2397,6 @@ class Admission:
             holders = self.holders[number]
             key = (task.step.path, task.sequence)
             holders[key] = holders.get(key, 0) + amount
-
-    def leave_slot(self, task):
-        """A task runs no more; it keeps its units."""
-        for number in (_SLOTS,) if task.adopted else task.step.uses:
-            self.out[number] -= 1
 
     def give_back(self, task, amounts):
         """Give back amounts of pools; return an error if that is more than is out."""
@@ -2677,7 +2674,7 @@ class Engine:
 
     def _proceed(self):
         """Do what follows from an input until nothing more does; return the actions."""
-        agenda = self._agenda
+        agenda, admission = self._agenda, self.admission
         while True:
             if agenda:
                 self._fire(*agenda.popleft())
@@ -2693,8 +2690,14 @@ class Engine:
                 self._settle_quiet()
             elif self._fresh:
                 self._put_in_order()
-            elif self.halted or not (self.admission.waiting and self._start_next()):
+            elif self.halted or not admission.waiting:
                 break
+            else:
+                task = admission.next()
+                if task is not None:
+                    self._activate(task)
+                elif not self._fail_deadlocked():
+                    break
         if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
                                       or self._opening):
             self._finish()
@@ -2876,26 +2879,6 @@ class Engine:
             if step.told & _READY:
                 self._raise(scope, step, READY)
             self.admission.add(task)
-
-    def _start_next(self):
-        """Start the first ready task that can start; return whether anything happened.
-
-        When all that is left waits for resources that nobody will give back, the first one fails.
-        """
-        task = self.admission.next()
-        if task is not None:
-            self._activate(task)
-        elif self.running or self.delayed or not self.ready or self.held():
-            return False
-        else:
-            task = self.admission.give_up()
-            self.ready -= 1
-            task.scope.waiting.pop(task, None)
-            task.status = FAILURE
-            self._actions.append(('record', task))
-            self._conclude(task, FAILURE)
-            self._leave(task.scope)
-        return True
 
     def _activate(self, task):
         """Start a task that has what it needs."""
@@ -3205,6 +3188,19 @@ class Engine:
             self._idle.append(scope)
             scope = scope.parent
 
+    def _fail_deadlocked(self):
+        """When all that is left waits for resources that nobody will give back, fail the first."""
+        if self.running or self.delayed or not self.admission.waiting or self.held():
+            return False
+        task = self.admission.give_up()
+        self.ready -= 1
+        task.scope.waiting.pop(task, None)
+        task.status = FAILURE
+        self._actions.append(('record', task))
+        self._conclude(task, FAILURE)
+        self._leave(task.scope)
+        return True
+
     # Recovery (semantics 7).
 
     def _replay(self, task, earlier):
@@ -3300,7 +3296,7 @@ class Engine:
         self._enter(task.scope)
         if task.step.told & _READY:
             self._raise(task.scope, task.step, READY)
-        self.admission.take(task)
+        self.admission.adopt(task)
         self._activate(task)
 
 # 6 Stores ########################################################################
