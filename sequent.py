@@ -2302,7 +2302,7 @@ class Admission:
         return task
 
     def _put_in_order(self):
-        """Put the lanes in the ready order of their first tasks, without those that are dropped."""
+        """Put the lanes in the ready order of their first tasks; pass over what is dropped."""
         for lane in self.waiting:
             while lane.tasks and is_dropped(lane.tasks[0]):
                 lane.tasks.popleft()
