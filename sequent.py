@@ -304,14 +304,16 @@ def start_methods():
                   key=lambda one: one != _START_METHOD)
 
 
-if sys.version_info >= (3, 7):
-    def _freeze_garbage():
-        """Keep a forked child from collecting what is the supervisor's, and from copying it."""
-        import gc
+def _freeze_garbage():
+    """Keep a forked child from collecting what is the supervisor's, and from copying it."""
+    import gc
+    if _paused:
+        gc.enable()
+    if sys.version_info >= (3, 7):
         gc.freeze()
-else:
-    def _freeze_garbage():
-        """Nothing: gc.freeze() came with 3.7."""
+
+
+_paused = []  # an item for each `_without_collecting`
 
 
 @contextlib.contextmanager
@@ -322,13 +324,16 @@ def _without_collecting():
     the time in which a run with 100,000 tasks is recovered.
     """
     import gc
-    enabled = gc.isenabled()
+    if not gc.isenabled():
+        yield
+        return
+    _paused.append(None)    # Another thread may fork now: see `_freeze_garbage`.
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        gc.enable()
+        _paused.pop()
 
 
 if hasattr(os, 'register_at_fork'):  # since 3.7, where there is fork
@@ -5046,12 +5051,14 @@ def _with_utf8_error(record):
 
 
 class _Types(dict):
-    """{types of the fields of a row: whether a record has such fields}, filled when asked."""
+    """{types of the fields of a row: whether a record has such fields}, filled when asked.
+
+    Args:
+        fields: for each field the set of types that it may have.
+    """
 
     def __init__(self, *fields):
-        self._fields = [{type(one) if one is None else one
-                         for one in (each if isinstance(each, tuple) else (each,))}
-                        for each in fields]
+        self._fields = fields
 
     def __missing__(self, types):
         self[types] = len(types) == len(self._fields) and all(
@@ -5064,10 +5071,11 @@ class _Types(dict):
 _KINDS = frozenset(('leaf', 'container', 'loop', 'timer', 'iteration'))
 _TASK_STATUSES = frozenset((READY, ACTIVE, SUCCESS, FAILURE, '', 'over'))
 _RUN_STATUSES = frozenset((ACTIVE, 'stopped', SUCCESS, FAILURE))
-_TEXT, _TIME, _BYTES = (str, None), (float, None), (bytes, None)
-_TASK_TYPES = _Types(str, str, int, int, str, str, int, _BYTES, _TIME, _TIME, _TIME,
+_STR, _INT = {str}, {int}
+_TEXT, _TIME, _BYTES = {str, type(None)}, {float, type(None)}, {bytes, type(None)}
+_TASK_TYPES = _Types(_STR, _STR, _INT, _INT, _STR, _STR, _INT, _BYTES, _TIME, _TIME, _TIME,
                      _TEXT, _BYTES, _TEXT, _TEXT, _TEXT, _TIME, _TEXT)
-_RUN_TYPES = _Types(str, str, int, str, str, _TIME, _TIME, str, str, _TEXT)
+_RUN_TYPES = _Types(_STR, _STR, _INT, _STR, _STR, _TIME, _TIME, _STR, _STR, _TEXT)
 _new_tuple = tuple.__new__    # for what is made for each task: a third of the time of _make()
 
 
@@ -12034,29 +12042,29 @@ def _check_run(who, run_id, recovery_run):
     _check_text(run_id or '', '%s: its run_id' % who)
 
 
-def _checked_common(who, func, args, kwargs, acquires, releases, recovery, config, handles,
-                    warnings):
-    """Return what both facades' steps are given, checked."""
-    if not isinstance(handles, bool):
-        raise FlowTypeError('%s: handles must be True or False, not %r' % (who, handles))
-    if not isinstance(args, (tuple, list)):
-        raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
-    if not isinstance(kwargs, dict) or kwargs and any(
-            not isinstance(key, str) for key in kwargs):
-        raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
-    if (args or kwargs) and isinstance(func, Command):
-        raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
-                            'or kwargs' % who)
-    return {
-        'handles': handles, 'args': tuple(args),
-        'kwargs': dict(kwargs) if kwargs else _NOTHING,
-        'acquires': () if acquires == () else _checked_amounts(
-            who, 'acquires', acquires),
-        'releases': None if releases is None else _checked_amounts(
-            who, 'releases', releases),
-        'recovery': _NOTHING if recovery == {} else _checked_recovery(who, recovery),
-        'config': _NOTHING if config == {} else _checked_config(
-            _read_config(config, '', who), who, warnings, on_step=True)}
+def _checked_func(who, func, command):
+    """Return what a step calls, or None; a `Command` where it was given ``command``."""
+    func = None if func is ... else func
+    if command is not None and func is not None:
+        raise FlowTypeError('%s: give func or command, not both' % who)
+    if command is not None:
+        try:
+            func = command if isinstance(command, Command) else Command(command)
+        except (FlowError, FlowTypeError) as error:
+            raise type(error)('%s: %s' % (who, error)) from None
+    if func is None:
+        return None
+    if not callable(func):
+        raise FlowTypeError('%s: func must be callable, not %r' % (who, func))
+    made = made_by_call(func)
+    if made == 'a coroutine' and _run_coroutine is None:
+        raise FlowTypeError('%s: its func %r is an async function, which needs Python 3.7; '
+                            'give a function that runs it in an event loop' % (who, func))
+    if made is not None and made != 'a coroutine':
+        raise FlowTypeError('%s: a call of its func %r makes %s, and runs nothing of it; give '
+                            'a function that does the work and returns its results'
+                            % (who, func, made))
+    return func
 
 
 def _checked_amounts(who, what, pairs):
@@ -12081,14 +12089,19 @@ def _checked_recovery(who, recovery):
                             % (who, recovery))
     checked = {}
     for status, replay in recovery.items():
-        if status not in TaskStatus.__members__:
-            raise FlowError('%s: recovery of unknown status %r%s'
-                            % (who, status, _choices(status, TaskStatus.__members__)))
+        status = _checked_status(who, 'recovery', status, TaskStatus)
         if replay not in StepReplay.__members__:
             raise FlowError('%s: recovery of %s must be rerun or skip, not %r'
                             % (who, status, replay))
-        checked[TaskStatus(status).value] = StepReplay(replay).value
+        checked[status] = StepReplay(replay).value
     return checked
+
+
+def _checked_status(who, what, status, statuses):
+    if status not in statuses.__members__:
+        raise FlowError('%s: %s of unknown status %r%s'
+                        % (who, what, status, _choices(status, statuses.__members__)))
+    return statuses(status).value
 
 
 def _checked_delay(who, delay):
@@ -12180,7 +12193,7 @@ class _Preparation:
     def find_placeholders(self, step):
         """Set ``asks`` and ``flat`` of a step; refuse placeholders that cannot be filled."""
         rest = []  # type: list
-        asks = step.flow.find_asked(step, rest)
+        asks = asked_by(step, rest)
         for one in asks:
             if one.step is not None and one.step.flow is not step.flow:
                 raise FlowError('step %r asks for the %s of %r, which belongs to another flow' % (
@@ -12200,6 +12213,26 @@ class _Preparation:
         step.flat = not (program or asks and placeholders_in(
             [one for one in step.args if not isinstance(one, Placeholder)]
             + [step.func, step.kwargs]))
+
+
+def asked_by(step, rest):
+    """Return the placeholders of a step; find out what the names in its command stand for.
+
+    The other objects are added to ``rest``, a list: see `placeholders_in`.
+    """
+    asked = []
+    if step.args or step.kwargs:
+        asked = placeholders_in([step.func, step.args, step.kwargs], rest)
+    elif step.func is not None:
+        asked = placeholders_in(step.func, rest)
+    if step.loop is not None:
+        inside = placeholders_in(step.loop, rest)
+        asked += inside if isinstance(step.loop, Placeholder) else []
+    if isinstance(step.func, Command):
+        step.names = {name: _named(step, *name) for name in sorted(step.func.names())}
+        asked += step.func.placeholders()
+        asked += [one for one in step.names.values() if one is not None]
+    return tuple(asked)
 
 
 def _named(step, name, attribute):
@@ -12272,15 +12305,13 @@ class _Container(abc.ABC):
             FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
         """
         flow, parent = self._place()
-        forgotten = func is ... and command is None
-        func = flow.check_new(parent, name, func, command)
-        who = 'step %r' % name
+        forgotten, who = func is ... and command is None, 'step %r' % (name,)
         if more:
             raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
                                 'for what it waits for, loop= for what it goes over'
                                 % (who, more[0]))
-        given = _checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
-                                handles, flow.warnings)
+        given = flow.checked(parent, name, func, command, args, kwargs, acquires, releases,
+                             recovery, config, handles)
         if aliases:
             loop = _resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
             require = _resolve_alias(who, 'require', require, (), ('requires',), aliases)
@@ -12290,10 +12321,9 @@ class _Container(abc.ABC):
                             % (who, wrong, _nearest(wrong, _STEP_ARGUMENTS)))
         if loop is not None:
             _check_loop(who, loop)
-        step = FlowStep(flow, parent, name, func=func, loop=loop,
-                        delay=_checked_delay(who, delay), **given)
+        step = FlowStep(flow, parent, name, loop=loop, delay=_checked_delay(who, delay), **given)
         if args or kwargs or type(func) is functools.partial:
-            _check_places(who, [func, step.args, step.kwargs])
+            _check_places(who, [step.func, step.args, step.kwargs])
         if require != () and require is not None:
             step.require = parse_expression(require, flow, who)
         return flow.register(step, forgotten)
@@ -12460,10 +12490,10 @@ class _Flow(abc.ABC):
         if logging_level is not None:
             self.logging_level = logging_level
 
-    def check_new(self, parent, name, func, command):
-        """Check where a step is to be, its name and its func; return its func."""
+    def checked(self, parent, name, func, command, args, kwargs, acquires, releases, recovery,
+                config, handles):
+        """Check what a step of either facade is given; return it as arguments of `Step`."""
         who = 'step %r' % (name,)
-        func = None if func is ... else func
         if self._closed or self._current.driver is not None:
             raise ClosedError('%s cannot be added to %r: it has been run' % (who, self))
         if not isinstance(name, str):
@@ -12471,27 +12501,28 @@ class _Flow(abc.ABC):
         if not name:
             raise FlowError('the name of a step must not be empty')
         _check_text(name, 'the name of a step')
-        if command is not None and func is not None:
-            raise FlowTypeError('%s: give func or command, not both' % who)
-        if command is not None:
-            try:
-                func = command if isinstance(command, Command) else Command(command)
-            except (FlowError, FlowTypeError) as error:
-                raise type(error)('%s: %s' % (who, error)) from None
         if parent.func is not None:
             raise FlowError('%s cannot be added to step %r: that has a func, so it cannot be a '
                             'container' % (who, parent.path))
-        if func is not None and not callable(func):
-            raise FlowTypeError('%s: func must be callable, not %r' % (who, func))
-        made = None if func is None else made_by_call(func)
-        if made == 'a coroutine' and _run_coroutine is None:
-            raise FlowTypeError('%s: its func %r is an async function, which needs Python 3.7; '
-                                'give a function that runs it in an event loop' % (who, func))
-        if made is not None and made != 'a coroutine':
-            raise FlowTypeError('%s: a call of its func %r makes %s, and runs nothing of it; give '
-                                'a function that does the work and returns its results'
-                                % (who, func, made))
-        return func
+        func = _checked_func(who, func, command)
+        if not isinstance(handles, bool):
+            raise FlowTypeError('%s: handles must be True or False, not %r' % (who, handles))
+        if not isinstance(args, (tuple, list)):
+            raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
+        if not isinstance(kwargs, dict) or kwargs and any(
+                not isinstance(key, str) for key in kwargs):
+            raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
+        if (args or kwargs) and isinstance(func, Command):
+            raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
+                                'or kwargs' % who)
+        return {
+            'func': func, 'handles': handles, 'args': tuple(args),
+            'kwargs': dict(kwargs) if kwargs else _NOTHING,
+            'acquires': () if acquires == () else _checked_amounts(who, 'acquires', acquires),
+            'releases': None if releases is None else _checked_amounts(who, 'releases', releases),
+            'recovery': _NOTHING if recovery == {} else _checked_recovery(who, recovery),
+            'config': _NOTHING if config == {} else _checked_config(
+                _read_config(config, '', who), who, self.warnings, on_step=True)}
 
     def register(self, step, without_func=False):
         """Add a step to its container; return it.
@@ -12541,25 +12572,6 @@ class _Flow(abc.ABC):
     def steps(self):
         """Return the steps of the flow, at any depth, in the order in which they were added."""
         return list(self._paths.values())
-
-    def find_asked(self, step, rest):
-        """Return the placeholders of a step; find out what the names in its command stand for.
-
-        The other objects are added to ``rest``, a list: see `placeholders_in`.
-        """
-        asked = []
-        if step.args or step.kwargs:
-            asked = placeholders_in([step.func, step.args, step.kwargs], rest)
-        elif step.func is not None:
-            asked = placeholders_in(step.func, rest)
-        if step.loop is not None:
-            inside = placeholders_in(step.loop, rest)
-            asked += inside if isinstance(step.loop, Placeholder) else []
-        if isinstance(step.func, Command):
-            step.names = {name: _named(step, *name) for name in sorted(step.func.names())}
-            asked += step.func.placeholders()
-            asked += [one for one in step.names.values() if one is not None]
-        return tuple(asked)
 
     def compile(self):
         """Check the flow and return its `Plan`; opens and starts nothing.
@@ -12838,7 +12850,7 @@ class Sequent(_Container, _Flow):
 
     def _count_initial(self):
         return sum(step.require == All(()) and not any(isinstance(one, ResultOf)
-                                                       for one in self.find_asked(step, []))
+                                                       for one in asked_by(step, []))
                    for step in self._root.children)
 
 
@@ -12904,16 +12916,15 @@ class Eventor(_Flow):
         """
         if func is ... and command is None:
             raise FlowError(_NO_FUNC % (name,))
-        func = self.check_new(self._root, name, func, command)
-        who = 'step %r' % name
-        given = _checked_common(who, func, args, kwargs, acquires, releases, recovery, config,
-                                handles, self.warnings)
+        given = self.checked(self._root, name, func, command, args, kwargs, acquires, releases,
+                             recovery, config, handles)
+        who, func = 'step %r' % name, given['func']
         raised = self._checked_triggers(who, triggers)
         if placeholders_in([func, args, kwargs]) or isinstance(func, Command) and (
                 func.placeholders() or any(attribute for _, attribute in func.names())):
             raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
                                 'Sequent; what an Eventor runs has no place in a tree' % who)
-        step = self.register(Step(self, self._root, name, func=func, **given))
+        step = self.register(Step(self, self._root, name, **given))
         self._starters[step] = []
         for status, events in raised:
             for event in events:
@@ -12926,13 +12937,11 @@ class Eventor(_Flow):
                                 % (who, triggers))
         checked = []
         for status, events in triggers.items():
-            if status not in StepStatus.__members__:
-                raise FlowError('%s: triggers of unknown status %r%s'
-                                % (who, status, _choices(status, StepStatus.__members__)))
+            status = _checked_status(who, 'triggers', status, StepStatus)
             events = events if isinstance(events, (tuple, list)) else (events,)
             for event in events:
                 self._check_event(who, event)
-            checked.append((StepStatus(status).value, events))
+            checked.append((status, events))
         return checked
 
     def _check_event(self, who, event):

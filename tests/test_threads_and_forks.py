@@ -3,6 +3,7 @@
 SEQUENT_FORKS=1000 makes the long test longer.
 """
 
+import gc
 import json
 import os
 import signal
@@ -471,3 +472,26 @@ def test_a_child_sets_variables_though_another_thread_was_setting_one():
         over.set()
         thread.join()
         del os.environ['SEQUENT_NOISE']
+
+
+def test_garbage_is_collected_in_a_task_that_is_forked_while_another_run_begins():
+    found = []
+
+    def run_another():
+        inner = sequent.Sequent('inner', store=sequent.MemoryStore())
+        inner.add_step('a', func=gc.isenabled)
+        assert inner.run()
+        found.extend(task.result for task in inner.tasks())
+
+    class Beginning(sequent.MemoryStore):
+        def begin(self, run):
+            thread = threading.Thread(target=run_another)
+            thread.start()
+            thread.join()
+            super().begin(run)
+
+    flow = sequent.Sequent('outer', store=Beginning())
+    flow.add_step('a', func=None)
+    assert flow.run()
+    assert found == [True]
+    assert gc.isenabled()
