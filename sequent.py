@@ -8680,26 +8680,13 @@ def outcome_path(folder, flow, run_id, name, sequence, recovery, attempt):
 # Retries ---------------------------------------------------------------------------
 
 
-def may_retry(config, outcome):
-    """Whether a failure is one of those that config ``retry_on`` and ``retry_unless`` let be
-    tried again."""
-    wanted, unwanted = config['retry_on'], config['retry_unless']
-    return (wanted is None or _is_among(outcome, wanted)) and not (
-        unwanted is not None and _is_among(outcome, unwanted))
-
-
 def _is_among(outcome, failures):
     """Whether a failure is by one of the exit codes or of one of the classes given."""
-    for one in failures if isinstance(failures, (list, tuple)) else (failures,):
-        if isinstance(one, int):
-            found = outcome.code == one
-        elif isinstance(one, type):
-            found = class_name(one) in outcome.kinds
-        else:
-            found = any(one in (kind, kind.rpartition('.')[2]) for kind in outcome.kinds)
-        if found:
-            return True
-    return False
+    names = [kind.rpartition('.')[2] for kind in outcome.kinds]
+    return any(outcome.code == one if isinstance(one, int) else
+               class_name(one) in outcome.kinds if isinstance(one, type) else
+               one in outcome.kinds or one in names
+               for one in (failures if isinstance(failures, (list, tuple)) else (failures,)))
 
 
 def retry_delay(config, attempt, name):
@@ -8723,6 +8710,43 @@ def retry_delay(config, attempt, name):
             delay *= 1e9
     chance = zlib.crc32(('%s %d' % (name, attempt)).encode('utf-8')) / 0xffffffff
     return delay * (1 + config['retry_jitter'] * (2 * chance - 1))
+
+
+class _Retries:
+    """Says how long failures of the steps of a `Plan` wait for their next attempt."""
+
+    def __init__(self, plan, run):
+        self._run = run
+        self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
+        self._delays = {one.path: one.delay for one in plan.steps if one.delay}
+
+    def delay(self, path, attempt, outcome):
+        """Return the seconds until a failed attempt may be followed by another; None: never.
+
+        The engine says how often. ``attempt`` is a `Job` or `TaskRecord`.
+        """
+        config = self._configs.get(path)
+        if config is None:
+            return None
+        wanted, unwanted = config['retry_on'], config['retry_unless']
+        if (wanted is not None and not _is_among(outcome, wanted)
+                or unwanted is not None and _is_among(outcome, unwanted)):
+            return None
+        made = attempt.attempt if attempt.recovery == self._run.recovery else 1
+        return self._delay(config, made, path, attempt.sequence)
+
+    def longest_wait(self, record):
+        """Return the most seconds that the wait can take that a task is recorded in.
+
+        A first attempt may follow a failure in an earlier recovery.
+        """
+        config = self._configs.get(record.path)
+        delay = self._delays.get(record.path, 0.0) if record.attempt == 1 else 0.0
+        return delay if config is None else max(delay, self._delay(
+            config, max(1, record.attempt - 1), record.path, record.sequence))
+
+    def _delay(self, config, attempt, path, sequence):
+        return retry_delay(config, attempt, '%s %s %s' % (self._run.run_id, path, sequence))
 
 
 # Results that are asked for ----------------------------------------------------------
@@ -8802,11 +8826,7 @@ class _Results:
 
     The scope in which a leaf stands has its result as it is stored. A container passes those on
     that are asked for further out, as lists over its iterations; it is stored with them, too.
-
-    Args:
-        store: an open store.
-        run: the `RunRecord`.
-        home: the name of the module that made the flow.
+    ``home`` is the name of the module that made the flow.
     """
 
     def __init__(self, store, run, home):
@@ -8878,19 +8898,15 @@ class _Results:
         if step.flat:    # nearly all are so, and it takes a third of the time
             return step.func, tuple([value(task, one) if isinstance(one, Placeholder) else one
                                      for one in step.args]), step.kwargs or {}
-        func, find = step.func, functools.partial(value, task)
-        if isinstance(func, Command):
-            func = func.filled(functools.partial(self._look_up, step.names, find), find)
-        else:
-            func = filled(func, find)
-        return func, filled(step.args, find), filled(step.kwargs, find) or {}
+        find = functools.partial(value, task)
 
-    @staticmethod
-    def _look_up(names, find, *name):
-        """Return the value of a name in a command."""
-        placeholder = names[name]
-        value = _parameter_value(name[0]) if placeholder is None else find(placeholder)
-        return '' if value is None else value
+        def look_up(*name):
+            placeholder = step.names[name]
+            found = _parameter_value(name[0]) if placeholder is None else find(placeholder)
+            return '' if found is None else found
+        func = (step.func.filled(look_up, find) if isinstance(step.func, Command) else
+                filled(step.func, find))
+        return func, filled(step.args, find), filled(step.kwargs, find) or {}
 
 
 # Time ------------------------------------------------------------------------------
@@ -8907,11 +8923,7 @@ class RunClock:
 
 
 class _Timers:
-    """Calls that are due at a time, in one heap. Each has a key.
-
-    Args:
-        clock: returns the seconds since the epoch.
-    """
+    """Calls that are due at a time, in one heap. Each has a key."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -8956,11 +8968,7 @@ class _Timers:
 
 
 class _Loops:
-    """The loops of containers in flight: their iterators.
-
-    Args:
-        results: the `_Results`, for loops that are placeholders.
-    """
+    """The loops of containers in flight: their iterators."""
 
     def __init__(self, results):
         self.results = results
@@ -9095,16 +9103,6 @@ def found_by_running(loop):
 _Past = collections.namedtuple('_Past', 'earlier item over floor')
 
 
-def _out_of_sight(record):
-    """Return the error that names an orphan which cannot be looked at, and the choices."""
-    identity = json_object(record.process)
-    return AlreadyRunningError(
-        'step %r at %s was started as process %s on host %r, which cannot be looked at from here; '
-        'go on there, or, if you know that it is dead, with --assume-dead '
-        "(config={'assume_dead': True})"
-        % (record.path, record.sequence, identity.get('pid'), identity.get('host')))
-
-
 _NO_PAST = _Past(None, None, False, 0)
 
 
@@ -9112,12 +9110,15 @@ class _History:
     """What earlier supervisors left of the run that is recovered or continued.
 
     Args:
-        store: an open store.
-        run: the `RunRecord` of this supervisor.
         base: the recovery whose end is the state that this recovery began with.
         signatures: {path: signature} of this flow's steps.
         assume_dead: take processes that cannot be looked at for dead.
         noted: {recovery: what its supervisor noted in ``steps``}, as far as that has been read.
+
+    Attributes:
+        living: {(path, sequence): TaskRecord} of the orphans that still run.
+        left: {(path, sequence): (TaskRecord, Outcome)} of those that left an outcome.
+        retries: the driver's `_Retries`.
     """
 
     def __init__(self, store, run, base, signatures, assume_dead, noted):
@@ -9126,19 +9127,25 @@ class _History:
         self.base = base
         self.signatures = signatures
         self.assume_dead = assume_dead
-        self.living = {}          # (path, sequence) -> TaskRecord of an orphan that still runs
-        self.failed = {}          # (path, sequence) -> Outcome of an orphan that has failed
-        self.left = {}            # (path, sequence) -> TaskRecord of what an orphan has left and
-                                  # nobody commits: see `look`
-        self.retries = None       # the driver's `_Retries`
         self.noted = noted
+        self.living = {}  # type: typing.Dict[tuple, TaskRecord]
+        self.left = {}  # type: typing.Dict[tuple, tuple]
+        self.retries = None  # type: typing.Any
 
-    def collect(self):
-        """Commit the outcomes that orphans left; note the orphans that still run."""
-        settled = [self._settled(*one) for one in self._find_orphans()]
-        self.store.commit(self.run, settled)
+    def look(self, settle=False):
+        """Find the orphans that still run, and what the others left.
+
+        Args:
+            settle: commit what they left, and remove the files that they left it in.
+        """
+        for record in self.store.tasks(self.run, status=ACTIVE):
+            if record.process:
+                self._look_at(record, settle)
+        if not settle:
+            return
+        self.store.commit(self.run, [record for record, _ in self.left.values()])
         self._remove_outcomes()
-        for record in settled:
+        for record, _ in self.left.values():
             logger.info('step %s at %s ended with %s while no supervisor was there',
                         record.path, record.sequence, record.status)
         for record in self.living.values():
@@ -9146,37 +9153,30 @@ class _History:
                         record.path, record.sequence, json_object(record.process).get('pid'),
                         local_time(record.started))
 
-    def look(self):
-        """As `collect`, for who changes nothing: what orphans left stays, and counts."""
-        for record, outcome in self._find_orphans():
-            self.left[record.path, record.sequence] = record._replace(
-                status=outcome.status, ended=outcome.ended, error=outcome.error)
-
-    def _find_orphans(self):
-        """Note the orphans that still run and that have failed; return (record, outcome) pairs of
-        those that left an outcome."""
-        found = []
-        for record in self.store.tasks(self.run, status=ACTIVE):
-            if not record.process:
-                continue
-            path = self._outcome_path(record)
-            record = record._replace(process=find_process(record.process, path))
-            # First whether it lives, then what it left: the other way round one that ends in
-            # between would be lost.
-            alive = process_alive(record.process) if record.process else False
-            outcome = read_outcome(path) if path else None
-            if outcome is not None:
-                found.append((record, outcome))
-                if outcome.status == FAILURE:
-                    self.failed[record.path, record.sequence] = outcome
-            elif alive or alive is None and not self.assume_dead:
-                self._keep_living(record, alive)
-        return found
-
-    def _settled(self, record, outcome):
-        place = (self.run.flow, self.run.run_id) + record[:4]
-        return record._replace(status=outcome.status, ended=outcome.ended, error=outcome.error,
-                               result=store_result(self.store, place, outcome))
+    def _look_at(self, record, settle):
+        """Look at the process of a task that is recorded as active."""
+        key, path = (record.path, record.sequence), self._outcome_path(record)
+        record = record._replace(process=find_process(record.process, path))
+        # First ask whether the process lives, then look for its outcome: in the other order, the
+        # outcome of a process that ends in between would be lost.
+        alive = process_alive(record.process) if record.process else False
+        outcome = read_outcome(path) if path else None
+        if outcome is not None:
+            record = record._replace(status=outcome.status, ended=outcome.ended,
+                                     error=outcome.error)
+            if settle:
+                place = (self.run.flow, self.run.run_id) + record[:4]
+                record = record._replace(result=store_result(self.store, place, outcome))
+            self.left[key] = record, outcome._replace(result=None)
+        elif alive:
+            self.living[key] = record
+        elif alive is None and not self.assume_dead:
+            identity = json_object(record.process)
+            raise AlreadyRunningError(
+                'step %r at %s was started as process %s on host %r, which cannot be looked at '
+                'from here; go on there, or, if you know that it is dead, with --assume-dead '
+                "(config={'assume_dead': True})"
+                % (record.path, record.sequence, identity.get('pid'), identity.get('host')))
 
     def _outcome_path(self, record):
         return outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
@@ -9196,11 +9196,6 @@ class _History:
                     _remove(path)    # unless it was renamed just now
         except OSError as error:    # what stays is known already, and is no more asked for
             logger.warning('outcomes that have been taken stay in %r: %s', folder, error.strerror)
-
-    def _keep_living(self, record, alive):
-        if alive is None:
-            raise _out_of_sight(record)
-        self.living[record.path, record.sequence] = record
 
     def earlier(self, sequence, path='', floor=0):
         """Return what is recorded at a sequence.
@@ -9240,9 +9235,9 @@ class _History:
             rows = self.store.outcomes(self.run, sequence, self.base)
             rows.update(own_rows)
         for path, record in rows.items() if self.left else ():
-            left = self.left.get((path, sequence))
-            if left is not None and left[:4] == record[:4]:
-                rows[path] = left
+            left, _ = self.left.get((path, sequence), (record, None))
+            if record.status == ACTIVE and left[:4] == record[:4]:
+                rows[path] = left    # It is not stored, as nothing is changed.
         return rows
 
     def _outcome(self, record):
@@ -9253,8 +9248,8 @@ class _History:
         due, again, wait = record.due, False, None
         if record.status == READY and due is not None:
             wait = self.retries.longest_wait(record)
-        outcome = self.failed and self.failed.get((record.path, record.sequence))
-        if outcome and self.run.mode == 'continue':
+        _, outcome = self.left.get((record.path, record.sequence), (None, None))
+        if outcome and outcome.status == FAILURE and self.run.mode == 'continue':
             delay = self.retries.delay(record.path, record, outcome)
             if delay is not None:
                 due, again, wait = record.ended + delay, True, delay
@@ -9669,44 +9664,6 @@ class _Batch:
 def _masked(records):
     """Return `TaskRecord`s without the values of secret parameters."""
     return [one._replace(error=masked(one.error)) if one.error else one for one in records]
-
-
-class _Retries:
-    """How long a failure waits for its next attempt.
-
-    Args:
-        plan: a `Plan`.
-        run: the `RunRecord`.
-    """
-
-    def __init__(self, plan, run):
-        self._run = run
-        self._configs = {one.path: one.step.settings for one in plan.steps if one.retries}
-        self._delays = {one.path: one.delay for one in plan.steps if one.delay}
-
-    def delay(self, path, attempt, outcome):
-        """Return the seconds until a failed attempt may be followed by another; None: never.
-
-        The engine says how often. ``attempt`` is a `Job` or `TaskRecord`.
-        """
-        config = self._configs.get(path)
-        if config is None or not may_retry(config, outcome):
-            return None
-        made = attempt.attempt if attempt.recovery == self._run.recovery else 1
-        return self._delay(config, made, path, attempt.sequence)
-
-    def longest_wait(self, record):
-        """Return the seconds that the wait can take that a task is recorded in.
-
-        A first attempt may be one that follows a failure in an earlier recovery.
-        """
-        config = self._configs.get(record.path)
-        delay = self._delays.get(record.path, 0.0) if record.attempt == 1 else 0.0
-        return delay if config is None else max(delay, self._delay(
-            config, max(1, record.attempt - 1), record.path, record.sequence))
-
-    def _delay(self, config, attempt, path, sequence):
-        return retry_delay(config, attempt, '%s %s %s' % (self._run.run_id, path, sequence))
 
 
 class _Limits:
@@ -11865,7 +11822,7 @@ class _Run:
             return None
         run, history, dead = found
         if history is not None:
-            history.collect()
+            history.look(settle=True)
             history.log_differences()
         if not store.volatile:
             run = run._replace(plan=store.keep_plan(plan_text(flow.compile(), called_text)))
