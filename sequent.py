@@ -9379,11 +9379,6 @@ class RunTimeout(BaseException):
 class _DriverPort(Port):
     """What reaches the loop: outcomes, calls from other threads, descriptors that are readable.
 
-    Args:
-        store: an open store.
-        batch: the `_Batch` of the driver.
-        config: the resolved configuration of the flow.
-
     Attributes:
         arrived: the jobs that have ended, with their outcomes; from any thread.
         calls: what other threads ask for: (function, future).
@@ -9471,8 +9466,8 @@ class _DriverPort(Port):
     def _refuse_calls(self):
         with contextlib.suppress(IndexError):
             while True:
-                _, answer = self.calls.popleft()
-                answer.set_exception(ClosedError('the run is over: its thread answers no more'))
+                self.calls.popleft()[1].set_exception(
+                    ClosedError('the run is over: its thread answers no more'))
 
     def sleep(self, timeout):
         """Handle what is readable; wait so many seconds for it (None: for ever)."""
@@ -9486,25 +9481,15 @@ class _DriverPort(Port):
         self._sleeps = False
 
     def _wake(self):
-        if not self._sleeps:
-            return
-        self._sleeps = False
-        try:
-            self._waker[1].send(b'\0')
-        except (BlockingIOError, OSError):
-            pass    # full: the loop is awake already; closed: the run is over
+        if self._sleeps:
+            self._sleeps = False
+            with contextlib.suppress(OSError):
+                # Full: the loop is awake already. Closed: the run is over.
+                self._waker[1].send(b'\0')
 
     def _woken(self):
         with contextlib.suppress(BlockingIOError):
             self._waker[0].recv(4096)
-
-
-def _waits_of(task):
-    """Return the last fields of a `TaskRecord`: its item as text, and what the task waited for."""
-    scope, cause = task.scope, task.cause
-    return (None if task.step.children is not None or scope.blob is None
-            else _item_text(scope.item), task.ready_at,
-            None if cause is None else '%s %s' % (cause[0].path, cause[1]))
 
 
 def _item_text(item):
@@ -9516,9 +9501,7 @@ class _Batch:
     """What is in the next commit, and what follows it.
 
     Args:
-        store: an open store.
-        run: the `RunRecord`.
-        clock: returns the seconds since the epoch.
+        window: the most seconds that a commit may wait.
 
     Attributes:
         starting: tasks to prepare before the commit, and to start after it.
@@ -9532,33 +9515,29 @@ class _Batch:
 
     MOVED = 0.5    # seconds after which the process that a job has moved to is stored
 
-    def __init__(self, store, run, clock):
+    def __init__(self, store, run, timers, observers, window):
         self.store = store
         self.run = run
-        self.clock = clock
+        self.observers = observers
         self.starting = []  # type: typing.List[Task]
         self.dirty = {}  # type: typing.Dict[Task, None]
         self.rows = []  # type: typing.List[TaskRecord]
         self.answers = []  # type: typing.List[tuple]
         self.ahead = {}  # type: typing.Dict[Task, None]
-        self._ahead_rows = []  # type: typing.List[TaskRecord]
         self.settled = []  # type: typing.List[tuple]
         self.waits = self.urgent = False
+        self._ahead_rows = []  # type: typing.List[TaskRecord]
         self._moved = {}  # type: typing.Dict[Task, None]
-        self._timers = self.observers = None  # type: typing.Any
-        self._window = 0.0
-
-    def open(self, timers, observers, window):
-        """Have timers and `_Observers`. ``window``: the most seconds that a commit may wait."""
-        self._timers, self.observers = timers, observers
+        self._timers = timers
+        self._clock = timers.clock
         # Where a commit costs nothing, a window only makes commits few.
-        self._window = min(window, 2e-3 if self.store.volatile else 86400)
+        self._window = min(window, 2e-3 if store.volatile else 86400)
 
     def wait(self):
         """Let the next commit wait, from the first call on for so long as the window is."""
         if not self.waits:
             self.waits = True
-            self._timers.set('commit', self.clock() + self._window, self._hurry)
+            self._timers.set('commit', self._clock() + self._window, self._hurry)
 
     def _hurry(self):
         self.urgent = True
@@ -9566,7 +9545,7 @@ class _Batch:
     def note_moved(self, task):
         """Store soon which process runs a task now: that alone is not worth a commit at once."""
         if not self._moved:
-            self._timers.set('moved', self.clock() + self.MOVED, self._add_moved)
+            self._timers.set('moved', self._clock() + self.MOVED, self._add_moved)
         self._moved[task] = None
 
     def _add_moved(self):
@@ -9585,26 +9564,26 @@ class _Batch:
         if self._moved and (self.dirty or self.rows):
             self._timers.drop('moved')
             self._add_moved()
-        rows, store, told = self.rows, self.store, self.rows
-        ahead, self._ahead_rows = self._ahead_rows, []
-        if store.volatile and self.observers.closely:
-            told = list(rows)
+        rows, store = self.rows, self.store
+        # What a volatile store folds away is told to those who want to know all, and not stored.
+        told = list(rows) if store.volatile and self.observers.closely else rows
         for task in self.dirty:
             folded = store.volatile and task.status == SUCCESS and store.fold(
                 self.run, task.step.path, task.sequence, task.step.kind)
-            if not folded or told is not rows:
-                record = self.record(task)
-                if not folded:
-                    rows.append(record)
-                if told is not rows:
-                    told.append(record)
-        self.rows, self.dirty = [], {}
+            if folded and told is rows:
+                continue
+            record = self.record(task)
+            if told is not rows:
+                told.append(record)
+            if not folded:
+                rows.append(record)
+        ahead, answers = self._ahead_rows, self.answers
+        self.rows, self.dirty, self._ahead_rows, self.answers = [], {}, [], []
         if self.waits:
             self._timers.drop('commit')
         self.waits = self.urgent = False
         if _parameters.secrets:
             rows, told, ahead = map(_masked, (rows, told, ahead))
-        answers, self.answers = self.answers, []
         if answers:
             store.commit(self.run, rows + ahead, answers)
         elif rows or ahead:
@@ -9646,19 +9625,22 @@ class _Batch:
 
     def record(self, task):
         """Return what is stored of a task now."""
-        status, step = task.status, task.step
+        status, step, scope, cause = task.status, task.step, task.scope, task.cause
+        leaf = step.children is None
         if task.started is None and status != READY:
-            task.started = self.clock()
+            task.started = self._clock()
         if task.ended is None and (status == SUCCESS or status == FAILURE):
-            task.ended = self.clock()
+            task.ended = self._clock()
         job = task.job
         return _new_tuple(TaskRecord, (
             step.path, task.sequence, task.recovery, task.attempt, step.kind, status,
             task.handled or task.borne if status == FAILURE else
-            status == SUCCESS and step.children is not None and task.left,
-            task.scope.blob if step.children is None else None, task.due, task.started, task.ended,
+            status == SUCCESS and not leaf and task.left,
+            scope.blob if leaf else None, task.due, task.started, task.ended,
             job.process if job is not None and status == ACTIVE else None,
-            task.result, task.error, task.events) + _waits_of(task))
+            task.result, task.error, task.events,
+            _item_text(scope.item) if leaf and scope.blob is not None else None, task.ready_at,
+            None if cause is None else '%s %s' % (cause[0].path, cause[1])))
 
 
 def _masked(records):
@@ -9667,16 +9649,11 @@ def _masked(records):
 
 
 class _Limits:
-    """How long jobs may take: config ``timeout`` and ``warn_after``.
-
-    Args:
-        timers: a `_Timers`.
-        grace: seconds between asking a job to end and ending it.
-    """
+    """How long jobs may take: config ``timeout`` and ``warn_after``."""
 
     def __init__(self, timers, grace):
         self._timers = timers
-        self._grace = grace
+        self._grace = grace    # seconds between asking a job to end and ending it
         self._asked = {}  # type: typing.Dict[Job, float]
 
     def begin(self, job, construct, started):
@@ -9768,11 +9745,7 @@ class Observer:
 
 
 class _Observers:
-    """Tells observers what happens, and leaves out those that raise.
-
-    Args:
-        observers: a list of `Observer`.
-    """
+    """Tells observers what happens, and leaves out those that raise."""
 
     def __init__(self, observers):
         self._observers = list(observers)
@@ -9792,25 +9765,18 @@ class _Observers:
                 self._observers.remove(one)
                 logger.error('observer %r raised %s in %s(): it is told no more, and the run goes '
                              'on; mend it', one, describe_error(error), method, exc_info=True)
-            if time.monotonic() - began > one.SLOW and id(one) not in self._slow:
+            took = time.monotonic() - began
+            if took > one.SLOW and id(one) not in self._slow:
                 self._slow.add(id(one))
                 logger.warning('observer %r took %.3g s in %s(), in which nothing else was done; '
-                               'let it do that in a process of its own', one,
-                               time.monotonic() - began, method)
+                               'let it do that in a process of its own', one, took, method)
 
 
 class _LogObserver(Observer):
     """Writes what happens into the log.
 
     The driver says by the other methods what records do not hold; that is logged with the record.
-
-    Args:
-        store: an open store.
-        engine: the engine of the run.
-
-    Attributes:
-        trace: the traceback of the failure that is handed to the engine just now.
-        logdir: folder of log files.
+    ``trace`` is the traceback of the failure that is handed to the engine just now.
     """
 
     def __init__(self, store, engine):
@@ -9970,10 +9936,12 @@ class PlanWalk:
         self.flow = flow
         self.clock = clock or RunClock()
         self.engine = engine or Engine(plan, settings['max_concurrent'], run.recovery, run.mode)
-        self.batch = _Batch(store, run, self.clock)
         self.results = _Results(store, run, flow.module)
         self.loops = _Loops(self.results)
         self.log = _LogObserver(store, self.engine)
+        self.observers = _Observers([self.log] + flow.observers)
+        self.timers = _Timers(self.clock)
+        self.batch = _Batch(store, run, self.timers, self.observers, settings['group_commit'])
         self.retries = _Retries(plan, run)
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
         self.orphans = {}  # type: typing.Dict[tuple, TaskRecord]
@@ -10063,12 +10031,10 @@ class PlanWalk:
 
     def _note_attempt(self, task, recovery, attempt, status, error):
         """An attempt has ended and another will be made: it gets a record of its own."""
-        blob = task.scope.blob if task.step.children is None else None
         ended = task.ended or self.clock()
-        self.batch.rows.append(TaskRecord(
-            task.step.path, task.sequence, recovery, attempt, task.step.kind, status, False,
-            blob, None, task.started or ended, ended, None, task.result, error, None,
-            *_waits_of(task)))
+        self.batch.rows.append(self.batch.record(task)._replace(
+            recovery=recovery, attempt=attempt, status=status, handled=False, due=None,
+            started=task.started or ended, ended=ended, process=None, error=error, events=None))
         task.started = task.ended = task.result = task.events = None
         if recovery != self.run_record.recovery and task.reacts_to:
             self.log.reacts_again(task, recovery, attempt, status)
@@ -10742,9 +10708,6 @@ class Driver(PlanWalk):
         self.logdir = os.path.abspath(logdir) if logdir else logdir  # tasks may be elsewhere
         self._private_logdir = ''
         self.port = _DriverPort(store, self.batch, settings)
-        self.timers = _Timers(self.clock)
-        self.observers = _Observers([self.log] + flow.observers)
-        self.batch.open(self.timers, self.observers, settings['group_commit'])
         self.limits = _Limits(self.timers, settings['shutdown_grace'])
         self.relay = LogRelay()
         self.starter = _Starter(self)
