@@ -175,10 +175,11 @@ def interpreter_command(*arguments):
 
     Without arguments it is the command that started this program; None where that is not known.
     """
-    import subprocess
     if not arguments and hasattr(sys, 'orig_argv'):    # new in Python 3.10
         return [sys.executable] + sys.orig_argv[1:]
-    command = [sys.executable] + getattr(subprocess, '_args_from_interpreter_flags', list)()
+    import subprocess
+    flags = _private(subprocess, '_args_from_interpreter_flags')
+    command = [sys.executable] + (flags() if flags else [])
     if arguments or sys.argv[0] == '-c':
         return command + list(arguments) if arguments else None
     spec = getattr(sys.modules['__main__'], '__spec__', None)
@@ -190,10 +191,12 @@ def interpreter_command(*arguments):
 def run_exit_handlers():
     """Call what was registered with atexit, as the end of the interpreter does.
 
-    Without the private function the handlers are not called.
+    Without: nothing is called.
     """
     import atexit
-    getattr(atexit, '_run_exitfuncs', bool)()
+    run = _private(atexit, '_run_exitfuncs')
+    if run is not None:
+        run()
 
 
 def _renew_stream_locks():
@@ -13028,19 +13031,18 @@ def main(argv=None):
         with _lasting_streams:
             return _main(start, stdout)
     except _StartAgain as again:
-        return start.again(again)
+        return start.again(*again.args)
 
 
 def _main(start, stdout):
     try:
         options = _parse_arguments(start.arguments, stdout)
-        if options is None:
-            return _EXIT_SUCCESS
-        if options.instead is not None and not options.module:
-            name, function = options.instead[:2]
-            with _output(options.stdout) as say:
-                return getattr(load_backend(name), function)(options, say)
-        return _Session(options, start.recorded).run()
+        if options.module is not None:
+            return _Session(options, start.recorded).run()
+        with _output(stdout) as say:
+            if options.text is None:
+                return getattr(load_backend(options.instead[0]), options.instead[1])(options, say)
+            return _say_lines(say, options.text) or _EXIT_SUCCESS
     except _StartAgain:
         raise
     except BaseException as error:
@@ -13062,16 +13064,7 @@ def _end(error):
 
 
 class _StartAgain(BaseException):
-    """The program must be started again, with recorded values of parameters.
-
-    Args:
-        texts: {name: text} of the values.
-        settled: whether they are those of the run that the verb is for.
-    """
-
-    def __init__(self, texts, settled):
-        BaseException.__init__(self)
-        self.recorded = texts, settled
+    """The program must be started again, with the values of parameters {name: text}."""
 
 
 class _Start:
@@ -13082,25 +13075,23 @@ class _Start:
 
     Attributes:
         arguments: of the command line.
-        recorded: what `_StartAgain` says if this is the second start.
+        recorded: {name: text} of the parameters, if this is the second start; else None.
     """
 
     VARIABLE = 'SEQUENT_RECORDED_VALUES'    # tells the second start what was recorded
 
     def __init__(self, argv):
-        import json
-        self.recorded = json.loads(os.environ.pop(self.VARIABLE, '[{}, false]'))
+        self.recorded = json_object(os.environ.pop(self.VARIABLE, '')) or None
         self.environment = dict(os.environ)
         self.is_program = argv is None and os.name == 'posix'
         self.arguments = sys.argv[1:] if argv is None else list(argv)
-        self.path = sys.path[:]
-        self.command = interpreter_command() if self.is_program else None
+        self.argv, self.path = sys.argv[:], sys.path[:]
         try:
             self.folder = os.getcwd()
         except OSError:    # it is gone
             self.folder = os.curdir
 
-    def again(self, again):
+    def again(self, recorded):
         """Start the program again; return its exit code.
 
         The program itself is replaced, so that its pid, its streams and its signals stay what
@@ -13108,8 +13099,9 @@ class _Start:
         Windows whoever waits for a replaced program would see it end.
         """
         import json
-        environment = dict(self.environment, **{self.VARIABLE: json.dumps(again.recorded)})
-        command = self.command or interpreter_command(
+        environment = dict(self.environment, **{self.VARIABLE: json.dumps(recorded)})
+        sys.argv[:] = self.argv
+        command = (self.is_program and interpreter_command()) or interpreter_command(
             '-c', 'import importlib, json, sys; name, sys.path[:], argv = json.loads(sys.argv[1]);'
             ' sys.exit(importlib.import_module(name).main(argv))',
             json.dumps([__name__, self.path, self.arguments]))
@@ -13182,6 +13174,11 @@ def _assignment(text):
     return name, value
 
 
+#: The words that follow a verb, after what is said where the first is missing.
+_WORDS = {'log': ('the log of which step? Give its path', 'STEP', 'SEQUENCE'),
+          'hold': ('hold which steps? Give a pattern of their paths', 'PATTERN'),
+          'release': ('release which steps? Give the pattern of the hold', 'PATTERN')}
+
 _RUNNING = ('run', 'recover', 'continue')
 
 _FLAG = {'action': 'store_true'}
@@ -13227,10 +13224,12 @@ _BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check'
 def _backend_options():
     """Return the options that the files in backends/ add, in the form of `_OPTIONS`.
 
-    The value of such an option, ``instead``, is (name of the backend, name of its function).
+    The value of such an option, ``instead``, is (name of the backend, name of its function,
+    whether it needs a module, the option).
     """
     return [(' '.join(one.get('short', []) + [option]), one['verbs'], one['help'],
-             {'dest': 'instead', 'action': 'store_const', 'const': (name, one['call'])})
+             {'dest': 'instead', 'action': 'store_const',
+              'const': (name, one['call'], bool(one['verbs']), option)})
             for name, description in descriptions().items()
             for option, one in description.get('options', {}).items()]
 
@@ -13255,7 +13254,9 @@ def _make_parser(rows):
 
 
 def _parse_arguments(argv, stdout):
-    """Return the options, with ``module`` and ``verb``; None if there is nothing left to do.
+    """Return the options, with ``module``, ``verb`` and, of the verb, ``step`` and ``sequence``.
+
+    Without a module, the option ``instead`` or a ``text`` says what is to be done.
 
     Args:
         argv: the arguments.
@@ -13272,22 +13273,18 @@ def _parse_arguments(argv, stdout):
         rows += _backend_options()
         parser = _make_parser(rows)
         options, words = parser.parse_known_args(argv)
-    options.stdout = stdout
-    if options.help or options.version:
-        options.module = None if options.version else next(
-            (one for one in words if not one.startswith('-') and one not in _VERBS), None)
-        options.verb = 'help'
-        options.text = _version() if options.version else (
-            _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip())
-        if options.module:
-            return options
-        with _output(stdout) as say:
-            _say_lines(say, options.text)
-        return None
-    try:
-        _check_options(options, words, rows, parser.prog)
-    except _UsageError as error:
-        parser.error(str(error))
+    options.stdout, options.text = stdout, None
+    if options.version:
+        options.text, words = _version(), []
+    elif options.help:
+        options.text = _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip()
+        words = [one for one in words if not one.startswith('-') and one not in _VERBS][:1]
+        words += ['help'] * len(words)
+    else:
+        try:
+            _check_options(options, words, rows, parser.prog)
+        except _UsageError as error:
+            parser.error(str(error))
     options.module, options.verb, options.step, options.sequence = (
         words + [None, 'run', None, None][len(words):])
     return options
@@ -13313,29 +13310,22 @@ def _check_options(options, words, rows, program):
         if word.startswith('-'):
             raise _UsageError('unknown option %r%s' % (word, _nearest(
                 word, ' '.join(names for names, _, _, _ in rows).split())))
-    given = [(names.split()[-1], verbs) for names, verbs, _, more in rows
-             if _is_given(options, names, more)]
-    alone = [name for name, verbs in given if not verbs]
-    if alone and words:
-        raise _UsageError('%s takes no module, not %r' % (alone[0], words[0]))
-    if alone:
-        return
-    verb = _check_words(words, program)
-    for name, verbs in given:
-        if verb not in verbs:
-            *first, last = verbs
+    verb, alone = None, options.instead is not None and not options.instead[2]
+    if not alone:
+        verb = _check_words(words, program)
+    elif words:
+        raise _UsageError('%s takes no module, not %r' % (options.instead[3], words[0]))
+    for names, verbs, _, more in rows:
+        name = names.split()[-1]
+        value = getattr(options, more.get('dest') or name[2:].replace('-', '_'))
+        # Several options may have one destination; --all needs what shows tasks.
+        given = value == more['const'] if 'const' in more else not (
+            value is None or value is False or value == [])
+        if name == '--all' and options.instead is None:
+            verbs = ['status']
+        if given and verb is not None and verb not in verbs:
             raise _UsageError('%s goes with %s, not with %s' % (
-                name, ' and '.join([', '.join(first)] * bool(first) + [last]), verb))
-    if options.all and verb != 'status' and options.instead is None:
-        raise _UsageError('--all goes with status and --dry-run, not with %s' % verb)
-
-
-def _is_given(options, names, more):
-    """Whether an option of `_OPTIONS` was given."""
-    value = getattr(options, more.get('dest') or names.split()[-1][2:].replace('-', '_'))
-    if 'const' in more:    # several options have one destination
-        return value == more['const']
-    return not (value is None or value is False or value == [])
+                name, ' and '.join(filter(None, [', '.join(verbs[:-1]), verbs[-1]])), verb))
 
 
 def _check_words(words, program):
@@ -13351,15 +13341,11 @@ def _check_words(words, program):
         raise _UsageError('the module comes first: %s %s %s' % (program, verb, words[0])
                           if words[0] in _VERBS else
                           'unknown verb %r%s' % (verb, _choices(verb, _VERBS)))
-    most = {'log': 4, 'hold': 3, 'release': 3}.get(verb, 2)
-    if words[most:]:
-        raise _UsageError('unexpected argument %r after the verb' % words[most])
-    if verb == 'log' and not words[2:]:
-        raise _UsageError('the log of which step? Give its path: %s %s log STEP'
-                          % (program, words[0]))
-    if most == 3 and not words[2:]:
-        raise _UsageError('%s which steps? Give a pattern of their paths: %s %s %s PATTERN'
-                          % (verb, program, words[0], verb))
+    question, *wanted = _WORDS.get(verb, ('',))
+    if words[2 + len(wanted):]:
+        raise _UsageError('unexpected argument %r after the verb' % words[2 + len(wanted)])
+    if wanted and not words[2:]:
+        raise _UsageError('%s: %s %s %s %s' % (question, program, words[0], verb, wanted[0]))
     return verb
 
 
@@ -13474,23 +13460,28 @@ class _Values:
     With the verbs that go on with a run, or look at one, the values recorded with the run hold.
     The module is loaded with those that are given, which tells its flow and store. Where the
     recorded ones differ, the program is started again with these: what a module has done while
-    it was loaded cannot be undone.
+    it was loaded cannot be undone. A store that is given by an option is asked at once, though
+    the flow is not known yet: the module may need the values to make its flow.
 
     Args:
         options: of the command line.
-        recorded: see `_StartAgain`.
+        recorded: {name: text} of the run, in the second start; else None.
     """
 
     def __init__(self, options, recorded):
         self.options = options
         self.set = dict(options.set)
-        self.recorded, self.settled = recorded
+        self.settled = recorded is not None
+        self.recorded = recorded or {}
         self.recovering = options.verb in ('recover', 'continue')
         self.looking = options.verb in ('status', 'history', 'log', 'stop', 'hold', 'release')
 
     def give(self):
         """Have the parameters that are declared from now on take what is given."""
-        _parameters.given = {name: (text, 'recorded') for name, text in self.recorded.items()}
+        recorded = self.recorded
+        if self.options.store and (self.recovering or self.looking) and not self.settled:
+            recorded = self._any_recorded()
+        _parameters.given = {name: (text, 'recorded') for name, text in recorded.items()}
         _parameters.given.update((name, (text, '--set')) for name, text in self.set.items())
         _parameters.lenient = self.looking or self.options.verb == 'help' or (
             self.recovering and not self.settled)
@@ -13554,25 +13545,7 @@ class _Values:
                                   % (one.name, one.how()))
         if any(one.source != '--set' for one in differing):
             raise _StartAgain({name: text for name, text in recorded.items()
-                               if name not in declared or not declared[name].secret}, True)
-
-    def recall(self, error):
-        """Return a `_UsageError`: without the parameters that are missing there is no flow.
-
-        A store that is given by an option may know their values, though it is not known of which
-        flow.
-
-        Raises:
-            _StartAgain: it does.
-        """
-        missing = _parameters.missing()
-        recorded = self._any_recorded() if self.options.store else {}
-        if any(one.name in recorded for one in missing):
-            raise _StartAgain(recorded, False)
-        return _UsageError('parameter %r is missing, and without it there is no flow, nor its '
-                           'store (%s): %s' % (
-                               missing[0].name, error if isinstance(error, SequentError)
-                               else describe_error(error), missing[0].how()))
+                               if name not in declared or not declared[name].secret})
 
     def _any_recorded(self):
         options = self.options
@@ -13767,7 +13740,11 @@ class _Session:
             error = _LoadError('module %r ended itself while it was being loaded (%s)'
                                % (self.options.module, describe_error(error)))
         if _parameters.lenient and _parameters.missing() and not isinstance(error, ParameterError):
-            error = self.values.recall(error)
+            one = _parameters.missing()[0]
+            error = _UsageError(
+                'parameter %r is missing, and without it there is no flow, nor its store (%s): %s'
+                % (one.name, error if isinstance(error, SequentError) else describe_error(error),
+                   one.how()))
         if not isinstance(error, (_UsageError, _LoadError, ParameterError)):
             trace = _relevant_trace(error)
             error = _LoadError('module %r cannot be loaded: %s' % (
