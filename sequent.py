@@ -1839,24 +1839,39 @@ def check_circles(steps, compiled, requirement):
     all that is inside can end (semantics 2.6). What is left when nothing more can come to be
     waits in a circle.
     """
-    possible = set()  # type: typing.Set[tuple]
-    known = set()  # type: typing.Set[tuple]
     waiting = collections.defaultdict(list)   # thing -> [counter] of what waits for it
+    possible = set()  # type: typing.Set[tuple]
+    known = set()  # type: typing.Set[int]
     agenda = []
 
-    def await_all(thing, needs, missing=None):
-        counter = [len(needs) if missing is None else missing, thing]
+    def await_all(thing, needs, missing):
+        counter = [missing, thing]
         for need in needs:
             waiting[need].append(counter)
-        if counter[0] == 0:
+        if missing == 0:
             agenda.append(thing)
+
+    def holding(expression):
+        """Return the thing that stands for an expression's holding."""
+        if isinstance(expression, Atom):
+            side = 'start' if expression.status in (READY, ACTIVE) else 'end'
+            return side, compiled[expression.step]
+        thing = 'expression', id(expression)
+        if id(expression) not in known:
+            known.add(id(expression))
+            operands = (expression.sources if isinstance(expression, Event)
+                        else expression.operands)
+            await_all(thing, [holding(one) for one in operands],
+                      1 if isinstance(expression, Any) else len(operands))
+        return thing
 
     for step in steps:
         needs = [('start', step.parent)] if step.parent is not None else []
         if step.requires():
-            needs.append(_await_expression(requirement(step), compiled, known, await_all))
-        await_all(('start', step), needs)
-        await_all(('end', step), [('start', step)] + [('end', one) for one in step.children or ()])
+            needs.append(holding(requirement(step)))
+        await_all(('start', step), needs, len(needs))
+        needs = [('start', step)] + [('end', one) for one in step.children or ()]
+        await_all(('end', step), needs, len(needs))
     while agenda:
         thing = agenda.pop()
         if thing in possible:
@@ -1869,21 +1884,6 @@ def check_circles(steps, compiled, requirement):
     stuck = [step for step in steps if ('start', step) not in possible]
     if stuck:
         _raise_circle(waiting, possible, ('start', stuck[0]))
-
-
-def _await_expression(expression, compiled, known, await_all):
-    """Return the thing that stands for an expression's holding."""
-    if isinstance(expression, Atom):
-        side = 'start' if expression.status in (READY, ACTIVE) else 'end'
-        return side, compiled[expression.step]
-    thing = ('expression', id(expression))
-    if thing in known:
-        return thing
-    known.add(thing)
-    operands = ((expression.require,) if isinstance(expression, Event) else expression.operands)
-    needs = [_await_expression(one, compiled, known, await_all) for one in operands]
-    await_all(thing, needs, 1 if isinstance(expression, Any) else None)
-    return thing
 
 
 def _raise_circle(waiting, possible, thing):
@@ -1984,7 +1984,7 @@ class Task:
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
                  'order', 'adopted', 'retrying', 'borne', 'handled', 'reacts_to', 'spared',
-                 'began_at', 'failed_at', 'stale', 'job', 'started', 'ended', 'result', 'events',
+                 'began_at', 'failed_at', 'job', 'started', 'ended', 'result', 'events',
                  'ready_at', 'cause')
 
     def __init__(self, step, scope, recovery):
@@ -2007,7 +2007,6 @@ class Task:
         # When a handler's attempt began and when a failure was recorded, to tell which came
         # first: (1, number) in this supervisor's run, (0, time) in that of an earlier one.
         self.began_at = self.failed_at = None  # type: typing.Optional[tuple]
-        self.stale = False    # adopted, but what it reacts to has failed anew since
         self.ready_at = None  # when it could start but for slots and pools
         self.cause = None     # (step, status) that made its requirement hold
         # the driver's
@@ -2554,8 +2553,10 @@ class Engine:
         self._replays = False
         self.admission.leave_slot(task)
         task.error = error
-        if task.stale or status == FAILURE and self.retries(task, again):
-            self._try_again(task, status, 0 if task.stale else again)
+        if task.adopted and task.recovery < self._floor(task.scope, task.reacts_to):
+            self._try_again(task, status, 0)    # what it reacts to has failed anew since
+        elif status == FAILURE and self.retries(task, again):
+            self._try_again(task, status, again)
         else:
             self._end(task, status)
             self._leave(task.scope)
@@ -2582,7 +2583,7 @@ class Engine:
         self.admission.give_back(task, task.step.needs)
         task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
         task.recovery = self.recovery
-        task.adopted = task.stale = False
+        task.adopted = False
 
     def lost(self, task, begun, now):
         """Make a submitted task ready again, because its outcome is lost.
@@ -2784,19 +2785,16 @@ class Engine:
             self._lose(scope)
             return
         scope.raised[step.slot] |= _STARTED
-        stale = False
         if earlier is not None:
-            # What it did about an earlier failure does not count (semantics 3.3).
-            stale = earlier.recovery < self._floor(scope, reacts_to)
-            if stale and not earlier.running:
-                earlier, stale = None, False
+            if earlier.recovery < self._floor(scope, reacts_to) and not earlier.running:
+                earlier = None    # what it did about an earlier failure (semantics 3.3)
             elif self._is_passed(step, earlier):
                 if self._reran:
                     self._note_kept(scope, step)
                 return
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)  # type: typing.Any
-        task.stale, task.cause = stale, cause
+        task.cause = cause
         task.spared = bool(reacts_to) or begun
         task.reacts_to = reacts_to
         if step.children is not None:
