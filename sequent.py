@@ -1226,8 +1226,8 @@ _NO_LIMIT = float('inf')
 
 def _uses(step):
     if step.serial:
-        return _SLOTS, _INLINE
-    return (_SLOTS, _QUEUED) if step.queues else (_SLOTS,)
+        return _INLINE, _SLOTS
+    return (_QUEUED, _SLOTS) if step.queues else (_SLOTS,)
 
 
 class PlanStep:
@@ -2292,11 +2292,13 @@ class Admission:
         """Take out the first task in ready order that can start, with what it needs; or None."""
         if len(self.waiting) > 1 or self.waiting[0].tasks[0].scope.stop is not None:
             self._put_in_order()
-        asked = set()  # type: typing.Set[int]
+        asked = None  # type: typing.Optional[typing.Set[int]]
         for lane in self.waiting:
             if self._has_room(lane, asked):
                 break
-            asked.update(number for number, _ in lane.needs)
+            if lane.needs:
+                asked = asked or set()
+                asked.update(number for number, _ in lane.needs)
         else:
             return None
         task = lane.tasks.popleft()
@@ -2337,7 +2339,7 @@ class Admission:
                     number == _SLOTS and lane.ahead and self._only_queued()):
                 return False
         for number, amount in lane.needs:
-            if number in asked or out[number] + amount > limits[number]:
+            if asked and number in asked or out[number] + amount > limits[number]:
                 return False
         return True
 
@@ -2352,7 +2354,7 @@ class Admission:
         that run in the supervisor, or those of constructs that queue."""
         if queues and not self._only_queued():
             return []
-        uses = _SLOTS, _QUEUED if queues else _INLINE
+        uses = _QUEUED if queues else _INLINE, _SLOTS
         tasks = (task for lane in self.waiting if lane.uses == uses and not lane.needs
                  for task in lane.tasks if not is_dropped(task))
         return list(itertools.islice(tasks, limit))
@@ -2705,7 +2707,7 @@ class Engine:
                 task = admission.next()
                 if task is not None:
                     self._activate(task)
-                elif not self._fail_deadlocked():
+                elif admission.out[_SLOTS] or not self._fail_deadlocked():
                     break
         if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
                                       or self._opening):
@@ -3196,7 +3198,7 @@ class Engine:
 
     def _fail_deadlocked(self):
         """When all that is left waits for resources that nobody will give back, fail the first."""
-        if self.running or self.delayed or not self.admission.waiting or self.held():
+        if self.delayed or not self.admission.waiting or self.held():
             return False
         task = self.admission.give_up()
         self.ready -= 1
