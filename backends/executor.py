@@ -35,9 +35,9 @@ An executor that repeats a task whose worker has died runs it twice: for Dask, s
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
+import copy
 import functools
 import importlib
-import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -51,13 +51,11 @@ from . import (
     ConfigError,
     ConstructError,
     EnvironmentLayer,
-    Job,
     Outcome,
     TaskConstruct,
-    install_logging,
-    pack_parameters,
+    pack_job,
     run_job,
-    take_parameters,
+    unpack_job,
 )
 
 BACKEND = {
@@ -146,9 +144,9 @@ class ExecutorConstruct(TaskConstruct):
     def _submit(self, executor, job):
         if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
             return executor.submit(run_job, job)
-        payload = _pickled(job.name, (_portable(job), logging.getLogger().level))
-        payload = pickle.dumps((pack_parameters(), payload))
-        return executor.submit(_work, payload, os.getpid())
+        job = copy.copy(job)
+        job.log = job.logdir = None    # The streams of a worker are the executor's.
+        return executor.submit(_work, pack_job(job, secrets=True), os.getpid())
 
     def _finished(self, job, future):
         """Report the outcome; called once, in a thread of the executor."""
@@ -294,25 +292,14 @@ def _pickled(name, thing):
             % (name, _sentence(error))) from error
 
 
-def _portable(job):
-    """Return a copy of a job without what belongs to the supervisor."""
-    plain = {key: value for key, value in job.config.items()
-             if isinstance(value, (str, int, float, type(None)))}
-    return Job(job.name, job.sequence, job.recovery, job.attempt, job.flow, job.run_id, job.func,
-               job.args, job.kwargs, job.items, job.env, plain, logger_name=job.logger_name,
-               failures=job.failures)
-
-
 # What runs in a worker ############################################################
 
 
 def _work(payload, supervisor):
     """Run a pickled job and return its outcome."""
     _end_with(supervisor)
-    packed, payload = pickle.loads(payload)
-    take_parameters(packed)    # before the modules that ask for them are loaded
-    job, level = pickle.loads(payload)
-    install_logging(level)
+    job = unpack_job(payload)
+    job.load()
     if threading.current_thread() is not threading.main_thread():
         return run_job(job)
     variables = EnvironmentLayer()

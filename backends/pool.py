@@ -35,6 +35,7 @@ What isolation is given up, compared with ``'process'``:
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
+import copy
 import errno
 import functools
 import importlib
@@ -58,8 +59,12 @@ from . import (
     Port,
     ProcessConstruct,
     TaskConstruct,
+    pack_job,
+    pack_outcome,
     pack_parameters,
     take_parameters,
+    unpack_job,
+    unpack_outcome,
 )
 from .executor import _PATIENCE, BrokenExecutor, _PoolParts, _some_ended
 
@@ -249,7 +254,7 @@ class PoolConstruct(TaskConstruct):
         pool.proven = True
         _, job.began, took, outcome = report
         self._pace = took if self._pace is None else self._pace + 0.1 * (took - self._pace)
-        return _own._SUCCEEDED if outcome is None else Outcome._make(outcome)
+        return _own._SUCCEEDED if outcome is None else unpack_outcome(outcome)
 
     def _not_begun(self):
         if self.port.stopping:
@@ -258,6 +263,7 @@ class PoolConstruct(TaskConstruct):
 
 
 _RECALLED = -1
+_NOTHING = None, (), {}  # type: typing.Any  # what a worker knows of the call of a step
 
 
 class _Pool:
@@ -277,16 +283,17 @@ class _Pool:
         self._error = None    # what the executor said of it
         self._method = method or 'fork'
         self._calls = dict(calls) if self._method == 'fork' else {}
+        self._known = {}      # step -> `Job`: what a worker knows of each of its jobs
         context = multiprocessing.get_context(self._method)
         self._cells = context.RawArray('i', workers + MOST)
         self._claim = context.Lock()    # for changes of cells from 0
         self._free = list(range(len(self._cells)))
-        common = {'flow': job.flow, 'run_id': job.run_id, 'logger_name': job.logger_name,
-                  'shared': job.shared, 'logdir': job.logdir, 'epoch': job.epoch}
+        self._common = Job('', flow=job.flow, run_id=job.run_id, logger_name=job.logger_name,
+                           shared=job.shared, logdir=job.logdir, epoch=job.epoch)
         self._executor = self._parts = self._line = None  # type: typing.Any
         try:
             with _own.starting(self._method == 'fork'):
-                self._start(context, workers, common, port)
+                self._start(context, workers, port)
         except RuntimeError as error:    # can't start new thread
             self.bury()
             raise BlockingIOError(errno.EAGAIN, str(error)) from error
@@ -296,7 +303,7 @@ class _Pool:
                 raise    # the system is short of something, perhaps
             raise OSError('a worker ended while it started (%s)' % error) from error
 
-    def _start(self, context, workers, common, port):
+    def _start(self, context, workers, port):
         """Start all the workers, while what they inherit is as it must be."""
         # They see by this pipe that the supervisor has ended.
         self._line = context.Pipe(duplex=False)
@@ -307,7 +314,7 @@ class _Pool:
         # there are to be workers: else each of these would wait for a thread of the supervisor
         # after each job.
         self._executor = executor = _make_executor(workers + MOST, self._method, (
-            self._calls, self._cells, self._claim, common, self._line[0], forked, more,
+            self._calls, self._cells, self._claim, self._common, self._line[0], forked, more,
             port.config.get('stdin')))
         executor._max_workers = workers
         # All of them before its thread begins, which takes for granted that there come no more.
@@ -357,19 +364,11 @@ class _Pool:
 
     def message(self, job):
         """Return what a worker needs to make a job again; a part that it has inherited is None."""
-        func, args, kwargs = self._calls.get(job.name, (None, None, None))
-        config = job.config
-        special = {key: config[key] for key in ('cwd', 'env') if config.get(key)}
-        if not config.get('keep_result', True):
-            special['keep_result'] = False
-        call = _own.pickled((None if job.func is func else job.func,
-                             None if job.args is args else job.args,
-                             None if job.kwargs is kwargs else job.kwargs, job.items))
-        main = None
-        if self._method != 'fork' and b'__main__' in call:
-            main = _own._main_origin()
-        return (job.name, job.sequence, job.recovery, job.attempt, job.own, job._log,
-                special or None, job.failures, call, main)
+        known = self._known.get(job.name)
+        if known is None:
+            known = self._known[job.name] = copy.copy(self._common)
+            known.func, known.args, known.kwargs = self._calls.get(job.name, _NOTHING)
+        return pack_job(job, known)
 
     # Death.
 
@@ -481,31 +480,16 @@ class _Worker:
         self.common = common
         self.forked = forked
         self.pid = os.getpid()
-        self.level = logging.getLogger().level
-        self.main = None
         self.port = _WorkerPort()
         os.environ.update(common['shared'])
         self.inline = InlineConstruct()
         self.inline.open(self.port)
 
-    def make(self, name, sequence, recovery, attempt, own, log, special, failures, call, main):
-        job = Job(name, sequence, recovery, attempt, env=own, log=log, config=special,
-                  failures=failures, **self.common)
-        if self.forked:
-            job.func, job.args, job.kwargs, job.items = _own.unpickled(call)
-        else:
-            _own._unpack(job, call, main if main != self.main else None, self.level)
-            self.main = main or self.main
-        known = self.calls.get(name)
-        if known is not None:
-            job.func = known[0] if job.func is None else job.func
-            job.args = known[1] if job.args is None else job.args
-            job.kwargs = known[2] if job.kwargs is None else job.kwargs
-        return job
-
     def run(self, message):
         try:
-            job = self.make(*message)
+            job = unpack_job(message, self.common)
+            job.func, job.args, job.kwargs = self.calls.get(job.name, _NOTHING)
+            job.load(program=not self.forked)
         except (Exception, SystemExit) as error:
             return Outcome('failure', 'it could not be started: %s' % _own.describe_error(error))
         self.inline.release(job)
@@ -545,18 +529,18 @@ def _watch(line, lives):
 
 
 def _work(cell, message):
-    """Run a job and report: its cell, when it began, how many seconds it took, and the outcome as
-    a tuple or None for a plain success. Return None if it was recalled."""
+    """Run a job and report: its cell, when it began, how many seconds it took, and the outcome,
+    packed, or None for a plain success. Return None if the job was recalled."""
     worker = _worker
     if cell is not None:
         with worker.claim:
             if worker.cells[cell]:
                 return None
             worker.cells[cell] = worker.pid
-    epoch = worker.common['epoch']
+    epoch = worker.common.epoch
     began = time.monotonic()
     outcome = worker.run(message)
     took = time.monotonic() - began
     _own.flush_streams()
     return (cell, None if epoch is None else epoch + began, took,
-            None if outcome is _own._SUCCEEDED else tuple(outcome))
+            None if outcome is _own._SUCCEEDED else pack_outcome(outcome))

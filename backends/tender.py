@@ -35,10 +35,10 @@ tender does not answer, the supervisor starts the child itself.
 """
 
 import contextlib
+import copy
 import functools
 import json
 import logging
-import marshal
 import multiprocessing
 import os
 import pickle
@@ -52,11 +52,12 @@ import typing  # noqa: F401 (in comments)
 
 from . import (  # type: ignore
     CHILD_SIGNALS, Child, Command, FAILURE, Job, Outcome, Placeholder, ProcessConstruct,
-    Program, ProgramError, await_line, close_private, count_process, find_construct,
-    flush_streams, leave_supervisor, make_line, manner_of_end, occupy_standard_fds, own_fds,
-    own_signals, pack_outcome, plain_config, prepare_children, process_alive, process_identity,
-    process_members, refuse_name, renew_after_fork, run_job, serve_child, start_lock,
-    start_process, write_aside, write_outcome)
+    Program, ProgramError, await_line, begin_elsewhere, close_private, count_process,
+    find_construct, flush_streams, framed, leave_supervisor, make_line, manner_of_end,
+    missing_of_frame, occupy_standard_fds, own_fds, own_signals, pack_job, pack_outcome,
+    prepare_children, process_alive, process_identity, process_members, refuse_name,
+    renew_after_fork, run_job, serve_child, start_lock, start_process, take_frame, unpack_job,
+    write_aside, write_outcome)
 
 BACKEND = {'accelerates': 'process'}
 
@@ -64,7 +65,6 @@ logger = logging.getLogger('sequent')
 
 _PLAIN_LOOPS = (list, tuple, range, str)    # Going over these runs nothing of the user's.
 _ORDER_SIZE = 1 << 16    # bytes; more may not fit into a socket
-_ORDER_HEAD = 4    # bytes that tell the size of an order
 _PID_SIZE = 8      # bytes that tell the pid of a program, 0: it was not started
 _SETTLED = ord('k')    # Other bytes that follow the order of a program are signals for it.
 # What all jobs of a run have alike.
@@ -172,6 +172,7 @@ class Tender:
         self._spare = None     # type: typing.Any   # the child that waits for a job, or will
         self._codes = {}       # pid of a function's child -> its exit code, None: it runs
         self._surroundings = None    # type: typing.Any   # what the tender knows of ours
+        self._known = Job('')        # what all jobs have alike, which the tender knows
         self._ended = False    # whether it has died, and what it had started was ended
         occupy_standard_fds()
         with start_lock:
@@ -197,29 +198,32 @@ class Tender:
         if self._socket is None or not (program or self._forks and _is_of_flow(job.task.step)):
             return None
         try:
-            order = self._order(job, program)
-            if not order or not self._has_learned(job):
+            if not self._has_learned(job):
                 return None
+            order = self._order(job, program)
         except Exception:    # It cannot be pickled: texts of a class of the user's, for example.
+            return None
+        if len(order) > _ORDER_SIZE:
             return None
         return self._program(job, order) if program else self._function(order)
 
-    @staticmethod
-    def _order(job, program):
-        """Return a job as bytes for the line, or None if it is too large."""
-        command = program and pickle.dumps(
-            job.func.filled(refuse_name, refuse_name).placed(job.config), protocol=4)
-        order = marshal.dumps((job.name, job.sequence, job.recovery, job.attempt, job.own,
-                               plain_config(job), job.log, job.outcome, job.failures, command))
-        return len(order).to_bytes(_ORDER_HEAD, 'big') + order if len(
-            order) <= _ORDER_SIZE else None
+    def _order(self, job, program):
+        """Return a job as a frame for its line. What a function is given, the tender has."""
+        known = copy.copy(self._known)
+        known.func, known.args, known.kwargs, known.items = (
+            job.func, job.args, job.kwargs, job.items)
+        if program:
+            job = copy.copy(job)
+            job.func = job.func.filled(refuse_name, refuse_name).placed(job.config)
+        return framed(pack_job(job, known))
 
     def _has_learned(self, job):
         """Return whether the tender knows what all jobs have alike, and has our environment."""
         surroundings = dict(os.environ), _current_folder()
         if self._surroundings is None:
-            of_run = pickle.dumps([[getattr(job, name) for name in _OF_RUN], *surroundings],
-                                  protocol=4)
+            for name in _OF_RUN:
+                setattr(self._known, name, getattr(job, name))
+            of_run = pickle.dumps((pack_job(self._known, Job('')), *surroundings), protocol=4)
             if len(of_run) > _ORDER_SIZE:
                 return False
             self._send(of_run)
@@ -535,7 +539,7 @@ class _TendedProgram(_Tended):
         """Send an empty order, lest the tender takes us for dead."""
         self.settled = True
         with contextlib.suppress(OSError):
-            os.write(self.fd, bytes(_ORDER_HEAD))
+            os.write(self.fd, framed(b''))
 
     def hang_up(self):
         super().hang_up()
@@ -609,7 +613,7 @@ class _Tending:
         self._steps = steps
         self._supervisor = supervisor
         self._parent = os.getppid()
-        self._job = Job('')    # what children have alike
+        self.job = Job('')     # what children have alike
         self._learned = False
         self._handlers = {}    # signal -> what handles it in children
         self._handled = [number for number in range(1, signal.NSIG)
@@ -710,8 +714,7 @@ class _Tending:
     def _learn(self, message):
         """Take what all jobs of the run have alike."""
         of_run, environment, folder = pickle.loads(message)
-        for name, value in zip(_OF_RUN, of_run):
-            setattr(self._job, name, value)
+        self.job = unpack_job(of_run, self.job)
         for name in set(os.environ) - set(environment):
             del os.environ[name]
         os.environ.update(environment)
@@ -719,7 +722,7 @@ class _Tending:
             os.chdir(folder)
         prepare_children()
         if self._steps:
-            next(iter(self._steps.values())).flow.begin_elsewhere(self._job.run_id)
+            begin_elsewhere(next(iter(self._steps.values())).flow, self.job.run_id)
         self._learned = True
 
     def _fork(self, line):
@@ -752,34 +755,19 @@ class _Tending:
         """Wait for a job; return what `serve_child` asks for."""
         own_signals(self._handlers)
         inbox = bytearray()
-        while not _order_in(inbox):
+        while missing_of_frame(inbox):
             if not await_line(line, lives):
                 return None
             more = os.read(line, 1 << 12)
             if not more:
                 return None
             inbox += more
-        job = self.read_order(_take_from(inbox), self._job)
+        job = unpack_job(take_frame(inbox), self.job)
         multiprocessing.current_process().name = '%s %s' % (job.name, job.sequence)
         step = self._steps[job.name]
         job.func, job.args, job.kwargs = step.func, step.args, step.kwargs
         job.items = _items_at(step, job.sequence)
-        return job, line, None
-
-    @staticmethod
-    def read_order(order, job):
-        """Return a job as `Tender` has described it, with a command as its function."""
-        (job.name, job.sequence, job.recovery, job.attempt, job.own, job.config, job.log,
-         job.outcome, job.failures, command) = marshal.loads(order)
-        job.func = pickle.loads(command) if command else None
-        return job
-
-    def new_job(self):
-        """Return a job that has what all jobs of the run have alike."""
-        job = Job('')
-        for name in _OF_RUN:
-            setattr(job, name, getattr(self._job, name))
-        return job
+        return job, line
 
     def _reap(self):
         """See which children have ended. A program stays a zombie for a while."""
@@ -833,10 +821,11 @@ class _Program:
             self.lose()
             return
         self._inbox += content
-        if self._job is None and _order_in(self._inbox):
-            order = _take_from(self._inbox)
+        if self._job is None and not missing_of_frame(self._inbox):
+            order = take_frame(self._inbox)
             if order:
-                self._job = self._tending.read_order(order, self._tending.new_job())
+                self._job = unpack_job(order, self._tending.job)
+                self._job.load()
                 self._began = time.monotonic()
                 self._start()
             else:
@@ -935,7 +924,7 @@ class _Program:
             self._leave()
         else:
             pid = b'' if self._told else self._pid()
-            self._write(pid + pack_outcome(self._outcome))
+            self._write(pid + framed(pack_outcome(self._outcome)))
 
     def _pid(self):
         pid = self._program.process.pid if self._program is not None else 0
@@ -979,20 +968,6 @@ class _Program:
 
 def _raise(error):
     raise error
-
-
-def _order_in(inbox):
-    """Whether there is a whole order in what has come."""
-    return len(inbox) >= _ORDER_HEAD and len(
-        inbox) >= _ORDER_HEAD + int.from_bytes(inbox[:_ORDER_HEAD], 'big')
-
-
-def _take_from(inbox):
-    """Take an order out of a bytearray."""
-    end = _ORDER_HEAD + int.from_bytes(inbox[:_ORDER_HEAD], 'big')
-    order = bytes(inbox[_ORDER_HEAD:end])
-    del inbox[:end]
-    return order
 
 
 def _items_at(step, sequence):

@@ -3,7 +3,6 @@
 from typing import Any, Dict
 
 BACKEND: Dict[str, Any]
-CAN_START_PROGRAMS: Any
-ForkServer: Any
-ProgramConstruct: Any
+Tender: Any
+logger: Any
 start: Any
