@@ -5340,15 +5340,15 @@ class Job:
         """Take the function and what it is given out of the parcel; import what they need.
 
         Args:
-            program: whether this process has not loaded the module that was started.
+            program: whether this process has not loaded the module that Python was started with.
         """
         parcel, self._parcel = self._parcel, None
         if parcel is None:
             return
         call, main, level = parcel
         with _loading_only():
-            if program and main is not None:
-                _load_program(*main)
+            if main is not None:
+                _load_program(program, *main)
             for name, value in unpickled(call).items():
                 setattr(self, name, value)
         install_logging(level)
@@ -6808,7 +6808,7 @@ class Command:
         for number in _asked_to_end:    # while the program was being started
             program.process.send_signal(number)
         try:
-            code = program.process.wait()
+            code = program.wait()
         except BaseException:
             program.end()
             raise
@@ -6889,6 +6889,23 @@ class Program:
             if hasattr(os, 'set_blocking'):
                 os.set_blocking(streams['stdin'], True)
         return streams
+
+    def wait(self):
+        """Wait for the end of the program; return its exit code, or minus the signal.
+
+        ``subprocess`` says 0 where somebody else has reaped the program, or SIGCHLD is ignored.
+        """
+        if not hasattr(os, 'WIFSIGNALED'):
+            return self.process.wait()
+        try:
+            _, status = os.waitpid(self.process.pid, 0)
+        except ChildProcessError:
+            self.process.returncode = 255
+            raise ProgramError('how it ended is not known, as this program ignores SIGCHLD or '
+                               'waits for processes that are not its own') from None
+        self.process.returncode = code = (
+            -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+        return code
 
     def end(self):
         """End a program that is not to go on, as an exception came by."""
@@ -8309,6 +8326,8 @@ def own_signals(handlers=None):
                     if callable(signal.getsignal(number))}
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             handlers[signal.SIGINT] = signal.default_int_handler
+        # If SIGCHLD was ignored, the task could have no exit code of what it starts.
+        handlers[signal.SIGCHLD] = signal.SIG_DFL
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # drops a Ctrl-C that was not for us
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -8553,13 +8572,17 @@ def _until_load_ends(execute, *args):
 _loaded = None    # (name, path) of the module that was started, once it is loaded here
 
 
-def _load_program(name, path):
-    """Load the module that was started, under the name that it has in the supervisor."""
+def _load_program(anew, name, path):
+    """Load the module that was started, under the name that it has in the supervisor.
+
+    Args:
+        anew: whether a module that is called __main__ there is not here.
+    """
     global _loaded
     if _common.program != '__main__':    # The command line has loaded it.
         if _common.program not in sys.modules:
             _load_flow_file(name, path)
-    elif _loaded != (name, path):
+    elif anew and _loaded != (name, path):
         _load_main(name, path)
         _loaded = name, path
 

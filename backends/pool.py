@@ -481,7 +481,7 @@ class _Worker:
         self.forked = forked
         self.pid = os.getpid()
         self.port = _WorkerPort()
-        os.environ.update(common['shared'])
+        os.environ.update(common.shared)
         self.inline = InlineConstruct()
         self.inline.open(self.port)
 

@@ -429,6 +429,31 @@ REAPED = '''
     '''
 
 
+IGNORED = '''
+    def work():
+        subprocess.run(['sh', '-c', 'exit 3'], check=True)
+    def main():
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        flow = make(config={'stop_on_exception': False})
+        for number in range(%d):
+            flow.add_step('f%%d' %% number, func=work)
+        for construct in ('process', 'thread', 'inline'):
+            flow.add_step(construct, command=['sh', '-c', 'exit 3'],
+                          config={'task_construct': construct})
+        leave(flow)
+    if __name__ == '__main__':
+        main()
+    '''
+
+
+@pytest.mark.parametrize('many', [1, 30], ids=['', 'tender'])
+def test_no_failed_program_counts_as_a_success_where_sigchld_is_ignored(programs, many):
+    programs.write(IGNORED % many)
+    assert programs.run() == 1
+    names = ['f%d' % number for number in range(many)] + ['process', 'thread', 'inline']
+    assert [programs.last(name) for name in names] == ['failure'] * len(names)
+
+
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
 @pytest.mark.parametrize('ignored', [True, False])
 def test_a_death_is_noticed_though_somebody_else_reaps(programs, journal, ignored, method):
