@@ -346,7 +346,7 @@ def test_a_function_that_ignores_hangups_still_does_under_the_server(programs, j
         flow = make()
         def work():
             journal.note(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
-            journal.note(signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN)
+            journal.note(signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL)
         for number in range(%d):
             flow.add_step('b%%d' %% number, func=work)
         leave(flow)
