@@ -5289,7 +5289,7 @@ class Job:
         self.run_id = run_id
         self.func = func
         self.args = args
-        self.kwargs = {} if kwargs is None else kwargs
+        self.kwargs = kwargs or {}    # Its own: that of its step may be shared.
         self.items = items
         self.failures = failures
         self.own = {} if env is None else env

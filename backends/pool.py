@@ -368,6 +368,8 @@ class _Pool:
         if known is None:
             known = self._known[job.name] = copy.copy(self._common)
             known.func, known.args, known.kwargs = self._calls.get(job.name, _NOTHING)
+        if not (job.kwargs or known.kwargs):
+            known.kwargs = job.kwargs    # Nothing need be sent.
         return pack_job(job, known)
 
     # Death.
