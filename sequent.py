@@ -537,13 +537,12 @@ def _add_variable(variables, name, text):
         return
     text = _environment_text(text.replace('\0', '\\x00'))
     room = _LONGEST_VARIABLE - 4 * len(name) - len('=\0')    # a character has up to 4 bytes
-    if 4 * len(text) > room:
-        size = whole = len(os.fsencode(text))
-        while size > room:
-            text = text[:len(text) * room // size]
-            size = len(os.fsencode(text))
-        if size < whole:
-            variables[name + '_CUT'] = str(whole)
+    whole = os.fsencode(text)
+    if len(whole) > room:
+        variables[name + '_CUT'] = str(len(whole))
+        while whole[room] & 0xC0 == 0x80:    # This byte is not the first of its character.
+            room -= 1
+        text = os.fsdecode(whole[:room])
     variables[name] = text
 
 # For opening what others may have planted: no symbolic link is followed, and nobody waits for the
@@ -5558,7 +5557,7 @@ def pickled(value):
     content = pickle.dumps(value, protocol=4)
     if type(value) in _PLAIN_TYPES and type(value) is not type:
         return content
-    found = _named_in(value, content, (_MAIN_NAMES | {_common.program}) - {'__main__'})
+    found = _names_in(value, content, (_MAIN_NAMES | {_common.program}) - {'__main__'})
     if not found:
         return content
     # These classes and functions come first, under their names in the store. The pickler then
@@ -5579,7 +5578,7 @@ def _pickled_text(text):
     return pickle.BINUNICODE + len(text).to_bytes(4, 'little') + text
 
 
-def _named_in(value, content, modules):
+def _names_in(value, content, modules):
     """Return the classes and functions of some modules that the pickle of a value names.
 
     Args:
@@ -5588,27 +5587,27 @@ def _named_in(value, content, modules):
     """
     if not any(module.encode('utf-8') in content for module in modules):
         return []
-    found = {}  # type: typing.Dict[int, typing.Any]
-    _NameFinder(modules, found).dump(value)
-    return list(found.values())
+    finder = _NameFinder(modules)
+    finder.dump(value)
+    return list(finder.found.values())
 
 
 class _NameFinder(pickle.Pickler):
-    """Notes which classes and functions of some modules a pickle names, {id: one}."""
+    """Notes which classes and functions of some modules a pickle names: {id: one}."""
 
-    def __init__(self, modules, found):
+    def __init__(self, modules):
         super().__init__(io.BytesIO(), 4)
         self._modules = modules
-        self._found = found
+        self.found = {}  # type: typing.Dict[int, typing.Any]
 
     def persistent_id(self, thing):
         if _is_named_in(thing, self._modules):
-            self._found[id(thing)] = thing
+            self.found[id(thing)] = thing
 
 
 def _is_named_in(thing, modules):
     # Not isinstance(): a proxy may have to make what it stands for to tell its class.
-    return issubclass(type(thing), (type, type(_is_named_in))) and thing.__module__ in modules
+    return issubclass(type(thing), (type, types.FunctionType)) and thing.__module__ in modules
 
 
 # What runs: the job, and its context --------------------------------------------
@@ -6007,15 +6006,6 @@ def take_parameters(packed):
     _parameters.note_secrets()
 
 
-def _parameter_names():
-    return list(_parameters.declared)
-
-
-def _parameter_value(name):
-    """Return the value of a parameter; KeyError: there is none of this name."""
-    return _parameters.declared[name].value
-
-
 def masked(text):
     """Return a text, or None, with ``***`` for the value of each secret parameter."""
     if text:
@@ -6226,22 +6216,20 @@ def _open_log(path, access=os.O_WRONLY):
     Raises:
         OSError: also where somebody has planted what is no file of ours: a link, a pipe.
     """
-    flags = access | os.O_APPEND | getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_BINARY', 0)
+    flags = access | os.O_APPEND | _AS_IT_IS
     try:
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError:
         _make_folder(os.path.dirname(path))
         return _open_log(path, access)
     except FileExistsError:
-        import errno
-        import stat
-        fd = os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))    # it may be a pipe
+        fd = os.open(path, flags)
         info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode) or (
-                hasattr(os, 'geteuid') and info.st_uid != os.geteuid()):
-            os.close(fd)
-            raise OSError(errno.EPERM, 'it is no file of this user', path) from None
-        return fd
+        if stat.S_ISREG(info.st_mode) and (
+                not hasattr(os, 'geteuid') or info.st_uid == os.geteuid()):
+            return fd
+        os.close(fd)
+        raise PermissionError(1, 'it is no file of this user', path) from None
     if hasattr(os, 'fchmod'):
         os.fchmod(fd, 0o600)  # under any umask
     return fd
@@ -6254,26 +6242,24 @@ def _write(fd, content):
         view = view[os.write(fd, view):]
 
 
-class _StderrHandler(logging.StreamHandler):
+class _StderrHandler(logging.Handler):
     """Writes to what sys.stderr is at the time of the record."""
 
     def __init__(self):
         logging.Handler.__init__(self)
         self.setFormatter(logging.Formatter(_LOG_FORMAT))
-        self._ours = None
-
-    @property
-    def stream(self):
-        stream = sys.stderr
-        if stream is None or isinstance(stream, _lasting):
-            return stream
-        if self._ours is None or self._ours.plain is not stream:
-            self._ours = _lasting(stream)    # for a record before or after a run
-        return self._ours
 
     def emit(self, record):
-        if _await_stderr():
-            logging.StreamHandler.emit(self, record)
+        stream = sys.stderr
+        if stream is None or not _await_stderr():
+            return
+        try:
+            stream.write(self.format(record) + '\n')
+            stream.flush()
+        except OSError:
+            _discard(stream)    # While flows run, the stream drops such a record itself.
+        except Exception:
+            self.handleError(record)
 
 
 def _await_stderr():
@@ -6299,8 +6285,6 @@ class _TaskLogHandler(logging.Handler):
         logging.Handler.__init__(self)
         self.setFormatter(logging.Formatter(_LOG_FORMAT))
         self._users = 0
-        self._files = {}  # type: typing.Dict[Job, int]
-        self._given_up = set()  # type: typing.Set[Job]  # whose logs cannot be written
 
     def install(self):
         with start_lock:
@@ -6313,38 +6297,23 @@ class _TaskLogHandler(logging.Handler):
             if not self._users:
                 logging.getLogger().removeHandler(self)
 
-    def leave(self):
-        """Have nothing to do with a forked child, where stderr is the log file already."""
-        self._files.clear()
-        logging.getLogger().removeHandler(self)
-
     def emit(self, record):
         job = getattr(_running, 'job', None)
-        if job is None or job.log is None or job in self._given_up:
+        if job is None or job.log is None:
             return
         try:
-            fd = self._files.get(job)
-            if fd is None:
-                fd = self._files[job] = _open_log(job.log)
-                own_fds.add(fd)
-            _write(fd, (self.format(record) + '\n').encode('utf-8', 'backslashreplace'))
+            fd = _open_log(job.log)
+            try:
+                _write(fd, (self.format(record) + '\n').encode('utf-8', 'backslashreplace'))
+            finally:
+                os.close(fd)
         except OSError as error:
-            self._give_up(job, error)
+            if getattr(_running, 'unlogged', None) is not job:
+                _running.unlogged = job    # first, because the warning comes here, too
+                logger.warning('step %s at %s: its log %r cannot be written (%s)',
+                               job.name, job.sequence, job.log, error.strerror)
         except Exception:
             self.handleError(record)
-
-    def _give_up(self, job, error):
-        """A disk that is full takes the log of a task, and not the task."""
-        self._given_up.add(job)
-        logger.warning('step %s at %s: its log %r cannot be written (%s), and ends here',
-                       job.name, job.sequence, job.log, error.strerror)
-
-    def finish(self, job):
-        """Close the file of a job that is over."""
-        self._given_up.discard(job)
-        fd = self._files.pop(job, None) if self._files else None
-        if fd is not None:
-            close_private(fd)
 
 
 _task_log_handler = _TaskLogHandler()
@@ -6376,12 +6345,7 @@ class LogRelay:
         self._offsets = {}  # type: typing.Dict[Job, int]
         self._broken = False
 
-    @property
-    def active(self):
-        """Whether there is a job to relay."""
-        return bool(self._offsets)
-
-    def add(self, job, adopted=False):
+    def add(self, job):
         """Relay what is written to the log of a job from now on. Call it before the release.
 
         So of an adopted job, what it wrote under an earlier supervisor is not relayed again.
@@ -6396,47 +6360,38 @@ class LogRelay:
     def poll(self):
         """Relay the complete lines that are new."""
         for job in list(self._offsets):
-            self._relay(job, self.TURN, False)
+            self._relay(job, self.TURN)
 
     def finish(self, job):
         """Relay the rest, ended by a newline, and forget the job."""
         if job in self._offsets:
-            self._relay(job, sys.maxsize, True)
+            self._relay(job)
             del self._offsets[job]
 
-    def _relay(self, job, turns, to_end):
-        if self._broken:
-            return
+    def _relay(self, job, turns=None):
+        """Relay so many chunks of complete lines; None: everything."""
         try:
             fd = os.open(job.log, os.O_RDONLY | _AS_IT_IS)
         except OSError:
             return  # nothing was written yet, or somebody has moved it away
         try:
             end = os.fstat(fd).st_size  # daemons may go on writing
-            while turns and self._offsets[job] < end and not self._broken:
-                if not self._relay_chunk(job, fd, end, to_end):
+            for _ in itertools.count() if turns is None else range(turns):
+                start = self._offsets[job]
+                chunk = os.pread(fd, min(self.CHUNK, end - start), start) if start < end else b''
+                whole = turns is None or len(chunk) == self.CHUNK and b'\n' not in chunk
+                lines = chunk if whole else chunk[:chunk.rfind(b'\n') + 1]
+                if not lines or self._broken:
                     break
-                turns -= 1
+                self._offsets[job] += len(lines)
+                unended = turns is None and start + len(lines) == end and lines[-1:] != b'\n'
+                self._emit(lines + b'\n' if unended else lines)
         except OSError as error:
             self._offsets[job] = sys.maxsize    # lest it be said again
             logger.warning('step %s at %s: its log %r cannot be read: %s',
                            job.name, job.sequence, job.log, error.strerror)
         finally:
             os.close(fd)
-
-    def _relay_chunk(self, job, fd, end, to_end):
-        """Relay up to a chunk; return False if there is no complete line."""
-        offset = self._offsets[job]
-        chunk = os.pread(fd, min(self.CHUNK, end - offset), offset)
-        lines = chunk[:chunk.rfind(b'\n') + 1]
-        if not lines and (to_end or len(chunk) == self.CHUNK):
-            lines = chunk
-        if not lines:
-            return False
-        self._offsets[job] = offset + len(lines)
-        unended = to_end and offset + len(lines) == end and not lines.endswith(b'\n')
-        self._emit(lines + b'\n' if unended else lines)
-        return True
 
     def _emit(self, lines):
         stream = getattr(sys.stderr, 'plain', sys.stderr)
@@ -7365,7 +7320,6 @@ class InlineConstruct(TaskConstruct):
                 outcome = self._call(job)
         except ValueError as error:  # a NUL, or what the locale cannot encode
             outcome = Outcome(FAILURE, 'its environment cannot be set: %s' % describe_error(error))
-        _task_log_handler.finish(job)
         self.port.done(job, outcome)
 
     def _call(self, job):
@@ -7537,7 +7491,6 @@ class _Crew:
             outcome = run_job(job)
             took = job.now() - began
             self.pace = took if self.pace is None else self.pace + 0.1 * (took - self.pace)
-            _task_log_handler.finish(job)
             self._outside.add(thread)
             self.inside.discard(job)
             if self._open:
@@ -8256,7 +8209,7 @@ def _leave():
     global start_lock, _sqlite_use, _looking
     # Threads of the supervisor hold those that we have inherited: a flow in here would hang.
     start_lock, _sqlite_use, _looking = threading.RLock(), _SqliteUse(), threading.RLock()
-    _task_log_handler.leave()
+    logging.getLogger().removeHandler(_task_log_handler)    # Stderr is the log file there.
 
 
 _leavers = _in_common('leavers', {})
@@ -9026,7 +8979,8 @@ class _Results:
 
         def look_up(*name):
             placeholder = step.names[name]
-            found = _parameter_value(name[0]) if placeholder is None else find(placeholder)
+            found = (find(placeholder) if placeholder is not None
+                     else _parameters.declared[name[0]].value)
             return '' if found is None else found
         func = (step.func.filled(look_up, find) if isinstance(step.func, Command) else
                 filled(step.func, find))
@@ -9488,7 +9442,7 @@ def _loop_mark(step):
         content = pickle.dumps(loop, 4)
         modules = _MAIN_NAMES | {_common.program, step.flow.module}
         if (pickle.EMPTY_SET in content or pickle.FROZENSET in content
-                or _named_in(loop, content, modules)):
+                or _names_in(loop, content, modules)):
             return 'content ' + _content_of(loop, modules).hex()
         return hashlib.sha1(content).hexdigest()
     except _ANY_FAILURE as error:
@@ -10494,7 +10448,7 @@ class _Orphans:
             driver.jobs[job] = construct
             driver.limits.begin(job, construct, self._began(record))
             if job.config['capture'] == 'relay':
-                driver.relay.add(job, adopted=True)
+                driver.relay.add(job)
             if not construct.adopt(job):
                 outcome = read_outcome(job.outcome) if job.outcome else None
                 driver.port.done(job, outcome or Outcome(
@@ -12287,10 +12241,10 @@ def asked_by(step, rest):
 def _named(step, name, attribute):
     """Return the placeholder that a name in a command stands for, None for a parameter."""
     if not attribute:
-        if name not in _parameter_names():
+        if name not in _parameters.declared:
             raise FlowError('step %r: there is no parameter %r for the {%s} in its command%s; '
                             'braces are written {{ and }}' % (
-                                step.path, name, name, _choices(name, _parameter_names())))
+                                step.path, name, name, _choices(name, _parameters.declared)))
         return None
     # The nearest step of that name, else that of the path.
     seen = [one for around in [step] + step.around()

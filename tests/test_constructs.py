@@ -831,7 +831,9 @@ class TestLogRelay:
         self.append(job, b'one\ntwo')
         relay.finish(job)
         assert capfdbinary.readouterr().err == b'one\ntwo\n'
-        assert not relay.active
+        self.append(job, b'three\n')
+        relay.poll()
+        assert capfdbinary.readouterr().err == b''    # The job is forgotten.
 
     def test_a_line_without_end_is_relayed_in_pieces(self, relay, job, capfdbinary):
         self.append(job, b'x' * (relay.CHUNK + 5))
@@ -851,7 +853,7 @@ class TestLogRelay:
     def test_what_stood_there_before_is_not_relayed(self, job, capfdbinary):
         self.append(job, b'earlier\n')
         relay = sequent.LogRelay()
-        relay.add(job, adopted=True)
+        relay.add(job)
         self.append(job, b'later\n')
         relay.finish(job)
         assert capfdbinary.readouterr().err == b'later\n'
