@@ -9985,18 +9985,11 @@ class PlanWalk:
     The base of `Driver`, which runs what is to start, and of dry runs, which only look.
 
     Args:
-        plan: a `Plan`.
-        store: an open store.
-        run: the `RunRecord`.
         settings: the flow's resolved configuration.
         history: a `_History`, or None in a new run.
         flow: the facade.
-        engine: the `Engine`; by default a new one.
-        clock: returns the seconds since the epoch.
 
     Attributes:
-        batch: what is to be started and stored, a `_Batch`.
-        log: a `_LogObserver`.
         triggers: what is to be raised from outside: (event, sequence).
         orphans: {(path, sequence): record} of the processes to whose tasks the engine has not
             come.
@@ -10206,9 +10199,6 @@ class PlanWalk:
 class _Starter:
     """Makes jobs of tasks, prepares and releases them, and calls those that are inline.
 
-    Args:
-        driver: a `Driver`.
-
     Attributes:
         inline: the inline jobs whose start is stored: (job, construct, whether observers are still
             to be told).
@@ -10285,7 +10275,7 @@ class _Starter:
             return False
 
     def _refuse(self, job, why):
-        self.driver.port.arrived.append((job, Outcome(FAILURE, why)))
+        self.driver.port.done(job, Outcome(FAILURE, why))
 
     # Starting.
 
@@ -10332,13 +10322,9 @@ class _Starter:
         The store needs some for each commit. A process takes up to seven while it starts, and
         each that is prepared one more when it is released.
         """
-        spare = []
-        try:
+        with contextlib.ExitStack() as spare:
             for _ in range(16 + prepared):
-                spare.append(os.dup(self.driver.port.wakes()))
-        finally:
-            for fd in spare:
-                os.close(fd)
+                spare.callback(os.close, os.dup(self.driver.port.wakes()))
 
     def try_later(self, task, reason):
         """Start a task a little later, as the system is short of processes or descriptors.
@@ -10426,9 +10412,6 @@ class _Orphans:
 
     They are watched from the start, so that a stop ends them and the run does not end before
     them; when the engine comes to their task, they become its job.
-
-    Args:
-        driver: a `Driver`.
     """
 
     def __init__(self, driver):
@@ -10465,8 +10448,8 @@ class _Orphans:
                  if one.path == record.path and one.calls and one.step.construct.can_adopt]
         construct = steps[0].construct if steps else ProcessConstruct()
         place = (run.flow, run.run_id) + record[:4]
-        job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
-                  run.run_id, config=steps[0].settings if steps else driver.settings)
+        job = Job(*record[:4], run.flow, run.run_id,
+                  config=steps[0].settings if steps else driver.settings)
         job.process = record.process
         job.log = json_object(record.process).get('log') or log_path(driver.logdir, *place)
         job.outcome = outcome_path(driver.store.folder, *place)
@@ -10508,15 +10491,11 @@ class _Orphans:
 class Stop:
     """Ends a run before its time: signals, and the end of what runs (semantics 8.3).
 
-    Args:
-        driver: a `Driver`.
-
-    Attributes:
-        ONE_STOP: seconds after the first signal in which others belong to the same stop: a
-            terminal that is closed sends two, and so do service managers and job schedulers.
-        signals: those that have come.
+    ``signals`` are those that have come.
     """
 
+    #: Seconds after the first signal in which others belong to the same stop: a terminal that is
+    #: closed sends two, and so do service managers and job schedulers.
     ONE_STOP = 1.0
 
     def __init__(self, driver):
@@ -10677,8 +10656,8 @@ class Stop:
         This is asked when the outcome is taken, as a thread may report it before the signal is
         handled.
         """
-        return self.driver.port.stopping and outcome.status == FAILURE and (
-            construct is not None and (
+        return construct is not None and self.driver.port.stopping and (
+            outcome.status == FAILURE and (
                 not construct.can_kill or -(outcome.code or 0) in CHILD_SIGNALS
                 or 'builtins.KeyboardInterrupt' in outcome.kinds))
 
@@ -10693,11 +10672,7 @@ class Stop:
 
 
 class _Requests:
-    """Follows what is asked of the run from outside (semantics 13).
-
-    Args:
-        driver: a `Driver`.
-    """
+    """Follows what is asked of the run from outside (semantics 13)."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -10761,6 +10736,18 @@ class _Requests:
         return 'held: %d steps match %r' % (len(paths), pattern)
 
 
+def private_folder(workdir):
+    """Make a folder for logs that is its owner's only; return its path."""
+    import tempfile
+    try:
+        folder = tempfile.mkdtemp('', 'sequent-', workdir or None)
+        os.chmod(folder, 0o700)  # under any umask
+        return folder
+    except OSError as error:
+        raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, '
+                          'or workdir, or TMPDIR' % error) from error
+
+
 class Driver(PlanWalk):
     """Runs a plan: see the text above. Made by a facade, for one run.
 
@@ -10768,17 +10755,15 @@ class Driver(PlanWalk):
         plan: a `Plan`; the model's steps in it have ``settings`` and ``construct``.
         store: an open store; it holds the lock of the run.
         run: the `RunRecord`, already begun.
-        settings, history: see `PlanWalk`.
-        flow: the facade (given to inline functions as ``eventor`` in dynamic plans).
         logdir: folder of log files; None: a fresh one of the user's own.
 
     Attributes:
-        STOPPED: seconds after which a process that a signal has stopped is warned of, once.
         jobs: what runs: {job: its construct}.
         begun: whether `run` has been called.
         pid: of the process that has called `run`.
     """
 
+    #: Seconds after which a process that a signal has stopped is warned of, once.
     STOPPED = 60.0
 
     def __init__(self, plan, store, run, settings, history, flow, logdir):
@@ -10798,11 +10783,9 @@ class Driver(PlanWalk):
         self.pid = None  # type: typing.Optional[int]
         self._environment = EnvironmentLayer()
         self._between_cycles = False    # nothing is due yet (semantics 8.1)
-        self._due = None                # when the engine is to be told that time has passed
         self._constructs = []           # those that are open
         self._settling = set()          # those of them that have something to settle
         self._queueing = []             # those of them that take more than they run
-        self._failed = False            # something that may have stopped what is queued
         self._stopped = {}              # pid of a stopped process -> since when we know
 
     # The loop.
@@ -10859,7 +10842,10 @@ class Driver(PlanWalk):
 
     def _loop(self, max_loops):
         cycles, starter, port = 0, self.starter, self.port
-        while not self._is_stopped():
+        while not self.signals:
+            self.requests.look()
+            if self.signals:
+                break    # A request asks for a stop.
             self._take_inputs()
             self._commit_and_start()
             if starter.inline:
@@ -10884,11 +10870,6 @@ class Driver(PlanWalk):
         elif not self.engine.over and self.engine.next_due() is None:
             raise SequentError('internal error: the run has nothing to do and is not over')
 
-    def _is_stopped(self):
-        if not self.signals:
-            self.requests.look()
-        return bool(self.signals)
-
     def _take_inputs(self):
         """Hand to the engine all that has happened."""
         port = self.port
@@ -10901,25 +10882,15 @@ class Driver(PlanWalk):
             self._make_room()
         while port.arrived:
             self.finish_job(*port.arrived.popleft())
-        self._set_due()
+        due = self._next_delay()
+        if due is not None and due <= self.clock():
+            self._between_cycles = False
+            self.feed(self.engine.tick(self.clock()))
         self.timers.ring()
-        if self._failed and self._queueing:
-            self._recall_stopped()
 
-    def _set_due(self):
-        """Set the timer of what is delayed."""
-        due = self.engine.next_due() if self.engine.delayed else None
-        if due != self._due:
-            self._due = due
-            if due is None:
-                self.timers.drop('delay')
-            else:
-                self.timers.set('delay', due, self._tick)
-
-    def _tick(self):
-        self._due, self._between_cycles = None, False
-        self.feed(self.engine.tick(self.clock()))
-        self._set_due()
+    def _next_delay(self):
+        """Return when the next task that is delayed is due, or None."""
+        return self.engine.next_due() if self.engine.delayed else None
 
     def _commit_and_start(self):
         """Prepare what is to start, commit, release; skip it while the window is open."""
@@ -10946,10 +10917,12 @@ class Driver(PlanWalk):
         """Sleep until something happens, or is due."""
         if self.jobs and 'stopped' not in self.timers:
             self.timers.set('stopped', self.clock() + self.STOPPED / 4, self._look_for_stopped)
-        self._set_due()
-        due = self.timers.next()
-        pause = self.requests.pause    # requests, logs and constructs are looked at that often
-        self.port.sleep(pause if due is None else min(pause, max(0.0, due - self.clock())))
+        # Requests, logs and constructs are looked at that often.
+        pause, now = self.requests.pause, self.clock()
+        for due in (self.timers.next(), self._next_delay()):
+            if due is not None:
+                pause = min(pause, max(0.0, due - now))
+        self.port.sleep(pause)
         if self.jobs:
             self.relay.poll()
             self.poll()
@@ -11019,12 +10992,12 @@ class Driver(PlanWalk):
             self.engine.admission.limit_queue(pool.slots, pool.ahead)
 
     def failed(self, task):
-        self._failed = True
         PlanWalk.failed(self, task)
+        if self._queueing:
+            self.timers.set('recall', 0.0, self._recall_stopped)
 
     def _recall_stopped(self):
         """Take back what is queued and not begun where a failure has stopped its container."""
-        self._failed = False
         for job, construct in list(self.jobs.items()):
             if construct.queues and is_dropped(job.task):
                 construct.recall(job)
@@ -11113,7 +11086,7 @@ class Driver(PlanWalk):
     def _open(self):
         self.pid = os.getpid()
         if not self.logdir:
-            self.logdir = self._private_logdir = self._make_private_logdir()
+            self.logdir = self._private_logdir = private_folder(self.settings['workdir'])
         self.log.open(self.logdir)
         self.observers.open()
         self.port.open()
@@ -11122,16 +11095,6 @@ class Driver(PlanWalk):
         for step in self.plan.steps:
             if step.calls and step.children is None:
                 self.open_construct(step.step.construct)
-
-    def _make_private_logdir(self):
-        import tempfile
-        try:
-            folder = tempfile.mkdtemp('', 'sequent-', self.settings['workdir'] or None)
-            os.chmod(folder, 0o700)  # under any umask
-            return folder
-        except OSError as error:
-            raise ConfigError('there is no folder for the logs of tasks (%s); set config logdir, '
-                              'or workdir, or TMPDIR' % error) from error
 
     def _close(self):
         for construct in self._constructs:
