@@ -10448,8 +10448,8 @@ class _Orphans:
                  if one.path == record.path and one.calls and one.step.construct.can_adopt]
         construct = steps[0].construct if steps else ProcessConstruct()
         place = (run.flow, run.run_id) + record[:4]
-        job = Job(*record[:4], run.flow, run.run_id,
-                  config=steps[0].settings if steps else driver.settings)
+        job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
+                  run.run_id, config=steps[0].settings if steps else driver.settings)
         job.process = record.process
         job.log = json_object(record.process).get('log') or log_path(driver.logdir, *place)
         job.outcome = outcome_path(driver.store.folder, *place)
