@@ -1213,7 +1213,6 @@ _COMPLETE = _SUCCESS | _FAILURE
 _BITS = {READY: _READY, ACTIVE: _ACTIVE, SUCCESS: _SUCCESS, FAILURE: _FAILURE,
          COMPLETE: _COMPLETE}
 _ANY = _READY | _ACTIVE | _COMPLETE
-_MARKS = dict(_BITS, complete=0)    # success or failure has been marked with it
 _REPLAYS = {READY: 'rerun', ACTIVE: 'rerun', FAILURE: 'rerun', SUCCESS: 'skip'}
 
 # The first counters of a plan: tasks that run, of these the ones that run in the supervisor, one
@@ -1904,14 +1903,14 @@ def _raise_circle(waiting, possible, thing):
 # 5 Engine ########################################################################
 #
 # The engine decides everything and does nothing. The driver calls a method of it for each thing
-# that happened (`begin`, `trigger`, `tick`, `done`, `lost`, `opened`, `loop_failed`, `hold`,
+# that happened (`begin`, `trigger`, `tick`, `done`, `lost`, `opened`, `loop_over`, `hold`,
 # `unhold`, `halt`), with the time in seconds as the last argument. Each returns a list of the
 # actions that follow:
 #
 #     ('record', task)   its status is to be stored, with the next commit, before what follows
 #     ('submit', task)   its status is to be stored; start it, once that is committed
 #     ('open', task)     the container asks for its next loop item: answer with `opened` or
-#                        `loop_failed` before any other input
+#                        `loop_over` before any other input
 #     ('attempt', (task, recovery, attempt, status, error))   that attempt ended, and another one
 #                        will be made: it failed, or what it had reacted to has failed anew
 #     ('dropped', task)  a stop came while it waited for its next attempt: it counts as failed
@@ -1925,28 +1924,21 @@ def _raise_circle(waiting, possible, thing):
 #     ('finish', ok)     nothing is left to do
 #
 # A *scope* is one iteration of a container, live. It has a counter for each gate and remembers
-# which statuses its steps have raised. ``busy`` counts what is going on in it: tasks that are
-# delayed, ready or running, containers about to open an iteration, inner iterations that are
-# themselves busy. When it falls to 0 the iteration ends -- unless a step in it still waits for
-# a step further out that may yet get there (`_waits`). An iteration that is over is forgotten.
+# which statuses its steps have raised. ``busy`` counts what goes on in it: tasks that are delayed,
+# ready or running, containers about to open an iteration, inner iterations that are themselves
+# busy. When ``busy`` falls to 0 the iteration ends, unless a step in it waits for a step further
+# out that may yet get there (`_settle`): an iteration subscribes in the scopes further out.
 #
 # Within one input, statuses are raised first, wherever that leads; then containers that are
 # over end, then tasks that became ready are put in order and started as far as they are admitted
 # (`_proceed`).
 #
-# *Admission*: may this task start? Each limit is a counter: the slots of the run, 1 for the tasks
-# that run in the supervisor, what a construct that queues takes, the cap of a step, each resource
-# pool. Tasks that need the same of the same counters wait in one lane, in ready order. The first
-# task of a lane starts when each of its counters has room. Caps and pools are given out strictly
-# in ready order: a task waits, too, while one that became ready earlier waits for the same pool.
-# A slot is not kept for a task that waits for a pool.
-#
 # A scope remembers the tasks that failed in it (``failures``). A failure that a handler mentions
 # is *expected*: it stops nothing. If no handler has made it good when the iteration ends, it
 # counts there like any other. An unexpected failure counts at once: it fails its container, and
-# stops it (`_fail`, `_stop`). A stop drops what is ready or delayed, but *spares* the reactions:
-# steps whose requirement would not hold without a failure. A task that is spared goes on in a
-# scope that is stopped, and what is inside it is not stopped at all.
+# stops it (`_fail`, `_stop`). A stop drops what is ready or delayed (``waiting`` of a scope), but
+# *spares* the reactions: steps whose requirement would not hold without a failure. A task that is
+# spared goes on in a scope that is stopped, and what is inside it is not stopped at all.
 
 
 class Earlier(typing.NamedTuple):
@@ -2239,7 +2231,14 @@ def _first_order(lane):
 
 
 class Admission:
-    """Which of the ready tasks may start (semantics 4.1 to 4.3), by counters and lanes.
+    """Which of the ready tasks may start (semantics 4.1 to 4.3).
+
+    Each limit is a counter: the slots of the run, 1 for the tasks that run in the supervisor, what
+    a construct that queues takes, the cap of a step, each resource pool. Tasks that need the same
+    of the same counters wait in one lane, in ready order. The first task of a lane starts when
+    each of its counters has room. Caps and pools are given out strictly in ready order: a task
+    waits, too, while one that became ready earlier waits for the same pool. A slot is not kept for
+    a task that waits for a pool.
 
     ``limits`` and ``out`` are, of each counter of the plan, how much there is, and how much of it
     is out. ``ahead`` is how many tasks may be queued ahead of a slot. ``held`` are the ready tasks
@@ -2536,12 +2535,10 @@ class Engine:
         self._now = now
         self._replays = False
         due = self.next_due()
-        while due is not None and due <= self._now and self._delays[0][0] == due:
+        while due is not None and self.next_due() == due <= now:
             task = heapq.heappop(self._delays)[3]
             self.delayed -= 1
             self._become_ready(task)
-            if self.next_due() is None:
-                break
         return self._proceed()
 
     def done(self, task, status, error, again, now):
@@ -2627,17 +2624,12 @@ class Engine:
             task.resumes = False    # no further iteration had begun
         return self._answered(task)
 
-    def loop_over(self, task, now):
-        """Answer ``open``: the container's loop has no more items."""
+    def loop_over(self, task, error, now):
+        """Answer ``open``: the container's loop has no more items, or it raised an error."""
         self._now = now
         task.exhausted = True
-        return self._answered(task)
-
-    def loop_failed(self, task, error, now):
-        """Answer ``open``: the container's loop raised."""
-        self._now = now
-        task.exhausted = task.failed = True
-        task.error = error
+        if error is not None:
+            task.failed, task.error = True, error
         return self._answered(task)
 
     def _answered(self, task):
@@ -2707,8 +2699,8 @@ class Engine:
                     self._activate(task)
                 elif admission.out[_SLOTS] or not self._fail_deadlocked():
                     break
-        if self.plan.dynamic and not (self.running or self.ready or self.delayed or self.over
-                                      or self._opening):
+        if self.plan.dynamic and not (
+                self.running or self.ready or self.delayed or self.over or self._opening):
             self._finish()
         actions, self._actions = self._actions, []
         return actions
@@ -2738,11 +2730,10 @@ class Engine:
 
         Not called for what is of use to nobody (``step.told``).
         """
-        mark = _MARKS[status]
-        if mark:
-            if scope.raised[step.slot] & mark:
+        if status != COMPLETE:    # which comes after success or failure
+            if scope.raised[step.slot] & _BITS[status]:
                 return
-            scope.raised[step.slot] |= mark
+            scope.raised[step.slot] |= _BITS[status]
         gates = step.after if status == SUCCESS else step.on.get(status)
         if gates:
             self._agenda.append((scope, gates, (step, status)))
@@ -2813,7 +2804,9 @@ class Engine:
                 task.error = earlier.error    # continued: it waits for its next attempt
                 task.retrying = True
             if earlier.due is not None and earlier.status != SUCCESS:
-                task.due = self._due_now(earlier)
+                # No later than if the wait began now: the wall clock may have been set back.
+                task.due = (earlier.due if earlier.wait is None
+                            else min(earlier.due, self._now + earlier.wait))
         if task.due is None and step.delay:
             task.due = self._now + step.delay
         if task.due is None or task.due <= self._now:
@@ -2835,15 +2828,6 @@ class Engine:
         return (earlier.status == SUCCESS and earlier.kind == 'leaf' == step.kind
                 and not (step.told or step.needs or step.gives or step.wanted or earlier.events)
                 and (self.mode == 'continue' or step.recovery[SUCCESS] == 'skip'))
-
-    def _due_now(self, earlier):
-        """Return when a wait that an earlier supervisor began is over.
-
-        That is no later than if it began now: the wall clock may have been set back meanwhile.
-        """
-        if earlier.wait is None:
-            return earlier.due
-        return min(earlier.due, self._now + earlier.wait)
 
     def _delay(self, task, due):
         task.due = due
@@ -3145,37 +3129,26 @@ class Engine:
 
     def _end_iterations(self, scopes):
         """End iterations; their containers go on, or are over, all of them together."""
-        ends = []
+        scopes = list(collections.OrderedDict.fromkeys(scopes))
         for scope in scopes:
-            if not scope.ended:    # it may stand there twice
-                self._take_out(scope)
-                ends.append(scope)
-        for scope in ends:    # which stops none of those that end with it
+            scope.ended = True
+            if scope.stop and any(self._requirements.awaited(scope, all_steps=True)):
+                self._lose(scope)    # what it waits for may still be raised
+            for levels, target, _, _ in scope.step.imports:
+                _up(scope, levels).subscribers[target.slot].pop(scope, None)
+            del scope.task.live[scope]
+        for scope in scopes:    # which stops none of those that end with it
             self._count_failures(scope)
-        for scope in ends:
-            self._close(scope)
-        for task in collections.OrderedDict((scope.task, None) for scope in ends):
-            self._advance(task)
-
-    def _take_out(self, scope):
-        """An iteration ends: it is none of the live ones any more."""
-        scope.ended = True
-        if scope.stop and any(self._requirements.awaited(scope, all_steps=True)):
-            self._lose(scope)    # what it waits for may still be raised
-        for levels, target, _, _ in scope.step.imports:
-            _up(scope, levels).subscribers[target.slot].pop(scope, None)
-        del scope.task.live[scope]
-
-    def _close(self, scope):
-        """Report what was not run in an iteration that has ended, and the results in it."""
-        if 0 in scope.raised:
-            for step in self._requirements.unmet(scope):
+        for scope in scopes:
+            for step in self._requirements.unmet(scope) if 0 in scope.raised else ():
                 if self._requirements.hold(step, scope, _holds):
                     self.dropped += 1    # a stop has kept it from starting
                 else:
                     self.unmet[step] = self.unmet.get(step, 0) + 1
-        if scope.step.gathers:
-            self._actions.append(('gather', scope))
+            if scope.step.gathers:
+                self._actions.append(('gather', scope))
+        for task in collections.OrderedDict((scope.task, None) for scope in scopes):
+            self._advance(task)
 
     def _enter(self, scope):
         """One more thing goes on in an iteration, and so in those around it."""
@@ -10129,18 +10102,18 @@ class PlanWalk:
                 return None
             logger.error('%s: its loop failed', _describe(task),
                          exc_info=not isinstance(error, SequentError))
-            return engine.loop_failed(
+            return engine.loop_over(
                 task, 'its loop failed: %s' % describe_error(error), self.clock())
         if over:
             if (found_by_running(step.step.loop) and not past.over
                     and not self.store.volatile):
                 self._record_iteration(task, 'over')
-            return engine.loop_over(task, self.clock())
+            return engine.loop_over(task, None, self.clock())
         earlier = past.earlier
         if earlier and not self.loops.same(item, blob, past.item):
             refusal = self._refuse_other_item(task)
             if refusal is not None:
-                return engine.loop_failed(task, refusal, self.clock())
+                return engine.loop_over(task, refusal, self.clock())
             self.run_anew(task, self.next_sequence(task))
             earlier = None
         if (blob is not None and (earlier is None or past.item is None)

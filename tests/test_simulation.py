@@ -228,9 +228,9 @@ class Engine:
         node = self.flow.nodes[task.step.path]
         k, runs = node.loop_fails or (0, 0)
         if task.step.loops and task.opened + 1 == k and self.recovery < runs:
-            return self.engine.loop_failed(task, 'no more of this', self.now)
+            return self.engine.loop_over(task, 'no more of this', self.now)
         if task.step.loops and task.opened >= node.loop:
-            return self.engine.loop_over(task, self.now)
+            return self.engine.loop_over(task, None, self.now)
         earlier = None
         if self.mode != 'restart' and task.scope.earlier is not None:
             earlier = self.records.at('%s.%d' % (task.sequence, task.opened + 1), task.floor)
