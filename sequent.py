@@ -11712,7 +11712,7 @@ class _Run:
                 self._lock(held, run.run_id)
                 self.held = held.pop_all()
             self.outcome = None
-        self.store.begin(self._run_record(run, self._consists_of()))
+        self.store.begin(self._run_record(run))
         self.driver.observers.tell('begun', run)
 
     @_without_collecting()
@@ -11829,10 +11829,11 @@ class _Run:
             the record as it is to be stored, the `_History` or None, and the records of earlier
             runs that nobody has ended. None: there is nothing to continue.
         """
-        text = self._consists_of()
+        if not (self.store.volatile or self._signatures):
+            self._signatures = step_signatures(self.flow.compile())
         if last is None:
-            return self._run_record(run, text), None, self._refuse_orphans()
-        noted = self._noted_in(last, text)
+            return self._run_record(run), None, self._refuse_orphans()
+        noted = json_object(last.steps)
         _check_parameters(last, noted)
         given = noted.get('triggers', [])
         if (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
@@ -11849,7 +11850,7 @@ class _Run:
                 logger.warning('event %r, which the run was told to raise, is gone', event)
             elif [event, sequence] not in self.flow.pending:
                 self.flow.pending.append([event, sequence])
-        return self._run_record(run, text), history, []
+        return self._run_record(run), history, []
 
     @contextlib.contextmanager
     def preview(self, walk):
@@ -11882,30 +11883,14 @@ class _Run:
             found.triggers.extend(map(tuple, flow.pending))
             yield found
 
-    # A `RunRecord` has in ``steps`` what the flow consists of, which may be large: its text begins
-    # with that, and is not read where it begins as that of the flow now, which nobody has edited.
-
-    def _consists_of(self):
-        """Return how ``steps`` of the flow's `RunRecord` begins."""
+    def _run_record(self, run):
+        """Return a `RunRecord` with what the flow consists of now."""
         import json
-        if not self.store.volatile and not self._signatures:
-            self._signatures = step_signatures(self.flow.compile())
-        return json.dumps({'signatures': self._signatures})[:-1]
-
-    def _noted_in(self, run, text):
-        """Return what a `RunRecord` has in ``steps``; see `_consists_of`."""
-        if not run.steps.startswith(text + ', '):
-            return json_object(run.steps)
-        return dict(json_object('{' + run.steps[len(text) + 2:]), signatures=self._signatures)
-
-    def _run_record(self, run, text):
-        """Return a `RunRecord` with what the flow consists of now; see `_consists_of`."""
-        import json
-        more = {'base': self._base,
-                'triggers': self.flow.pending}  # type: typing.Dict[str, object]
+        steps = {'signatures': self._signatures, 'base': self._base,
+                 'triggers': self.flow.pending}  # type: typing.Dict[str, object]
         if _parameters.declared:
-            more['parameters'] = _parameters.recorded()
-        return run._replace(steps='%s, %s' % (text, json.dumps(more)[1:]))
+            steps['parameters'] = _parameters.recorded()
+        return run._replace(steps=json.dumps(steps))
 
     def _refuse_orphans(self):
         """Refuse a new run beside what an earlier one left running (semantics 6.5).
