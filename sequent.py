@@ -12336,6 +12336,7 @@ class _Flow(abc.ABC):
     """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
 
     _prefix = 'SEQUENT_'
+    _concurrency = None    # the default of ``max_concurrent``; None: the number of CPUs
 
     def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None, run_id='',
                  logging_level=logging.INFO, config={}, config_tag=''):
@@ -12470,10 +12471,6 @@ class _Flow(abc.ABC):
         return step
 
     @abc.abstractmethod
-    def _default_concurrency(self):
-        """Return the default of ``max_concurrent``."""
-
-    @abc.abstractmethod
     def _compile(self, settings):
         """Return the `Plan`; the steps are configured."""
 
@@ -12486,7 +12483,7 @@ class _Flow(abc.ABC):
     def settings(self):
         """Return the flow's resolved configuration as a dict."""
         settings = {key: one.default for key, one in CONFIG_KEYS.items()}
-        settings['max_concurrent'] = self._default_concurrency()
+        settings['max_concurrent'] = self._concurrency or max(2, os.cpu_count() or 1)
         settings['envvar_prefix'] = self._prefix
         settings.update(_environment_settings(CONFIG_KEYS))
         for given in (self._config, self._options.get('config', {})):
@@ -12755,9 +12752,6 @@ class Sequent(_Container, _Flow):
     def _place(self):
         return self, self._root
 
-    def _default_concurrency(self):
-        return max(2, os.cpu_count() or 1)
-
     def _compile(self, settings):
         for step in self._paths.values():
             # An iterator can be gone over once (semantics 1.4).
@@ -12792,6 +12786,7 @@ class Eventor(_Flow):
     """
 
     _prefix = 'EVENTOR_'
+    _concurrency = 1
 
     def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None,
                  logging_level=logging.INFO, config={}, run_id='', config_tag=''):
@@ -12928,9 +12923,6 @@ class Eventor(_Flow):
         known = self._events.get(event)
         if known is not None and sequence.isdigit():
             self._last_sequence[known] = max(self._last_sequence.get(known, 0), int(sequence))
-
-    def _default_concurrency(self):
-        return 1
 
     def _compile(self, settings):
         for step, starters in self._starters.items():
