@@ -12336,7 +12336,7 @@ class _Flow(abc.ABC):
     """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
 
     _prefix = 'SEQUENT_'
-    _concurrency = None    # the default of ``max_concurrent``; None: the number of CPUs
+    _concurrency = 0    # the default of ``max_concurrent``; 0: the number of CPUs
 
     def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None, run_id='',
                  logging_level=logging.INFO, config={}, config_tag=''):
