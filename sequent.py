@@ -13677,32 +13677,30 @@ class _Session:
 
     def _choose(self, module):
         """Return the flow to work on; None if the verb has been applied already."""
+        wanted, name = self.options.flow, module.__name__
+        chosen = [one for one in self.flows if wanted in (None, one.name)]
+        flow = getattr(module, 'flow', None)
+        if wanted is None and (isinstance(flow, _Flow) or flow in self.strange):
+            chosen = [flow]
+        if self.code is None and len(chosen) != 1 and hasattr(module, 'build_flow'):
+            chosen = self._build(module, wanted)
         if self.code is not None:
             return None
-        wanted = self.options.flow
-        chosen = self._candidates(module, wanted)
-        if len(chosen) != 1 and hasattr(module, 'build_flow'):
-            chosen = self._build(module, wanted)
-        if len(chosen) == 1 or self.code is not None:
-            return chosen[0] if self.code is None else None
-        if self.strange and not self.flows:
-            raise _LoadError(_strange_flow(module.__name__, self.strange[0]))
+        if not chosen and not self.flows:
+            chosen = self.strange[:1]
+        if len(chosen) == 1:
+            if chosen[0] in self.strange:
+                raise _LoadError(_strange_flow(name, chosen[0]))
+            return chosen[0]
         names = sorted({flow.name for flow in self.flows})
-        if wanted is not None and not chosen:
-            raise _UsageError('module %r has no flow %r%s' % (
-                module.__name__, wanted, _choices(wanted, names)))
         if chosen:
             raise _UsageError('module %r has several flows, choose one with --flow: %s'
-                              % (module.__name__, ', '.join(names)))
-        raise _LoadError(_no_flow(module))
-
-    def _candidates(self, module, wanted):
+                              % (name, ', '.join(names)))
         if wanted is not None:
-            return [flow for flow in self.flows if flow.name == wanted]
-        chosen = getattr(module, 'flow', None)
-        if chosen in self.strange:
-            raise _LoadError(_strange_flow(module.__name__, chosen))
-        return [chosen] if isinstance(chosen, _Flow) else list(self.flows)
+            raise _UsageError('module %r has no flow %r%s' % (
+                name, wanted, _choices(wanted, names)))
+        raise _LoadError("module %r makes no flow: give it an attribute 'flow', or a function "
+                         'build_flow() that returns one' % name)
 
     def _build(self, module, wanted):
         """Return what build_flow() returns, as a list; an empty one if it is not what we want."""
@@ -13712,10 +13710,9 @@ class _Session:
             if self.code is not None:  # it ran its flow
                 return []
             raise
-        if not isinstance(flow, _Flow):
-            raise _LoadError(
-                _strange_flow(module.__name__, flow) if flow in self.strange else
-                'build_flow() of module %r must return a flow, not %r' % (module.__name__, flow))
+        if not isinstance(flow, _Flow) and flow not in self.strange:
+            raise _LoadError('build_flow() of module %r must return a flow, not %r' % (
+                module.__name__, flow))
         return [flow] if wanted in (None, flow.name) else []
 
     def _explain(self, error):
@@ -13776,11 +13773,6 @@ def _say_help(say, module, trouble):
         say('  none')
     if trouble is not None:
         say('  loading %s ended here: %s' % (module, trouble))
-
-
-def _no_flow(module):
-    return ("module %r makes no flow: give it an attribute 'flow', or a function build_flow() "
-            'that returns one' % module.__name__)
 
 
 def _strange_flow(module, flow):
@@ -13849,8 +13841,8 @@ def _what_follows(frame):
     while frame is not None:
         code, line = frame.f_code, frame.f_lineno
         if code.co_filename != _what_follows.__code__.co_filename:
-            following = _statement_after(code.co_filename, line, code.co_name)
-            if following:
+            following = _statement_after(code.co_filename, line)
+            if following and code.co_name != '<lambda>':
                 return code.co_filename, line, following
         if code.co_name == '<module>':
             break
@@ -13858,31 +13850,26 @@ def _what_follows(frame):
     return None
 
 
-def _statement_after(path, line, function='<module>'):
+def _statement_after(path, line):
     """Return the line of what comes after the statement at a line of a file; None for nothing.
 
-    After the body of a loop comes the loop again. Closing a flow is nothing: it has been done.
+    After the body of a loop comes the loop again, after that of a function nothing. Closing a
+    flow is nothing: it has been done.
     """
     import ast
     try:
         with open(path, 'rb') as source:
-            tree = ast.parse(source.read())
+            body = ast.parse(source.read()).body  # type: typing.Any
     except (OSError, SyntaxError, ValueError):  # in a zip, or edited meanwhile: it stays unsaid
         return None
-    body = tree.body
-    if function != '<module>':
-        around = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)
-                  and one.name == function and one.lineno <= line]
-        body = max(around, key=lambda one: one.lineno).body if around else []
-    while body:
-        before = [one for one in body if one.lineno <= line]
-        after = [one for one in body if one.lineno > line and not _closes(one)]
-        if after or not before:
-            return after[0].lineno if after else None
-        if isinstance(before[-1], (ast.For, ast.While)):
-            return before[-1].lineno
-        inner = [getattr(before[-1], name, []) for name in ('body', 'orelse', 'handlers')]
-        body = next((one for one in reversed(inner) if one and one[0].lineno <= line), [])
+    while body and body[0].lineno <= line:
+        here = [one for one in body if one.lineno <= line][-1]
+        if not isinstance(here, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            after = [one.lineno for one in body if one.lineno > line and not _closes(one)]
+            if after or isinstance(here, (ast.For, ast.While)):
+                return after[0] if after else here.lineno
+        inner = [getattr(here, name, None) for name in ('body', 'orelse', 'handlers')]
+        body = next((one for one in reversed(inner) if one and one[0].lineno <= line), None)
     return None
 
 
@@ -13939,18 +13926,13 @@ def _run(flow, options):
                 return getattr(load_backend(name), function)(flow, options, say)
         ok = flow.run()
     except RecoveryError as error:
-        raise RecoveryError('%s%s' % (error, _near_run(flow, options.run_id))) from None
+        with opened_store(flow) as store:
+            known = sorted({run.run_id for run in store.runs(flow.name)})
+        raise RecoveryError('%s%s' % (error, _nearest(options.run_id or '', known))) from None
     if options.json:
         with _output(options.stdout) as say:
             say_json(say, _closing_result(flow, ok))
     return _EXIT_SUCCESS if ok else _EXIT_FAILURE
-
-
-def _near_run(flow, run_id):
-    """Return the end of a message about a run that is not there."""
-    with opened_store(flow) as store:
-        known = sorted({run.run_id for run in store.runs(flow.name)})
-    return _nearest(run_id, known) if run_id else ''
 
 
 @contextlib.contextmanager
@@ -14221,57 +14203,50 @@ def _find_log(flow, run, store, record):
 
 def _list(flow, options):
     flow.compile()
+    plan = {
+        'flow': flow.name,
+        'parameters': [{'name': one.name, 'value': '***' if one.secret else one.text,
+                        'secret': one.secret, 'source': one.source, 'help': one.help}
+                       for one in _parameters.declared.values()],
+        'events': [{'name': event.name, 'raised_by': ' or '.join(
+            expression_text(source) for source in event.sources) or None}
+            for event in getattr(flow, '_events', {}).values()],
+        'steps': [_step_fields(step) for step in flow._root.children]}  # type: dict
     with _output(options.stdout) as say:
         if options.json:
-            say_json(say, _plan_fields(flow))
+            say_json(say, plan)
             return _EXIT_SUCCESS
         say(flow.name)
-        for one in _parameter_fields():
+        for one in plan['parameters']:
             say('  parameter %s=%s (%s)%s' % (one['name'], _readable(one['value']), one['source'],
                                               one['help'] and ': ' + one['help']))
-        for event in _named_events(flow):
-            say('  event %s%s' % (event['name'], ': ' + event['raised_by']
-                                  if event['raised_by'] else ''))
-        for step in flow._root.children:
-            _say_step(say, step, 1)
+        for one in plan['events']:
+            say('  event ' + ': '.join(filter(None, (one['name'], one['raised_by']))))
+        for one in plan['steps']:
+            _say_step(say, one, 1)
     return _EXIT_SUCCESS
 
 
-def _say_step(say, step, depth):
-    fields = _step_fields(step)
+def _say_step(say, fields, depth):
+    """Print a step and those inside it, as `_step_fields` returns it."""
     if fields['kind'] == 'timer':  # it stands where it is waited for
         return
-    pools = ['%s %s' % (word, ', '.join('%d of %s' % (amount, pool) for pool, amount in
-                                        fields[word]) or 'nothing')
-             for word in ('acquires', 'releases') if fields[word]
-             or word == 'releases' and fields[word] is not None]
-    notes = [fields['calls']] if fields['calls'] else []
-    notes += ['loop %s' % fields['loop']] if fields['loop'] else []
-    notes += ['requires %s' % cut_text(fields['require'], 300)] if fields['require'] else []
-    notes += ['takes %s' % ', '.join(fields['takes'])] if fields['takes'] else []
-    notes += ['delay %g s' % fields['delay']] if fields['delay'] else []
-    say('%s%s%s' % ('  ' * depth, step.name, ': ' + '; '.join(notes + pools)
-                    if notes + pools else ''))
-    for child in step.children:
-        _say_step(say, child, depth + 1)
-
-
-def _plan_fields(flow):
-    return {'flow': flow.name, 'parameters': _parameter_fields(), 'events': _named_events(flow),
-            'steps': [_step_tree(step) for step in flow._root.children]}
-
-
-def _parameter_fields():
-    return [{'name': one.name, 'value': '***' if one.secret else one.text, 'secret': one.secret,
-             'source': one.source, 'help': one.help} for one in _parameters.declared.values()]
-
-
-def _step_tree(step):
-    return dict(_step_fields(step), steps=[_step_tree(child) for child in step.children])
+    shown = dict(fields, takes=', '.join(fields['takes']),
+                 require=cut_text(fields['require'] or '', 300))
+    notes = [form % shown[name] for name, form in (
+        ('calls', '%s'), ('loop', 'loop %s'), ('require', 'requires %s'), ('takes', 'takes %s'),
+        ('delay', 'delay %g s')) if shown[name]]
+    notes += ['%s %s' % (word, ', '.join('%d of %s' % (amount, pool) for pool, amount in
+                                         fields[word]) or 'nothing')
+              for word in ('acquires', 'releases') if fields[word]
+              or word == 'releases' and fields[word] is not None]
+    say('%s%s%s' % ('  ' * depth, fields['name'], ': ' * bool(notes) + '; '.join(notes)))
+    for one in fields['steps']:
+        _say_step(say, one, depth + 1)
 
 
 def _step_fields(step):
-    """Return what is to be said of a step, as plain values."""
+    """Return what is said of a step and of those inside it, as plain values."""
     releases = step.releases
     return {
         'name': step.name, 'path': step.path,
@@ -14284,14 +14259,8 @@ def _step_fields(step):
                   for one in step.asks or () if one is not step.loop],
         'delay': step.delay,
         'acquires': [(pool.name, amount) for pool, amount in step.acquires],
-        'releases': None if releases is None else [(pool.name, n) for pool, n in releases]}
-
-
-def _named_events(flow):
-    """Return the events of an Eventor and what raises them."""
-    return [{'name': event.name, 'raised_by': ' or '.join(
-        expression_text(source) for source in event.sources) or None}
-        for event in getattr(flow, '_events', {}).values()]
+        'releases': None if releases is None else [(pool.name, n) for pool, n in releases],
+        'steps': [_step_fields(child) for child in step.children]}
 
 
 def _function_name(function):
@@ -14307,10 +14276,6 @@ def _loop_text(loop):
         return 'over ' + _function_name(loop)
     if isinstance(loop, Placeholder):
         return 'over the ' + repr(loop)[1:-1]
-    return _items_text(loop)
-
-
-def _items_text(loop):
     if isinstance(loop, range) or not isinstance(loop, collections.abc.Sequence):
         return 'over ' + masked(_shown(repr, loop))
     text = masked(_shown(repr, loop if len(loop) <= 10 else loop[:10]))
