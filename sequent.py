@@ -5074,9 +5074,11 @@ def _damaged_record(kind, row):
 
 def json_object(text):
     """Return the object in a JSON text of a record, or an empty one for an empty text."""
+    if not text:
+        return {}
     import json
     try:
-        return json.loads(text) if text else {}
+        return json.loads(text)
     except ValueError as error:
         raise StoreError('the store is damaged: it holds what no sequent has written, %.80r (%s); '
                          'put a backup in its place, or move it away to start anew'
@@ -5998,7 +6000,10 @@ def printable(text):
     operator. Newlines stay. What tasks print is relayed unchanged (semantics 5.3), and their log
     files keep what was written; but sentences of the library that quote it are escaped.
     """
-    return re.sub(_CONTROLS, lambda one: ascii(one.group())[1:-1], masked(text))
+    text = masked(text)
+    if text.isprintable():    # as nearly all texts: then the pattern is not even compiled
+        return text
+    return re.sub(_CONTROLS, lambda one: ascii(one.group())[1:-1], text)
 
 
 def _clean_record(record):
