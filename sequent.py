@@ -3363,8 +3363,7 @@ def process_identity(pid=None, keeper=None, waited=False, log=None):
     import json
     host, boot, namespace = _this_system()
     pid = os.getpid() if pid is None else pid
-    known = {'host': host, 'boot': boot, 'ns': namespace, 'pid': pid,
-             'start': _proc_stat(pid)[1]}
+    known = {'host': host, 'boot': boot, 'ns': namespace, 'pid': pid, 'start': _proc_stat(pid)[1]}
     more = {'keeper': keeper, 'since': _boot_time() if waited else None, 'log': log}
     known.update((key, value) for key, value in more.items() if value is not None)
     return json.dumps(known)
@@ -4547,8 +4546,7 @@ class _SqliteFile(_LockingStore):
         if create and os.stat(self.path).st_nlink > 1 and not self._remove_asides():
             logger.warning('the store %r has several names (hard links): remove all but one, as '
                            'its journal, outcomes and logs stand beside one name', self.path)
-        objection = ('' if _opened[os.getpid(), _file_key(self.path)] else
-                     _objection(self.path))
+        objection = '' if _opened[os.getpid(), _file_key(self.path)] else _objection(self.path)
         if objection:
             raise StoreError('%r cannot be a store: %s; it was not touched. Move it away, or '
                              'give another store' % (self.path, objection))
@@ -11998,8 +11996,7 @@ def _checked_func(who, func, command):
 
 def _checked_amounts(who, what, pairs):
     if not isinstance(pairs, (tuple, list)):
-        raise FlowTypeError('%s: %s must be a list of (pool, amount), not %r'
-                            % (who, what, pairs))
+        raise FlowTypeError('%s: %s must be a list of (pool, amount), not %r' % (who, what, pairs))
     for pair in pairs:
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2
                 and isinstance(pair[0], ResourcePool) and isinstance(pair[1], int)
@@ -12007,8 +12004,7 @@ def _checked_amounts(who, what, pairs):
             raise FlowTypeError('%s: %s must be a list of (ResourcePool, int), not of %r'
                                 % (who, what, pair))
         if pair[1] < 0:
-            raise FlowError('%s: %s %d of %r: must be 0 or more'
-                            % (who, what, pair[1], pair[0]))
+            raise FlowError('%s: %s %d of %r: must be 0 or more' % (who, what, pair[1], pair[0]))
     return tuple((pool, amount) for pool, amount in pairs if amount)
 
 
