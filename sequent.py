@@ -9564,7 +9564,8 @@ class _Batch:
         answers: (request, answer) pairs.
         ahead: tasks that are stored as active ahead of their start (an ordered set).
         settled: (job, construct) of outcomes that the commit stores.
-        waits: the commit may wait for more of the same (semantics 6.2), unless it is ``urgent``.
+        until: when the commit, which waits for more of the same (semantics 6.2), is due; None:
+            it does not wait. Neither does it if it is ``urgent``.
     """
 
     MOVED = 0.5    # seconds after which the process that a job has moved to is stored
@@ -9579,7 +9580,8 @@ class _Batch:
         self.answers = []  # type: typing.List[tuple]
         self.ahead = {}  # type: typing.Dict[Task, None]
         self.settled = []  # type: typing.List[tuple]
-        self.waits = self.urgent = False
+        self.until = None  # type: typing.Optional[float]
+        self.urgent = False
         self._ahead_rows = []  # type: typing.List[TaskRecord]
         self._moved = {}  # type: typing.Dict[Task, None]
         self._timers = timers
@@ -9589,12 +9591,12 @@ class _Batch:
 
     def wait(self):
         """Let the next commit wait, from the first call on for so long as the window is."""
-        if not self.waits:
-            self.waits = True
-            self._timers.set('commit', self._clock() + self._window, self._hurry)
+        if self.until is None:
+            self.until = self._clock() + self._window
 
-    def _hurry(self):
-        self.urgent = True
+    def waits(self):
+        """Return whether the commit may still wait."""
+        return self.until is not None and not self.urgent and self._clock() < self.until
 
     def note_moved(self, task):
         """Store soon which process runs a task now: that alone is not worth a commit at once."""
@@ -9633,9 +9635,7 @@ class _Batch:
                 rows.append(record)
         ahead, answers = self._ahead_rows, self.answers
         self.rows, self.dirty, self._ahead_rows, self.answers = [], {}, [], []
-        if self.waits:
-            self._timers.drop('commit')
-        self.waits = self.urgent = False
+        self.until, self.urgent = None, False
         if _parameters.secrets:
             rows, told, ahead = map(_masked, (rows, told, ahead))
         if answers:
@@ -9840,7 +9840,7 @@ class _LogObserver(Observer):
         self._failures = []       # the first 100 tasks that failed
         self._kept = set()        # see `kept`
         self._running = set()     # attempts whose start was logged: path, sequence, ...
-        self._remarks = {}        # (path, sequence, recovery, attempt) -> [(level, text)]
+        self._remarks = []        # what is logged after the next commit: (level, text)
 
     def open(self, logdir):
         self.closely = logger.isEnabledFor(logging.INFO)
@@ -9853,10 +9853,8 @@ class _LogObserver(Observer):
     def committed(self, records):
         if not (self.closely or self._remarks):
             return
-        for record in records:
+        for record in records if self.closely else ():
             place = record[:4]
-            if self._remarks:
-                self._log_remarks(place)
             if record.status == ACTIVE and record.kind == 'leaf':
                 if place not in self._running:
                     self._running.add(place)
@@ -9866,6 +9864,7 @@ class _LogObserver(Observer):
                 self._running.remove(place)
                 if record.status == SUCCESS:
                     logger.info('step %s at %s ended with success', record.path, record.sequence)
+        self.flush()
 
     def ended(self, run, ok):
         """Say how the run ended, and which failures were made good."""
@@ -9895,18 +9894,14 @@ class _LogObserver(Observer):
 
     # What records do not hold.
 
-    def _remark(self, task, recovery, attempt, level, text, *args):
-        place = task.step.path, task.sequence, recovery, attempt
-        self._remarks.setdefault(place, []).append((level, text % args))
-
-    def _log_remarks(self, place):
-        for level, text in self._remarks.pop(place, ()):
-            logger.log(level, '%s', text)
+    def _remark(self, level, text, *args):
+        self._remarks.append((level, text % args))
 
     def flush(self):
-        """Log what has not been stored, as the store has failed."""
-        for place in list(self._remarks):
-            self._log_remarks(place)
+        """Log the remarks now, as what they are about is stored, or cannot be."""
+        remarks, self._remarks = self._remarks, []
+        for level, text in remarks:
+            logger.log(level, '%s', text)
 
     def _traceback(self):
         trace, self.trace = self.trace, ''
@@ -9915,33 +9910,25 @@ class _LogObserver(Observer):
     def failed(self, task):
         if len(self._failures) < 100:
             self._failures.append(task)
-        self._remark(task, task.recovery, task.attempt, logging.ERROR, '%s failed%s: %s%s',
-                     _describe(task), ' (tolerated)' if task.borne else '', task.error,
-                     self._traceback())
+        self._remark(logging.ERROR, '%s failed%s: %s%s', _describe(task),
+                     ' (tolerated)' if task.borne else '', task.error, self._traceback())
 
-    def dropped(self, task):
-        """A task that waited for its next attempt has failed; its record stays."""
-        self.failed(task)
-        self._log_remarks((task.step.path, task.sequence, task.recovery, task.attempt))
-
-    def retried(self, task, recovery, attempt, error, left):
+    def retried(self, task, attempt, error, left):
         """An attempt has failed; the next one is made in ``left`` seconds."""
-        self._remark(task, recovery, attempt, logging.WARNING,
-                     '%s failed, attempt %d of %d: %s; the next one is made %s%s', _describe(task),
-                     attempt, task.step.retries + 1, error,
+        self._remark(logging.WARNING, '%s failed, attempt %d of %d: %s; the next one is made %s%s',
+                     _describe(task), attempt, task.step.retries + 1, error,
                      'in %.3g s' % left if left > 0 else 'at once', self._traceback())
 
-    def reacts_again(self, task, recovery, attempt, status):
+    def reacts_again(self, task, status):
         """The failure to which a task had reacted came again."""
         self.trace = ''
-        self._remark(task, recovery, attempt, logging.WARNING, '%s ended with %s, but step %s has '
-                     'failed again since it began: it runs again', _describe(task), status,
-                     task.reacts_to[0].step.path)
+        self._remark(logging.WARNING, '%s ended with %s, but step %s has failed again since it '
+                     'began: it runs again', _describe(task), status, task.reacts_to[0].step.path)
 
     def handled(self, task, handler):
         """A failure was made good."""
-        self._remark(task, task.recovery, task.attempt, logging.INFO, '%s: its failure was made '
-                     'good by step %s', _describe(task), handler.step.path)
+        self._remark(logging.INFO, '%s: its failure was made good by step %s', _describe(task),
+                     handler.step.path)
 
     def kept(self, step, scope, again):
         """A step keeps its earlier success, though another one, on which it depends, ran again."""
@@ -10054,7 +10041,7 @@ class PlanWalk:
         elif kind == 'attempt':
             self._note_attempt(*what)
         elif kind == 'dropped':
-            self.log.dropped(what)
+            self.log.failed(what)    # It waited for its next attempt; its record stays.
         elif kind == 'handled':
             self._note_handled(*what)
         elif kind == 'kept':
@@ -10084,10 +10071,9 @@ class PlanWalk:
             started=task.started or ended, ended=ended, process=None, error=error, events=None))
         task.started = task.ended = task.result = task.events = None
         if recovery != self.run_record.recovery and task.reacts_to:
-            self.log.reacts_again(task, recovery, attempt, status)
+            self.log.reacts_again(task, status)
         else:
-            self.log.retried(task, recovery, attempt, error,
-                             round(task.due - self.clock(), 2))
+            self.log.retried(task, attempt, error, round(task.due - self.clock(), 2))
 
     # The iterations of containers.
 
@@ -10588,12 +10574,12 @@ class Stop:
             jobs.pop(job, None)
             driver.interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
         self.end_jobs(force=False)
-        grace = time.monotonic() + driver.settings['shutdown_grace']
-        while jobs and time.monotonic() < grace and not self._urged:
-            self._drain(min(0.5, max(0.0, grace - time.monotonic())))
+        until = time.monotonic() + driver.settings['shutdown_grace']
+        while jobs and time.monotonic() < until and not self._urged:
+            self._drain(min(0.5, max(0.0, until - time.monotonic())))
         self.end_jobs(force=True)
-        grace = time.monotonic() + 5.0
-        while time.monotonic() < grace and any(one.can_kill for one in jobs.values()):
+        until = time.monotonic() + 5.0
+        while time.monotonic() < until and any(one.can_kill for one in jobs.values()):
             self._drain(0.2)
         self.abandoned = list(jobs.items())
         for job, _ in self.abandoned:
@@ -10874,7 +10860,7 @@ class Driver(PlanWalk):
         if not (batch.starting or batch.dirty or batch.rows or batch.settled or batch.answers):
             return
         jobs = starter.prepare()
-        if batch.waits and not (jobs or batch.urgent) and (
+        if not jobs and batch.waits() and (
                 starter.inline or self.engine.admission.out[_QUEUED] > 0 or self.store.volatile):
             return    # for the next one (semantics 6.2)
         if not self.store.volatile:
@@ -10895,7 +10881,7 @@ class Driver(PlanWalk):
             self.timers.set('stopped', self.clock() + self.STOPPED / 4, self._look_for_stopped)
         # Requests, logs and constructs are looked at that often.
         pause, now = self.requests.pause, self.clock()
-        for due in (self.timers.next(), self._next_delay()):
+        for due in (self.timers.next(), self._next_delay(), self.batch.until):
             if due is not None:
                 pause = min(pause, max(0.0, due - now))
         self.port.sleep(pause)
