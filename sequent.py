@@ -10389,7 +10389,7 @@ class _Orphans:
         for key, record in driver.history.living.items():
             job, construct = self._make_job(record)
             self._jobs[key] = job
-            driver.open_construct(construct)
+            driver.constructs.open(construct)
             driver.jobs[job] = construct
             driver.limits.begin(job, construct, self._began(record))
             if job.config['capture'] == 'relay':
@@ -10448,6 +10448,173 @@ class _Orphans:
         self._ended[key] = record, outcome
         logger.info('step %s at %s, adopted, ended with %s', job.name, job.sequence,
                     record.status)
+
+
+class _Constructs:
+    """The constructs that are open, and what they are asked beside starting and ending jobs.
+
+    ``settling`` are those that are told which outcomes are stored.
+    """
+
+    def __init__(self, driver):
+        self._driver = driver
+        self._open = []  # type: typing.List[TaskConstruct]
+        self.settling = set()  # type: typing.Set[TaskConstruct]
+        self._queueing = []  # type: typing.List[typing.Any]
+        self._stopped = {}    # pid of a stopped process -> since when we know
+
+    def open(self, construct):
+        """Let a construct begin to work, if it has not."""
+        if construct not in self._open:
+            construct.open(self._driver.port)
+            self._open.append(construct)
+            if construct.queues:
+                self._queueing.append(construct)
+            if type(construct).settle is not TaskConstruct.settle:
+                self.settling.add(construct)
+
+    def close(self):
+        for construct in self._open:
+            construct.close()
+        self._open = []
+
+    def watch(self):
+        """See to it that processes that a signal has stopped are noticed."""
+        timers = self._driver.timers
+        if self._driver.jobs and 'stopped' not in timers:
+            timers.set('stopped', timers.clock() + self._driver.STOPPED / 4, self._warn_of_stopped)
+
+    def poll(self):
+        """Let constructs see to what cannot wake the loop."""
+        for construct in self._open:
+            construct.poll()
+
+    def _warn_of_stopped(self):
+        """Warn of processes that do nothing because a signal has stopped them."""
+        known, self._stopped, now = self._stopped, {}, self._driver.clock()
+        for job, construct in self._driver.jobs.items():
+            for pid in construct.pids(job):
+                if _proc_stat(pid)[0] != 'T':
+                    continue
+                since = self._stopped.setdefault(pid, known.get(pid, now))
+                if now - since >= self._driver.STOPPED:
+                    self._stopped[pid] = math.inf    # once
+                    logger.warning(
+                        'step %s at %s does not go on: a signal has stopped process %d for %.3g s;'
+                        " continue it with 'kill -CONT %d', or end it with 'kill -KILL %d'",
+                        job.name, job.sequence, pid, now - since, pid, pid)
+
+    def make_room(self):
+        """Tell the engine how many tasks may be queued."""
+        if len(self._queueing) == 1:    # of several, none knows what runs in the others
+            [pool] = self._queueing
+            self._driver.engine.admission.limit_queue(pool.slots, pool.ahead)
+
+    def failed(self):
+        """Take back soon what is queued where a failure may have stopped its container."""
+        if self._queueing:
+            self._driver.timers.set('recall', 0.0, self._recall)
+
+    def _recall(self):
+        for job, construct in list(self._driver.jobs.items()):
+            if construct.queues and is_dropped(job.task):
+                construct.recall(job)
+
+
+class _Outcomes:
+    """Takes the outcomes of jobs, and hands them to the engine."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def take(self, job, outcome):
+        """Take the outcome of a job: hand it to the engine, with what the job raised by hand."""
+        driver, task = self.driver, job.task
+        construct = driver.jobs.pop(job, None)
+        if construct is not None:
+            self._note_end(job, construct, outcome)
+        outcome = driver.limits.end(job, outcome)
+        if task is None:
+            driver.adoption.finish(job, outcome)
+            return
+        if outcome is not _SUCCEEDED:    # which says nothing that would have to be looked at
+            if outcome.interrupted or driver.stop.may_be_why(construct, outcome):
+                self.interrupt(task, outcome)
+                return
+            short = outcome.short and not driver.port.stopping
+            if short and driver.starter.try_later(task, outcome.error):
+                return
+            if outcome.lost and not short:
+                self._lose(task, outcome, construct)
+                return
+            outcome = self._take_result(task, outcome)
+        now = driver.clock()
+        task.ended = now if outcome.ended is None else outcome.ended
+        if task.step.wanted and outcome.status == SUCCESS:
+            driver.results.keep(task.scope, task.step, task.result)
+        again = None
+        if outcome.status == FAILURE:
+            again = driver.retries.delay(job.name, job, outcome)
+        if job.triggered and not driver.engine.retries(task, again):
+            import json
+            task.events = json.dumps(job.triggered)
+            for event, sequence in job.triggered:
+                driver.trigger(event, sequence)
+        driver.log.trace = outcome.trace
+        task.job = None    # a circle would keep both until the garbage collector comes by
+        driver.feed(driver.engine.done(task, outcome.status, outcome.error, again, now))
+
+    def _note_end(self, job, construct, outcome):
+        """Note how soon the end of a job is to be stored, and when it began."""
+        driver = self.driver
+        settles = construct in driver.constructs.settling
+        if driver.starter.short and not outcome.short:
+            driver.starter.short.pop(job.task, None)
+        if settles and outcome.interrupted:
+            construct.settle(job)    # or it would leave a failure, where the store has failed
+        elif settles:
+            driver.batch.settled.append((job, construct))
+        if not construct.inline:
+            if job.began is not None:
+                job.task.started = job.began
+            if driver.engine.admission.ahead or driver.store.volatile and not settles:
+                driver.batch.wait()
+            else:
+                driver.batch.urgent = True
+        if construct.relays:
+            driver.relay.finish(job)
+
+    def _lose(self, task, outcome, construct):
+        """Nothing of a task has run: it runs later."""
+        driver = self.driver
+        queued = construct is not None and construct.queues
+        if not queued:
+            logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
+        task.job = None
+        if queued:
+            task.started = None
+        driver.feed(driver.engine.lost(task, not queued, driver.clock()))
+
+    def _take_result(self, task, outcome):
+        """Note the result of a task; return its outcome, a failure if others lack the result."""
+        driver = self.driver
+        if outcome.warning and task.step.wanted:
+            return Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
+                ', its repr is kept instead', ''))
+        task.result = outcome.result
+        if outcome.warning or outcome.result is not None and len(outcome.result) > LARGE_RESULT:
+            task.result = driver.results.stored(task, outcome)
+        if outcome.warning:
+            logger.warning('%s: %s', _describe(task), outcome.warning)
+        return outcome
+
+    def interrupt(self, task, outcome):
+        """Ended by the stop of the run: it stays active and runs again (semantics 8.3)."""
+        driver = self.driver
+        task.error = outcome.error or 'interrupted'
+        task.ended = driver.clock()
+        task.job.process = None
+        driver.batch.dirty[task] = None
 
 
 class Stop:
@@ -10572,7 +10739,7 @@ class Stop:
         driver.halt()
         for job in driver.starter.drop():
             jobs.pop(job, None)
-            driver.interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
+            driver.outcomes.interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
         self.end_jobs(force=False)
         until = time.monotonic() + driver.settings['shutdown_grace']
         while jobs and time.monotonic() < until and not self._urged:
@@ -10583,7 +10750,7 @@ class Stop:
             self._drain(0.2)
         self.abandoned = list(jobs.items())
         for job, _ in self.abandoned:
-            driver.finish_job(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
+            driver.outcomes.take(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
         self._drain(0)
         if self._broken is not broken:
             raise self._broken
@@ -10602,10 +10769,10 @@ class Stop:
         driver.port.answer()
         if not arrived:
             driver.port.sleep(timeout)
-            driver.poll()
+            driver.constructs.poll()
         while arrived:
             try:
-                driver.finish_job(*arrived.popleft())
+                driver.outcomes.take(*arrived.popleft())
             except StoreError as error:    # first all are ended; its process keeps its outcome
                 self._broken = error
             driver.batch.starting = []
@@ -10744,11 +10911,9 @@ class Driver(PlanWalk):
         self.begun = False
         self.pid = None  # type: typing.Optional[int]
         self._environment = EnvironmentLayer()
+        self.constructs = _Constructs(self)
+        self.outcomes = _Outcomes(self)
         self._between_cycles = False    # nothing is due yet (semantics 8.1)
-        self._constructs = []           # those that are open
-        self._settling = set()          # those of them that have something to settle
-        self._queueing = []             # those of them that take more than they run
-        self._stopped = {}              # pid of a stopped process -> since when we know
 
     # The loop.
 
@@ -10840,10 +11005,9 @@ class Driver(PlanWalk):
         while self.triggers:
             self._between_cycles = False
             self.trigger(*self.triggers.popleft())
-        if self._queueing:
-            self._make_room()
+        self.constructs.make_room()
         while port.arrived:
-            self.finish_job(*port.arrived.popleft())
+            self.outcomes.take(*port.arrived.popleft())
         due = self._next_delay()
         if due is not None and due <= self.clock():
             self._between_cycles = False
@@ -10877,8 +11041,7 @@ class Driver(PlanWalk):
 
     def _wait(self):
         """Sleep until something happens, or is due."""
-        if self.jobs and 'stopped' not in self.timers:
-            self.timers.set('stopped', self.clock() + self.STOPPED / 4, self._look_for_stopped)
+        self.constructs.watch()
         # Requests, logs and constructs are looked at that often.
         pause, now = self.requests.pause, self.clock()
         for due in (self.timers.next(), self._next_delay(), self.batch.until):
@@ -10887,29 +11050,13 @@ class Driver(PlanWalk):
         self.port.sleep(pause)
         if self.jobs:
             self.relay.poll()
-            self.poll()
-
-    def poll(self):
-        """Let constructs see to what cannot wake the loop."""
-        for construct in self._constructs:
-            construct.poll()
-
-    def _look_for_stopped(self):
-        """Warn of processes that do nothing because a signal has stopped them."""
-        known, self._stopped, now = self._stopped, {}, self.clock()
-        for job, construct in self.jobs.items():
-            for pid in construct.pids(job):
-                if _proc_stat(pid)[0] != 'T':
-                    continue
-                since = self._stopped.setdefault(pid, known.get(pid, now))
-                if now - since >= self.STOPPED:
-                    self._stopped[pid] = math.inf    # once
-                    logger.warning(
-                        'step %s at %s does not go on: a signal has stopped process %d for %.3g s;'
-                        " continue it with 'kill -CONT %d', or end it with 'kill -KILL %d'",
-                        job.name, job.sequence, pid, now - since, pid, pid)
+            self.constructs.poll()
 
     # What other objects ask for.
+
+    def failed(self, task):
+        PlanWalk.failed(self, task)
+        self.constructs.failed()
 
     def call(self, function, argument):
         return self.stop.call(function, argument)
@@ -10928,121 +11075,6 @@ class Driver(PlanWalk):
         self._opens.clear()
         self.feed(self.engine.halt(self.clock()))
 
-    def interrupt(self, task, outcome):
-        """Ended by the stop of the run: it stays active and runs again (semantics 8.3)."""
-        task.error = outcome.error or 'interrupted'
-        task.ended = self.clock()
-        task.job.process = None
-        self.batch.dirty[task] = None
-
-    def open_construct(self, construct):
-        """Let a construct begin to work, if it has not."""
-        if construct not in self._constructs:
-            construct.open(self.port)
-            self._constructs.append(construct)
-            if construct.queues:
-                self._queueing.append(construct)
-            if type(construct).settle is not TaskConstruct.settle:
-                self._settling.add(construct)
-
-    # Constructs that queue.
-
-    def _make_room(self):
-        """Tell the engine how many tasks may be queued."""
-        if len(self._queueing) == 1:    # of several, none knows what runs in the others
-            [pool] = self._queueing
-            self.engine.admission.limit_queue(pool.slots, pool.ahead)
-
-    def failed(self, task):
-        PlanWalk.failed(self, task)
-        if self._queueing:
-            self.timers.set('recall', 0.0, self._recall_stopped)
-
-    def _recall_stopped(self):
-        """Take back what is queued and not begun where a failure has stopped its container."""
-        for job, construct in list(self.jobs.items()):
-            if construct.queues and is_dropped(job.task):
-                construct.recall(job)
-
-    # The end of a job.
-
-    def finish_job(self, job, outcome):
-        """Take the outcome of a job: hand it to the engine, with what the job raised by hand."""
-        construct, task = self.jobs.pop(job, None), job.task
-        if construct is not None:
-            self._note_end(job, construct, outcome)
-        outcome = self.limits.end(job, outcome)
-        if task is None:
-            self.adoption.finish(job, outcome)
-            return
-        if outcome is not _SUCCEEDED:    # which says nothing that would have to be looked at
-            if outcome.interrupted or self.stop.may_be_why(construct, outcome):
-                self.interrupt(task, outcome)
-                return
-            short = outcome.short and not self.port.stopping
-            if short and self.starter.try_later(task, outcome.error):
-                return
-            if outcome.lost and not short:
-                self._lose(task, outcome, construct)
-                return
-            outcome = self._take_result(task, outcome)
-        now = self.clock()
-        task.ended = now if outcome.ended is None else outcome.ended
-        if task.step.wanted and outcome.status == SUCCESS:
-            self.results.keep(task.scope, task.step, task.result)
-        again = None
-        if outcome.status == FAILURE:
-            again = self.retries.delay(job.name, job, outcome)
-        if job.triggered and not self.engine.retries(task, again):
-            import json
-            task.events = json.dumps(job.triggered)
-            for event, sequence in job.triggered:
-                self.trigger(event, sequence)
-        self.log.trace = outcome.trace
-        task.job = None    # a circle would keep both until the garbage collector comes by
-        self.feed(self.engine.done(task, outcome.status, outcome.error, again, now))
-
-    def _note_end(self, job, construct, outcome):
-        """Note how soon the end of a job is to be stored, and when it began."""
-        settles = construct in self._settling
-        if self.starter.short and not outcome.short:
-            self.starter.short.pop(job.task, None)
-        if settles and outcome.interrupted:
-            construct.settle(job)    # or it would leave a failure, where the store has failed
-        elif settles:
-            self.batch.settled.append((job, construct))
-        if not construct.inline:
-            if job.began is not None:
-                job.task.started = job.began
-            if self.engine.admission.ahead or self.store.volatile and not settles:
-                self.batch.wait()
-            else:
-                self.batch.urgent = True
-        if construct.relays:
-            self.relay.finish(job)
-
-    def _lose(self, task, outcome, construct):
-        """Nothing of a task has run: it runs later."""
-        queued = construct is not None and construct.queues
-        if not queued:
-            logger.warning('%s: %s; it runs again', _describe(task), outcome.error)
-        task.job = None
-        if queued:
-            task.started = None
-        self.feed(self.engine.lost(task, not queued, self.clock()))
-
-    def _take_result(self, task, outcome):
-        """Note the result of a task; return its outcome, a failure if others lack the result."""
-        if outcome.warning and task.step.wanted:
-            return Outcome(FAILURE, '%s, and other steps ask for it' % outcome.warning.replace(
-                ', its repr is kept instead', ''))
-        task.result = outcome.result
-        if outcome.warning or outcome.result is not None and len(outcome.result) > LARGE_RESULT:
-            task.result = self.results.stored(task, outcome)
-        if outcome.warning:
-            logger.warning('%s: %s', _describe(task), outcome.warning)
-        return outcome
-
     # Opening and closing.
 
     def _open(self):
@@ -11056,12 +11088,10 @@ class Driver(PlanWalk):
         self._environment.hold(self.starter.constant_env)
         for step in self.plan.steps:
             if step.calls and step.children is None:
-                self.open_construct(step.step.construct)
+                self.constructs.open(step.step.construct)
 
     def _close(self):
-        for construct in self._constructs:
-            construct.close()
-        self._constructs = []
+        self.constructs.close()
         self.log.flush()
         self._environment.hold({})
         self._leave_folders()
