@@ -5510,6 +5510,12 @@ class TaskConstruct(abc.ABC):
         something runs and `polls`. So it should cost little.
         """
 
+    def rest(self):  # noqa: B027 (optional)
+        """Put back what a task that has ended has left in this process: another one starts here.
+
+        Called before a task of a construct that is not ``inline`` is prepared.
+        """
+
     def close(self):  # noqa: B027 (optional)
         """End the work for a run: nothing that was prepared, released or settled may be left."""
 
@@ -7276,7 +7282,7 @@ class InlineConstruct(TaskConstruct):
     """Calls the function in the driver's thread: nothing else happens meanwhile.
 
     A function that accepts ``eventor`` gets the flow as ``eventor=`` (semantics 9.4). The
-    environment variables of a task are left in place until the next one, or `close`, changes them.
+    environment variables of a task are left in place until the next one, or `rest`, changes them.
     """
 
     inline = True
@@ -7315,8 +7321,11 @@ class InlineConstruct(TaskConstruct):
                 os.close(home)
             self._layer.hold(job.own)
 
-    def close(self):
+    def rest(self):
         self._layer.hold({})
+
+    def close(self):
+        self.rest()
         _task_log_handler.remove()
 
 
@@ -10271,6 +10280,8 @@ class _Starter:
         try:
             if construct.can_adopt:
                 self._keep_descriptors(prepared)
+            if not construct.inline:
+                self.driver.constructs.rest()
             construct.prepare(job)
         except OSError as error:
             if not (is_shortage(error) and self.try_later(job.task, error.strerror)):
@@ -10477,6 +10488,11 @@ class _Constructs:
         for construct in self._open:
             construct.close()
         self._open = []
+
+    def rest(self):
+        """Leave nothing of an inline task where another task starts."""
+        for construct in self._open:
+            construct.rest()
 
     def watch(self):
         """See to it that processes that a signal has stopped are noticed."""

@@ -228,12 +228,7 @@ class Tender:
                 return False
             self._send(of_run)
             self._surroundings = surroundings
-        if surroundings == self._surroundings:
-            return True
-        # What an inline step has left in the environment, each job sets anew.
-        kept = [({name: value for name, value in variables.items() if name not in job.own}, place)
-                for variables, place in (surroundings, self._surroundings)]
-        return kept[0] == kept[1]
+        return surroundings == self._surroundings
 
     def _function(self, order):
         """Return the child that is ready, or None if there is none and will be none."""

@@ -67,6 +67,23 @@ def test_outside_of_loops_there_is_no_loop_value(construct):
     assert 'LOOP_VALUE' not in the_task(flow, 'after').result
 
 
+@pytest.mark.parametrize('construct', ['process', 'pool', 'executor'])
+def test_of_an_inline_task_nothing_is_left_for_a_task_of_another_construct(construct):
+    # semantics 5.1
+    flow = a_flow(construct=construct, config={'executor': an_executor})
+    loop = flow.add_step('loop', func=variables, loop=['x'], config={
+        'task_construct': 'inline', 'env': {'SEQUENT_RUN_ID': 'of the loop'}})
+    flow.add_step('after', func=variables, require=loop)
+    flow.add_step('program', require=loop, config={'task_construct': 'thread'},
+                  command=sequent.Command('test -z "$SEQUENT_LOOP_VALUE"', shell=True))
+
+    assert flow() is True
+
+    assert the_task(flow, 'loop', '1.1').result['RUN_ID'] == 'of the loop'
+    found = the_task(flow, 'after').result
+    assert 'LOOP_VALUE' not in found and found['RUN_ID'] == flow.run_id
+
+
 @both
 def test_the_recovery_number_is_in_the_environment(construct, store, journal):
     # semantics 5.1
@@ -682,6 +699,28 @@ def test_a_folder_for_logs_that_others_may_have_made_is_not_trusted(
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize('construct', ['inline', 'thread'])
+def test_a_log_that_cannot_be_written_for_a_while_goes_on(construct, tmp_path, caplog):
+    # semantics 5.2
+    def one():
+        log = log_of(flow, tmp_path, 'a')
+        os.mkdir(os.path.dirname(os.path.dirname(log)))
+        os.mkdir(os.path.dirname(log))
+        os.mkdir(log)    # as good as a full disk
+        said('lost')
+        said('lost, too')
+        os.rmdir(log)
+        said('last')
+    said = logging.getLogger('task').info
+    caplog.set_level(logging.INFO)
+    flow = a_flow(construct=construct, config={'logdir': str(tmp_path)})
+    flow.add_step('a', func=one)
+
+    assert flow() is True
+
+    assert [line.split('][')[-1] for line in read(log_of(flow, tmp_path, 'a')).splitlines()] == [
+        ' last ]']
+    assert len([one for one in caplog.records if 'cannot be written' in one.getMessage()]) == 1
 
 
 def test_of_two_runs_in_threads_nothing_stays_in_the_environment():
