@@ -2082,6 +2082,11 @@ def _tie(task):
     return task.step.rank, scope.place if scope is not None else ()
 
 
+def _each_once(things):
+    """Return a list of the things, each once, in order."""
+    return things if len(things) < 2 else list(collections.OrderedDict.fromkeys(things))
+
+
 def _up(scope, levels):
     for _ in range(levels):
         scope = scope.parent
@@ -3109,7 +3114,7 @@ class Engine:
         for scope in idle:
             if scope.ended or scope.busy or (self.plan.dynamic and scope.parent is None):
                 continue
-            if not (scope.inner or any(self._requirements.awaited(scope))):
+            if not (scope.inner or scope.step.awaits and any(self._requirements.awaited(scope))):
                 ends.append(scope)
             elif not self.halted:    # else what is not over in it goes on in a later run
                 self._quiet.append(scope)
@@ -3129,7 +3134,7 @@ class Engine:
 
     def _end_iterations(self, scopes):
         """End iterations; their containers go on, or are over, all of them together."""
-        scopes = list(collections.OrderedDict.fromkeys(scopes))
+        scopes = _each_once(scopes)
         for scope in scopes:
             scope.ended = True
             if scope.stop and any(self._requirements.awaited(scope, all_steps=True)):
@@ -3138,17 +3143,22 @@ class Engine:
                 _up(scope, levels).subscribers[target.slot].pop(scope, None)
             del scope.task.live[scope]
         for scope in scopes:    # which stops none of those that end with it
-            self._count_failures(scope)
+            if scope.failures:
+                self._count_failures(scope)
         for scope in scopes:
-            for step in self._requirements.unmet(scope) if 0 in scope.raised else ():
-                if self._requirements.hold(step, scope, _holds):
-                    self.dropped += 1    # a stop has kept it from starting
-                else:
-                    self.unmet[step] = self.unmet.get(step, 0) + 1
+            if 0 in scope.raised:
+                self._note_unmet(scope)
             if scope.step.gathers:
                 self._actions.append(('gather', scope))
-        for task in collections.OrderedDict((scope.task, None) for scope in scopes):
+        for task in _each_once([scope.task for scope in scopes]):
             self._advance(task)
+
+    def _note_unmet(self, scope):
+        for step in self._requirements.unmet(scope):
+            if self._requirements.hold(step, scope, _holds):
+                self.dropped += 1    # a stop has kept it from starting
+            else:
+                self.unmet[step] = self.unmet.get(step, 0) + 1
 
     def _enter(self, scope):
         """One more thing goes on in an iteration, and so in those around it."""
