@@ -13258,18 +13258,17 @@ _BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check'
 def _backend_options():
     """Return the options that the files in backends/ add, in the form of `_OPTIONS`.
 
-    The value of such an option, ``instead``, is (name of the backend, name of its function,
-    whether it needs a module, the option).
+    The value of such an option, ``instead``, is (name of the backend, name of its function).
     """
     return [(' '.join(one.get('short', []) + [option]), one['verbs'], one['help'],
-             {'dest': 'instead', 'action': 'store_const',
-              'const': (name, one['call'], bool(one['verbs']), option)})
+             {'dest': 'instead', 'action': 'store_const', 'const': (name, one['call'])})
             for name, description in descriptions().items()
             for option, one in description.get('options', {}).items()]
 
 
 def _make_parser(rows):
-    """Return a parser of the options in rows of the form of `_OPTIONS`."""
+    """Return a parser of the options in rows of the form of `_OPTIONS`; of others the value is
+    None. It has no positional arguments, as options may stand between these."""
     import argparse
     program = _program()
     parser = argparse.ArgumentParser(
@@ -13279,7 +13278,8 @@ def _make_parser(rows):
         formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=78),
         description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n'
         + '\n'.join('  %-10s%s' % pair for pair in _VERBS.items()), epilog=_EPILOG)
-    parser.set_defaults(instead=None)
+    parser.set_defaults(instead=None, **{
+        names.split()[-1].strip('-').replace('-', '_'): None for names, _, _, _ in _OPTIONS})
     level = parser.add_mutually_exclusive_group()
     for names, _, help_text, more in rows:
         into = level if more.get('dest') == 'log_level' else parser
@@ -13299,67 +13299,76 @@ def _parse_arguments(argv, stdout):
     Raises:
         SystemExit: they are wrong, which has been said.
     """
-    rows = list(_OPTIONS)
-    parser = _make_parser(rows)
-    # Without positional arguments of its own the parser lets them stand between options.
-    options, words = parser.parse_known_args(argv)
-    if options.help or any(word.startswith('-') for word in words):
-        rows += _backend_options()
-        parser = _make_parser(rows)
-        options, words = parser.parse_known_args(argv)
-    options.stdout, options.text = stdout, None
-    if options.version:
-        options.text, words = _version(), []
-    elif options.help:
-        options.text = _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip()
-        words = [one for one in words if not one.startswith('-') and one not in _VERBS][:1]
-        words += ['help'] * len(words)
-    else:
+    words, names, given = _split_arguments(argv)
+    text, parser = None, _make_parser(())
+    if {'-h', '--help', '--version'}.isdisjoint(names):
         try:
-            _check_options(options, words, rows, parser.prog)
+            options = _parse_options(words, names, given)
         except _UsageError as error:
             parser.error(str(error))
+    elif '--version' in names:
+        options, words, text = parser.parse_args([]), [], _version()
+    else:
+        parser = _make_parser(list(_OPTIONS) + _backend_options())
+        options = parser.parse_known_args(given)[0]
+        text = _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip()
+        words = [one for one in words if one not in _VERBS][:1]
+        words += ['help'] * len(words)
+    options.stdout, options.text = stdout, text
     options.module, options.verb, options.step, options.sequence = (
         words + [None, 'run', None, None][len(words):])
     return options
 
 
-def _check_options(options, words, rows, program):
-    """Refuse words and options that do not go together.
+def _split_arguments(argv):
+    """Return (words, names of the options, options with their values)."""
+    with_value = {names for names, _, _, more in _OPTIONS if 'metavar' in more}
+    words, names, given, is_value = [], [], [], False    # type: list, list, list, bool
+    for one in argv:
+        (given if is_value or one.startswith('-') else words).append(one)
+        if one.startswith('-') and not is_value:    # -qn stands for -q -n
+            names += [one.partition('=')[0]] if one.startswith('--') else [
+                '-' + letter for letter in one[1:]]
+        is_value = not is_value and one in with_value
+    return words, names, given
+
+
+def _parse_options(words, names, given):
+    """Return the options, of which the verb takes each.
 
     Args:
-        options: the options.
-        words: the other arguments; one that begins with ``-`` is no option that is known.
-        rows: the known options, in the form of `_OPTIONS`.
-        program: how this program was called.
+        words: the module, the verb and what follows it.
+        names, given: see `_split_arguments`.
 
     Raises:
-        _UsageError: says which of them, and why.
+        _UsageError: says which words or options do not go together, and why.
     """
-    for word in words:
-        if word in _BESIDE:
+    rows = list(_OPTIONS)
+    if not set(names) <= set(' '.join(row[0] for row in rows).split()):
+        rows += _backend_options()
+    known = {name: row for row in rows for name in row[0].split()}
+    for name in names:
+        if name in _BESIDE and name not in known:
             raise _UsageError(
                 '%s needs the file backends/%s.py: copy it to a folder backends beside %s' % (
-                    word, _BESIDE[word], os.path.abspath(__file__)))
-        if word.startswith('-'):
-            raise _UsageError('unknown option %r%s' % (word, _nearest(
-                word, ' '.join(names for names, _, _, _ in rows).split())))
-    verb, alone = None, options.instead is not None and not options.instead[2]
-    if not alone:
-        verb = _check_words(words, program)
-    elif words:
-        raise _UsageError('%s takes no module, not %r' % (options.instead[3], words[0]))
-    for names, verbs, _, more in rows:
-        name = names.split()[-1]
-        value = getattr(options, more.get('dest') or name[2:].replace('-', '_'))
-        # Several options may have one destination; --all needs what shows tasks.
-        given = value == more['const'] if 'const' in more else not (
-            value is None or value is False or value == [])
-        if name == '--all' and options.instead is None:
-            verbs = ['status']
-        if given and verb is not None and verb not in verbs:
+                    name, _BESIDE[name], os.path.abspath(__file__)))
+        if name not in known:
+            raise _UsageError('unknown option %r%s' % (name, _nearest(name, known)))
+    alone = [name for name in names if not known[name][1]]
+    if alone:
+        if words:
+            raise _UsageError('%s takes no module, not %r' % (alone[0], words[0]))
+        return _make_parser(rows).parse_args(given)
+    verb = _check_words(words, _program())
+    for name in names:
+        option, verbs = known[name][0].split()[-1], list(known[name][1])
+        if verb not in verbs:
             raise _UsageError('%s goes with %s, not with %s' % (
-                name, ' and '.join(filter(None, [', '.join(verbs[:-1]), verbs[-1]])), verb))
+                option, ' and '.join(filter(None, [', '.join(verbs[:-1]), verbs[-1]])), verb))
+    options = _make_parser([row for row in rows if verb in row[1]]).parse_args(given)
+    if options.all and verb != 'status' and options.instead is None:
+        raise _UsageError('--all goes with status and --dry-run, not with %s' % verb)
+    return options
 
 
 def _check_words(words, program):

@@ -716,6 +716,19 @@ def test_help_after_a_module_shows_its_parameters_and_runs_nothing(shop):
     assert shop.names() == ['night.py']
 
 
+def test_help_loads_the_module_with_the_values_that_are_set(shop):
+    shop.write('night.py', '''
+        import sequent as seq
+        if seq.parameter('client', default='acme') == 'brown':
+            seq.parameter('day')
+        flow = seq.Sequent()
+    ''')
+
+    tail = shop('--set', 'client=brown', '-h', 'night').stdout.partition('parameters of night:')[2]
+
+    assert [line.split()[0] for line in tail.splitlines()[1:]] == ['client', 'day']
+
+
 def test_help_shows_what_a_module_declared_before_it_failed(shop):
     shop.write('night.py', '''
         import sequent as seq
