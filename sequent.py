@@ -12221,14 +12221,14 @@ def _named(step, name, attribute):
     return seen[0].item if attribute == 'item' else seen[0].result
 
 
-class _Container(abc.ABC):
+class _Container:
     """What steps are added to: a `Sequent`, or a step of it."""
 
     __slots__ = ()
 
-    @abc.abstractmethod
     def _place(self):
         """Return the flow, and the step that is the container."""
+        raise NotImplementedError
 
     def add_step(self, name, func=..., args=(), kwargs={}, *more, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
@@ -12277,8 +12277,8 @@ class _Container(abc.ABC):
             raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
                                 'for what it waits for, loop= for what it goes over'
                                 % (who, more[0]))
-        given = flow.checked(parent, name, func, command, args, kwargs, acquires, releases,
-                             recovery, config, handles)
+        given = flow._checked(parent, name, func, command, args, kwargs, acquires, releases,
+                              recovery, config, handles)
         if aliases:
             loop = _resolve_alias(who, 'loop', loop, None, ('repeat', 'repeats'), aliases)
             require = _resolve_alias(who, 'require', require, (), ('requires',), aliases)
@@ -12293,7 +12293,7 @@ class _Container(abc.ABC):
             _check_places(who, [step.func, step.args, step.kwargs])
         if require != () and require is not None:
             step.require = parse_expression(require, flow, who)
-        return flow.register(step, forgotten)
+        return flow._register(step, forgotten)
 
     def add_event(self, require=None):
         """Name an expression, for use in requirements (semantics 2.4).
@@ -12399,8 +12399,8 @@ class _Flow(abc.ABC):
         self.logging_level = legacy.get('logging_level', logging_level)
         _check_level(self.logging_level, who)
         _check_text(self.name, '%s: its name' % who)
-        self.warnings = []  # type: typing.List[str]
-        self._config = _checked_config(config, who, self.warnings)
+        self._warnings = []  # type: typing.List[str]
+        self._config = _checked_config(config, who, self._warnings)
         self._options = {}         # what the command line says
         self._root = FlowStep(self, None, '')
         self._paths = {}           # path -> step
@@ -12439,15 +12439,15 @@ class _Flow(abc.ABC):
 
     def log_warnings(self):
         """Log, once, what was found questionable while the flow was made."""
-        for warning in self.warnings:
+        for warning in self._warnings:
             logger.warning('%s', warning)
-        self.warnings = []
+        self._warnings = []
 
     def override(self, store=None, run_mode=None, run_id=None, recovery_run=None,
                  logging_level=None, config=None):
         """Let the command line have its say: what is not None counts before all else."""
         self._options = {'store': store, 'config': _checked_config(
-            config or {}, 'command line', self.warnings)}
+            config or {}, 'command line', self._warnings)}
         if recovery_run is not None and recovery_run < 0:
             raise RecoveryError('there is no recovery %d: they are counted from 0' % recovery_run)
         run = self._current
@@ -12458,8 +12458,8 @@ class _Flow(abc.ABC):
         if logging_level is not None:
             self.logging_level = logging_level
 
-    def checked(self, parent, name, func, command, args, kwargs, acquires, releases, recovery,
-                config, handles):
+    def _checked(self, parent, name, func, command, args, kwargs, acquires, releases, recovery,
+                 config, handles):
         """Check what a step of either facade is given; return it as arguments of `Step`."""
         who = 'step %r' % (name,)
         if self._closed or self._current.driver is not None:
@@ -12490,9 +12490,9 @@ class _Flow(abc.ABC):
             'releases': None if releases is None else _checked_amounts(who, 'releases', releases),
             'recovery': _NOTHING if recovery == {} else _checked_recovery(who, recovery),
             'config': _NOTHING if config == {} else _checked_config(
-                _read_config(config, '', who), who, self.warnings, on_step=True)}
+                _read_config(config, '', who), who, self._warnings, on_step=True)}
 
-    def register(self, step, without_func=False):
+    def _register(self, step, without_func=False):
         """Add a step to its container; return it.
 
         ``without_func``: it was given none, so it must become a container.
@@ -12874,15 +12874,15 @@ class Eventor(_Flow):
         """
         if func is ... and command is None:
             raise FlowError(_NO_FUNC % (name,))
-        given = self.checked(self._root, name, func, command, args, kwargs, acquires, releases,
-                             recovery, config, handles)
+        given = self._checked(self._root, name, func, command, args, kwargs, acquires, releases,
+                              recovery, config, handles)
         who, func = 'step %r' % name, given['func']
         raised = self._checked_triggers(who, triggers)
         if placeholders_in([func, args, kwargs]) or isinstance(func, Command) and (
                 func.placeholders() or any(attribute for _, attribute in func.names())):
             raise FlowTypeError('%s: placeholders for results and items are for the steps of a '
                                 'Sequent; what an Eventor runs has no place in a tree' % who)
-        step = self.register(Step(self, self._root, name, **given))
+        step = self._register(Step(self, self._root, name, **given))
         self._starters[step] = []
         for status, events in raised:
             for event in events:
@@ -12932,7 +12932,7 @@ class Eventor(_Flow):
         name = '%s>%s' % (event.name, target.name)
         while name in self._paths:
             name += "'"
-        timer = self.register(_Timer(self, self._root, name, delay=delay))
+        timer = self._register(_Timer(self, self._root, name, delay=delay))
         self._starters[timer] = [event]
         return timer
 

@@ -8,5 +8,6 @@ Foreseen: Any
 dry_run: Any
 edits: Any
 is_used_up: Any
+logger: Any
 preview: Any
 requirement: Any
