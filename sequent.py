@@ -5456,6 +5456,7 @@ class TaskConstruct(abc.ABC):
         the start, so that a later supervisor can find what a dead one left running.
 
         Raises:
+            ConstructError: it cannot be started at all, for what it is given.
             OSError: it cannot be started now, for want of processes or descriptors.
         """
 
@@ -7521,24 +7522,11 @@ def is_shortage(error):
         errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
-def _group_runs(number):
-    """Whether anything of a process group runs. Without /proc zombies count, too."""
-    if os.path.exists('/proc/self/stat'):
-        return any(True for _ in process_members(2, number))
-    try:
-        os.killpg(number, 0)
-    except PermissionError:
-        pass    # all that is left of it has other rights
-    except ProcessLookupError:
-        return False
-    return True
-
-
 class Child:
     """What `ProcessConstruct` knows of a process of its own (``job.state``)."""
 
     __slots__ = ('process', 'pid', 'identity', 'fd', 'pidfd', 'inbox', 'killed', 'forced',
-                 'refusal', 'waited', 'unread', 'held')
+                 'waited', 'unread', 'reported')
 
     def __init__(self, process=None, pid=None, fd=None):
         self.process = process
@@ -7548,9 +7536,8 @@ class Child:
         self.pidfd = None
         self.inbox = bytearray()
         self.killed = self.forced = False
-        self.refusal = None      # the outcome of what could not be sent to a process
         self.waited = False      # whether it has been waiting for its work
-        self.held = None         # the outcome of a program of whose group others still run
+        self.reported = None     # the outcome, once it has come
         self.unread = False      # whether it has ended without reading what was sent last
 
     def release(self):
@@ -7644,12 +7631,20 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
 
     def leaves_others(self):
-        """Return whether of a process that has ended others of its group still run."""
-        return self.pid is not None and _group_runs(self.pid)
-
-    def is_followed(self):
-        """Return whether, as far as can be seen, others of its group run beside it."""
-        return any(pid != self.pid for pid in process_members(2, self.pid or 0))
+        """Return whether others of its group run, beside it or after its end."""
+        if self.pid is None:
+            return False
+        if os.path.exists('/proc/self/stat'):
+            return any(pid != self.pid for pid in process_members(2, self.pid))
+        if self.reported is not None:
+            return False    # The process itself is still there, and nobody can tell others.
+        try:
+            os.killpg(self.pid, 0)
+        except PermissionError:
+            pass    # Others have different rights.
+        except ProcessLookupError:
+            return False
+        return True
 
     def read(self):
         """Read some of the outcome. True: some came; None: nothing yet; False: the end."""
@@ -7703,10 +7698,12 @@ def _mark_of(job):
     return job.outcome + '.began'
 
 
-class _ChildConstruct(TaskConstruct):
-    """What constructs share whose tasks are processes: kill, adopt, report the end of a group.
+class ProcessConstruct(TaskConstruct):
+    """Runs each function in a process of its own, which leads a session of its own.
 
-    ``job.state`` is a `Child`.
+    Processes are made by multiprocessing, by config ``start_method``: ``fork`` where there is one,
+    else ``spawn``, which needs functions that can be imported. A process stays until its outcome
+    is stored; if the supervisor is gone instead, it leaves the outcome in a file (semantics 7.6).
     """
 
     can_kill = True
@@ -7716,147 +7713,12 @@ class _ChildConstruct(TaskConstruct):
 
     def open(self, port):
         super().open(port)
-        self._jobs = set()   # released, and not done
-        self._blind = set()  # those of them whose end only poll() sees
+        self._jobs = set()      # released, and not done; `job.state` is a `Child`
+        self._blind = set()     # those of them whose end only poll() sees
+        self._children = set()  # those whose line is open
+        self._leaving = []      # on their way out: (Child, when patience ends)
         _ports.append(port)
         occupy_standard_fds()
-
-    @property
-    def polls(self):
-        return bool(self._blind)
-
-    def settle(self, job):
-        if job.outcome is not None:    # what an orphan left
-            _remove(job.outcome)
-            _remove(job.outcome + '.process')
-            _remove(job.outcome + '.began')
-
-    def kill(self, job, force):
-        child = job.state
-        if job not in self._jobs:
-            return  # its outcome is on its way
-        child.killed = True
-        child.forced = force
-        number = signal.SIGKILL if force else signal.SIGTERM
-        if not child.signal(number) and child.alive(job):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, number)    # It has not made its group yet.
-        if not force:
-            child.signal(signal.SIGCONT)  # one that is stopped would not hear of it
-        self._blind.add(job)
-
-    def adopt(self, job):
-        known = _read_identity(job.process)
-        child = job.state = Orphan()
-        if not process_alive(job.process):
-            return False
-        self._jobs.add(job)
-        if 'program' in known:    # its tender could not say which process it is
-            self._blind.add(job)
-        else:
-            child.pid = known['pid']
-            self._watch_end(job)
-        return True
-
-    def pids(self, job):
-        known = _read_identity(job.process)
-        pids = [known[name] for name in ('pid', 'keeper') if name in known]
-        if job.func is None or isinstance(job.func, Command):    # The child waits for a program.
-            pids += process_children(pids[0])
-        return pids
-
-    def poll(self):
-        for job in list(self._blind):
-            self._check(job)
-
-    def close(self):
-        for job in list(self._jobs):
-            self.kill(job, True)
-            job.state.settle()
-            self._forget(job)
-        _ports.remove(self.port)
-
-    # What happens to a released job.
-
-    def _watch_end(self, job):
-        child = job.state
-        child.pidfd = _watch_pid(child.pid)
-        if child.pidfd is None:
-            self._blind.add(job)
-        else:
-            own_fds.add(child.pidfd)
-            self.port.watch(child.pidfd, functools.partial(self._exited, job))
-
-    def _exited(self, job):
-        if job.state.pidfd is not None:
-            self._close_pidfd(job.state)
-            self._blind.add(job)
-            self._check(job, 0.05)  # a forkserver tells a little later
-
-    def _check(self, job, patience=0.0):
-        """See whether a process has ended, and report that."""
-        child = job.state
-        if job in self._jobs and child.held is not None:
-            self._report(job, child.held)
-            return
-        if job not in self._jobs or not child.ended(job, patience):
-            return
-        if child.killed and not child.forced and child.leaves_others():
-            return  # others of its group have still their time to end
-        while child.fd is not None and child.read():
-            pass
-        try:
-            outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
-        except Exception as error:
-            outcome = Outcome(FAILURE, describe_error(error))
-        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job),
-                                             code=child.exitcode()))
-
-    def _report(self, job, outcome):
-        """Report an outcome. Who is asked to end with a program, of its group, has time to."""
-        child = job.state
-        if (child.killed and not child.forced and isinstance(job.func, Command)
-                and child.is_followed()):
-            child.held = outcome
-            self._blind.add(job)
-        else:
-            self._finish(job, outcome)
-
-    def _finish(self, job, outcome):
-        self._forget(job)
-        if job.state.killed and self.port.stopping and (
-                outcome.status == FAILURE or outcome.exited):
-            outcome = outcome._replace(interrupted=True)
-        self.port.done(job, outcome)
-
-    def _forget(self, job):
-        """Watch a job no longer."""
-        child = job.state
-        self._jobs.discard(job)
-        self._blind.discard(job)
-        if child.pidfd is not None:
-            self._close_pidfd(child)
-        if child.fd is not None:
-            self.port.unwatch(child.fd)
-
-    def _close_pidfd(self, child):
-        self.port.unwatch(child.pidfd)
-        close_private(child.pidfd)
-        child.pidfd = None
-
-
-class ProcessConstruct(_ChildConstruct):
-    """Runs each function in a process of its own, which leads a session of its own.
-
-    Processes are made by multiprocessing, by config ``start_method``: ``fork`` where there is one,
-    else ``spawn``, which needs functions that can be imported. A process stays until its outcome
-    is stored; if the supervisor is gone instead, it leaves the outcome in a file (semantics 7.6).
-    """
-
-    def open(self, port):
-        super().open(port)
-        self._children = set()  # those whose line is open
-        self._leaving = []   # on their way out: (Child, when patience ends)
 
     @property
     def polls(self):
@@ -7883,38 +7745,20 @@ class ProcessConstruct(_ChildConstruct):
                     % (name, what, method, describe_error(error))) from error
 
     def prepare(self, job):
-        method = _method_of(job)
+        method = _start_method(job.config, job.name)
+        if isinstance(job.func, Command) and _START_METHOD == 'fork':
+            method = 'fork'    # The child of a program needs no new interpreter.
         with start_lock:
             child = self.port.tender.child(job) if self.port.tender and method == 'fork' else None
-            job.state = child = child or self._start(job, method)
-        if child.refusal is None:
-            self._children.add(child)
-            if child.identity is None:
-                child.identity = process_identity(child.pid, waited=child.waited,
-                                                  log=job.log if _has_log(job) else None)
-            job.process = child.identity
-
-    @staticmethod
-    def _start(job, method):
-        child = Child()
-        child.fd, theirs = make_line()
-        try:
-            child.process = _make_process(job, method, theirs)
-            start_process(child.process, method == 'fork')
-            child.pid = child.process.pid
-        except ConstructError as error:  # check() did not see the loop item
-            child.refusal = Outcome(FAILURE, str(error))
-        finally:
-            theirs.close()
-            if child.pid is None:
-                child.hang_up()
-        return child
+            job.state = child = child or _start_child(job, method)
+        self._children.add(child)
+        if child.identity is None:
+            child.identity = process_identity(child.pid, waited=child.waited,
+                                              log=job.log if _has_log(job) else None)
+        job.process = child.identity
 
     def release(self, job):
         child = job.state
-        if child.refusal is not None:
-            self.port.done(job, child.refusal)
-            return
         self._jobs.add(job)
         self.port.watch(child.fd, functools.partial(self._readable, job))
         if child.pid is not None:
@@ -7922,9 +7766,8 @@ class ProcessConstruct(_ChildConstruct):
         child.release()
 
     def withdraw(self, job):
-        if job.state.refusal is None:
-            job.state.withdraw()
-            self._part(job.state)
+        job.state.withdraw()
+        self._part(job.state)
 
     def settle(self, job):
         child = job.state
@@ -7932,20 +7775,59 @@ class ProcessConstruct(_ChildConstruct):
             child.settle()
             if _mark_of(job):
                 _remove(_mark_of(job))
-        else:
-            super().settle(job)  # it may have left its outcome in the file
+        elif job.outcome is not None:    # It may have left its outcome in the file.
+            for ending in ('', '.process', '.began'):
+                _remove(job.outcome + ending)
         if child in self._children:
             self._part(child)
 
+    def kill(self, job, force):
+        child = job.state
+        if job not in self._jobs:
+            return    # Its outcome is on its way.
+        child.killed, child.forced = True, force
+        number = signal.SIGKILL if force else signal.SIGTERM
+        if not child.signal(number) and child.alive(job):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)    # It has not made its group yet.
+        if not force:
+            child.signal(signal.SIGCONT)    # A stopped process would not get the signal.
+        self._blind.add(job)
+
+    def adopt(self, job):
+        known = _read_identity(job.process)
+        child = job.state = Orphan()
+        if not process_alive(job.process):
+            return False
+        self._jobs.add(job)
+        if 'program' in known:    # Its tender could not say which process it is.
+            self._blind.add(job)
+        else:
+            child.pid = known['pid']
+            self._watch_end(job)
+        return True
+
+    def pids(self, job):
+        known = _read_identity(job.process)
+        pids = [known[name] for name in ('pid', 'keeper') if name in known]
+        if job.func is None or isinstance(job.func, Command):    # The child waits for a program.
+            pids += process_children(pids[0])
+        return pids
+
     def poll(self):
-        super().poll()
+        for job in list(self._blind):
+            self._check(job)
         if self._leaving:
             self._reap()
 
     def close(self):
         done = self._children - {job.state for job in self._jobs}
-        super().close()
-        for child in list(self._children):  # what is done and not stored goes into files
+        for job in list(self._jobs):
+            self.kill(job, True)
+            job.state.settle()
+            self._forget(job)
+        _ports.remove(self.port)
+        for child in list(self._children):    # What is done and not stored goes into files.
             self._part(child, math.inf if child in done else 5.0)
         self._reap_all(2.0)
         for child, _ in self._leaving:
@@ -7960,27 +7842,79 @@ class ProcessConstruct(_ChildConstruct):
 
     # What happens to a released job.
 
+    def _watch_end(self, job):
+        child = job.state
+        child.pidfd = _watch_pid(child.pid)
+        if child.pidfd is None:
+            self._blind.add(job)
+        else:
+            own_fds.add(child.pidfd)
+            self.port.watch(child.pidfd, functools.partial(self._exited, job))
+
+    def _exited(self, job):
+        if job.state.pidfd is not None:
+            self._close_pidfd(job.state)
+            self._blind.add(job)
+            self._check(job, 0.05)    # A forkserver tells a little later.
+
     def _readable(self, job):
         child = job.state
         if child.fd is None or job not in self._jobs:
-            return  # told of together with something that has ended the job
+            return    # The selector reported this line together with what has ended the job.
         more = child.read()
-        if child.identity != job.process:    # its tender says now which process it is
+        if child.identity != job.process:    # Its tender says now which process it is.
             job.process = child.identity
             self.port.moved(job)
         try:
-            outcome = child.outcome()
+            child.reported = child.reported or child.outcome()
         except Exception as error:
-            outcome = Outcome(FAILURE, 'its outcome is damaged (%s)' % describe_error(error))
-        if outcome is not None:
-            self._report(job, outcome)
-        elif more is False:
-            self._close_line(child)
+            child.reported = Outcome(FAILURE, 'its outcome is damaged (%s)' % describe_error(error))
+        if more is False:
+            self.port.unwatch(child.fd)
+            child.hang_up()
+        if child.reported is not None or more is False:
             self._check(job, 0.05 if child.pidfd is None else 0.0)
 
-    def _close_line(self, child):
-        self.port.unwatch(child.fd)
-        child.hang_up()
+    def _check(self, job, patience=0.0):
+        """See whether a job has ended, and report that."""
+        child = job.state
+        if job not in self._jobs or child.reported is None and not child.ended(job, patience):
+            return
+        if child.killed and not child.forced and child.leaves_others():
+            self._blind.add(job)    # Others of its group have still their time to end.
+            return
+        outcome = child.reported
+        if outcome is None:
+            while child.fd is not None and child.read():
+                pass
+            try:
+                outcome = child.outcome() or (job.outcome and read_outcome(job.outcome))
+            except Exception as error:
+                outcome = Outcome(FAILURE, describe_error(error))
+        self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job),
+                                             code=child.exitcode()))
+
+    def _finish(self, job, outcome):
+        self._forget(job)
+        if job.state.killed and self.port.stopping and (
+                outcome.status == FAILURE or outcome.exited):
+            outcome = outcome._replace(interrupted=True)
+        self.port.done(job, outcome)
+
+    def _forget(self, job):
+        """Watch a job no longer."""
+        child = job.state
+        self._jobs.discard(job)
+        self._blind.discard(job)
+        if child.pidfd is not None:
+            self._close_pidfd(child)
+        if child.fd is not None:
+            self.port.unwatch(child.fd)
+
+    def _close_pidfd(self, child):
+        self.port.unwatch(child.pidfd)
+        close_private(child.pidfd)
+        child.pidfd = None
 
     # What is left of a job that is over.
 
@@ -7989,7 +7923,7 @@ class ProcessConstruct(_ChildConstruct):
         self._children.discard(child)
         child.hang_up()
         if child.killed and patience < math.inf:
-            child.signal(signal.SIGKILL)  # what it has left behind
+            child.signal(signal.SIGKILL)    # what it has left behind
         self._leaving.append((child, time.monotonic() + patience))
         self._reap()
 
@@ -8006,7 +7940,7 @@ class ProcessConstruct(_ChildConstruct):
         for child, patience in self._leaving:
             if child.exitcode() is not None:
                 if child.killed and patience == math.inf:
-                    child.signal(signal.SIGKILL)  # what it has left behind
+                    child.signal(signal.SIGKILL)    # what it has left behind
                 child.close()
                 continue
             if child.is_gone():
@@ -8019,6 +7953,21 @@ class ProcessConstruct(_ChildConstruct):
         self._leaving = staying
 
 
+def _start_child(job, method):
+    """Return the `Child` for a job, which waits at its gate."""
+    child = Child()
+    child.fd, theirs = make_line()
+    try:
+        child.process = _make_process(job, method, theirs)
+        start_process(child.process, method == 'fork')
+        child.pid = child.process.pid
+    finally:
+        theirs.close()
+        if child.pid is None:
+            child.hang_up()
+    return child
+
+
 def _start_method(config, name):
     """Return the start method of a step; raise ConstructError for one that is not known here."""
     method = config.get('start_method') or _START_METHOD
@@ -8028,13 +7977,6 @@ def _start_method(config, name):
             raise ConstructError('step %r: no start_method %r here%s' % (
                 name, method, _choices(method, known)))
     return method
-
-
-def _method_of(job):
-    """Return how the child of a job is made. What runs a program needs no interpreter anew."""
-    if isinstance(job.func, Command) and _START_METHOD == 'fork':
-        return 'fork'
-    return _start_method(job.config, job.name)
 
 
 def make_line():
@@ -10293,6 +10235,9 @@ class _Starter:
             if not construct.inline:
                 self.driver.constructs.rest()
             construct.prepare(job)
+        except ConstructError as error:
+            self._refuse(job, str(error))
+            return False
         except OSError as error:
             if not (is_shortage(error) and self.try_later(job.task, error.strerror)):
                 self._refuse(job, 'it could not be started: %s' % describe_error(error))

@@ -558,9 +558,6 @@ class _TendedProgram(_Tended):
     def is_gone(self):
         return not self.tender.lives()
 
-    def leaves_others(self):
-        return False    # The tender sees to them.
-
     def close(self):
         pass    # The tender reaps it.
 

@@ -452,10 +452,19 @@ class NewInterpreter(ProcessContract):
             construct.check('load', add, (threading.Lock(),), {}, self.config)
         assert 'its arguments cannot be sent' in str(info.value)
 
+    def test_a_loop_item_that_cannot_be_sent_is_refused(self, construct):
+        with pytest.raises(sequent.ConstructError, match='cannot be sent'):
+            construct.prepare(self.job(nothing, items=(threading.Lock(),)))
+
     def test_a_loop_item_that_cannot_be_sent_fails_its_task(self, construct):
-        outcome = self.run(construct, nothing, items=(threading.Lock(),))
-        assert outcome.status == 'failure'
-        assert 'cannot be sent' in outcome.error
+        flow = sequent.Sequent(store=':memory:', config={
+            'start_method': self.config['start_method'], 'stop_on_exception': False})
+        loop = flow.add_step('loop', loop=[1, threading.Lock()])
+        loop.add_step('leaf', func=nothing)
+        assert flow.run() is False
+        tasks = {task.sequence: task for task in flow.tasks() if task.path == 'loop_leaf'}
+        assert (tasks['1.1'].status, tasks['1.2'].status) == ('success', 'failure')
+        assert 'cannot be sent' in tasks['1.2'].error
 
     def test_main_is_where_it_was(self, construct):
         main = sys.modules['__main__']

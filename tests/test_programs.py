@@ -440,7 +440,7 @@ class ProgramContract(RunningContract):
         self.start(construct, job)
         wait_until((tmp_path / 'x.in').exists, 'the inner one')
         construct.kill(job, False)
-        wait_until(lambda: construct.port.turn(construct) or job.state.held, 'its end')
+        wait_until(lambda: construct.port.turn(construct) or job.state.reported, 'its end')
         for _ in range(5):
             construct.port.turn(construct)
         assert job not in construct.port.outcomes
