@@ -5670,7 +5670,7 @@ def run_job(job, **more):
     if _this_process() != process:
         _end_fork(error)
     if error is None and result is None:
-        return _SUCCEEDED
+        return SUCCEEDED
     try:
         return _outcome(job, result, error)
     except BaseException as raised:    # by an object of the user's that was shown or pickled
@@ -5692,7 +5692,7 @@ def _outcome(job, result, error):
                            'the function do that work, or give an async function itself as func'
                            % (_UNFINISHED[type(result)], _shown(repr, result)))
         if not job.config.get('keep_result', True):
-            return _SUCCEEDED
+            return SUCCEEDED
         return _keep_result(result)
     if isinstance(error, SystemExit):
         return _exit_outcome(error)
@@ -5703,7 +5703,7 @@ def _outcome(job, result, error):
     return _failure(error)
 
 
-_SUCCEEDED = Outcome(SUCCESS)
+SUCCEEDED = Outcome(SUCCESS)
 # Results of functions that have returned without doing their work.
 _UNFINISHED = {
     types.GeneratorType: 'a generator', types.CoroutineType: 'a coroutine',
@@ -6152,7 +6152,7 @@ class _StandardStreams:
 # From the first descriptor of a child to its start.
 start_lock = _in_common('start_lock', threading.RLock())
 _lasting = _in_common('LastingStream', _LastingStream)
-_lasting_streams = _in_common('lasting_streams', _StandardStreams())
+lasting_streams = _in_common('lasting_streams', _StandardStreams())
 
 
 # Log files ----------------------------------------------------------------------
@@ -7731,7 +7731,7 @@ class ProcessConstruct(TaskConstruct):
                                  "'thread'} or 'inline'" % (name, sys.platform))
         if isinstance(func, Command):
             import subprocess  # noqa: F401 (once here, and not in each child)
-        method = _start_method(config, name)
+        method = start_method(config, name)
         if method == 'fork' or isinstance(func, Command) and _START_METHOD == 'fork':
             return
         for what, value in (('function', func), ('arguments', (args, kwargs))):
@@ -7745,7 +7745,7 @@ class ProcessConstruct(TaskConstruct):
                     % (name, what, method, describe_error(error))) from error
 
     def prepare(self, job):
-        method = _start_method(job.config, job.name)
+        method = start_method(job.config, job.name)
         if isinstance(job.func, Command) and _START_METHOD == 'fork':
             method = 'fork'    # The child of a program needs no new interpreter.
         with start_lock:
@@ -7868,7 +7868,8 @@ class ProcessConstruct(TaskConstruct):
         try:
             child.reported = child.reported or child.outcome()
         except Exception as error:
-            child.reported = Outcome(FAILURE, 'its outcome is damaged (%s)' % describe_error(error))
+            child.reported = Outcome(
+                FAILURE, 'its outcome is damaged (%s)' % describe_error(error))
         if more is False:
             self.port.unwatch(child.fd)
             child.hang_up()
@@ -7968,7 +7969,7 @@ def _start_child(job, method):
     return child
 
 
-def _start_method(config, name):
+def start_method(config, name):
     """Return the start method of a step; raise ConstructError for one that is not known here."""
     method = config.get('start_method') or _START_METHOD
     if method != _START_METHOD:
@@ -8111,7 +8112,7 @@ def _loading_only():
 def _forked(job, line):
     """Where a forked child begins."""
     leave_supervisor()
-    serve_child(functools.partial(_pass_gate, job, line), _watched_supervisor(True))
+    serve_child(functools.partial(_pass_gate, job, line), watched_supervisor(True))
 
 
 def leave_supervisor(more=()):
@@ -8155,9 +8156,9 @@ _leavers[__name__] = _leave
 
 def _spawned(parcel, line):
     """Where a child begins that is an interpreter of its own."""
-    _lasting_streams.__enter__()
+    lasting_streams.__enter__()
     serve_child(functools.partial(_pass_gate, unpack_job(parcel), line),
-                _watched_supervisor(False))
+                watched_supervisor(False))
 
 
 def serve_child(take, lives):
@@ -8224,7 +8225,7 @@ def own_signals(handlers=None):
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _watched_supervisor(forked):
+def watched_supervisor(forked):
     """Return what tells whether the supervisor lives."""
     pid = parent_pid()
     if forked:
@@ -10508,7 +10509,7 @@ class _Outcomes:
         if task is None:
             driver.adoption.finish(job, outcome)
             return
-        if outcome is not _SUCCEEDED:    # which says nothing that would have to be looked at
+        if outcome is not SUCCEEDED:    # which says nothing that would have to be looked at
             if outcome.interrupted or driver.stop.may_be_why(construct, outcome):
                 self.interrupt(task, outcome)
                 return
@@ -12583,7 +12584,7 @@ class _Flow(abc.ABC):
             return run.outcome
         self._running = True
         try:
-            with _lasting_streams:
+            with lasting_streams:
                 return self._run(run, max_loops)
         finally:
             self._running = False
@@ -13005,7 +13006,7 @@ def main(argv=None):
     """
     start, stdout = _Start(argv), sys.stdout
     try:
-        with _lasting_streams:
+        with lasting_streams:
             return _main(start, stdout)
     except _StartAgain as again:
         return start.again(*again.args)

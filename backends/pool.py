@@ -38,7 +38,6 @@ import contextlib
 import copy
 import errno
 import functools
-import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -49,29 +48,38 @@ import signal
 import sys
 import threading
 import time
-import typing
+import typing  # noqa: F401 (in comments)
 
-from . import (
+from . import (  # type: ignore
     ConstructError,
     InlineConstruct,
     Job,
     Outcome,
     Port,
     ProcessConstruct,
+    SUCCEEDED,
     TaskConstruct,
+    describe_error,
+    flush_streams,
+    lasting_streams,
+    leave_supervisor,
+    manner_of_end,
+    own_fds,
+    own_signals,
     pack_job,
     pack_outcome,
     pack_parameters,
+    set_stdin,
+    start_method,
+    starting,
     take_parameters,
     unpack_job,
     unpack_outcome,
+    watched_supervisor,
 )
 from .executor import _PATIENCE, BrokenExecutor, _PoolParts, _some_ended
 
 BACKEND = {'construct': 'PoolConstruct'}
-
-# How the library itself treats its processes; that is not for others to build on.
-_own: typing.Any = importlib.import_module(__package__)
 
 #: How many jobs are queued at most.
 MOST = 1000
@@ -154,7 +162,7 @@ class PoolConstruct(TaskConstruct):
 
     def check(self, name, func, args, kwargs, config):
         ProcessConstruct().check(name, func, args, kwargs, config)    # what can be sent
-        method = _own._start_method(config, name)
+        method = start_method(config, name)
         if self._method is None:
             self._method = method, name
         if self._method[0] != method:
@@ -183,7 +191,7 @@ class PoolConstruct(TaskConstruct):
         except Exception as error:    # pickle lets through whatever an object's method raises
             self.port.done(job, Outcome('failure', (
                 'its arguments or loop items cannot be sent to a worker of the pool (%s)'
-                % _own.describe_error(error))))
+                % describe_error(error))))
             return
         cell = pool.take_cell()
         self._flying[job] = pool, cell
@@ -221,7 +229,7 @@ class PoolConstruct(TaskConstruct):
         if error is None:
             outcome = self._taken(job, pool, future.result())
         else:
-            outcome = Outcome('failure', 'the pool lost it (%s)' % _own.describe_error(error))
+            outcome = Outcome('failure', 'the pool lost it (%s)' % describe_error(error))
         # Forgotten first: a recall would take the next job in that cell for this one.
         flying = self._flying.pop(job, None)
         pool.give_back(cell)
@@ -254,7 +262,7 @@ class PoolConstruct(TaskConstruct):
         pool.proven = True
         _, job.began, took, outcome = report
         self._pace = took if self._pace is None else self._pace + 0.1 * (took - self._pace)
-        return _own._SUCCEEDED if outcome is None else unpack_outcome(outcome)
+        return SUCCEEDED if outcome is None else unpack_outcome(outcome)
 
     def _not_begun(self):
         if self.port.stopping:
@@ -292,7 +300,7 @@ class _Pool:
                            shared=job.shared, logdir=job.logdir, epoch=job.epoch)
         self._executor = self._parts = self._line = None  # type: typing.Any
         try:
-            with _own.starting(self._method == 'fork'):
+            with starting(self._method == 'fork'):
                 self._start(context, workers, port)
         except RuntimeError as error:    # can't start new thread
             self.bury()
@@ -307,7 +315,7 @@ class _Pool:
         """Start all the workers, while what they inherit is as it must be."""
         # They see by this pipe that the supervisor has ended.
         self._line = context.Pipe(duplex=False)
-        _own.own_fds.add(self._line[1].fileno())
+        own_fds.add(self._line[1].fileno())
         forked = self._method == 'fork'
         more = port if forked else (logging.getLogger().level, pack_parameters())
         # What is queued can wait in the pipe to the workers, which has room for so many more than
@@ -322,7 +330,7 @@ class _Pool:
         try:
             while len(executor._processes) < workers:
                 start()
-            executor.submit(_own.flush_streams)
+            executor.submit(flush_streams)
         finally:
             self._parts = _PoolParts(executor)
             self.workers = self._parts.workers
@@ -434,7 +442,7 @@ class _Pool:
 
     def _leave(self):
         if self._line:
-            _own.own_fds.discard(self._line[1].fileno())
+            own_fds.discard(self._line[1].fileno())
             for end in self._line:
                 end.close()
             self._line = None
@@ -445,10 +453,10 @@ class _Pool:
         pid = None if cell is None else self._cells[cell]
         if pid in self._codes:
             code = self._codes[pid]
-            return Outcome('failure', 'its worker %s' % _own.manner_of_end(code), code=code)
+            return Outcome('failure', 'its worker %s' % manner_of_end(code), code=code)
         if pid == 0 and self.proven:
             return None
-        others = ', '.join(sorted(set(map(_own.manner_of_end, self._codes.values()))))
+        others = ', '.join(sorted(set(map(manner_of_end, self._codes.values()))))
         others = others or str(self._error or 'ended')
         if pid == 0:    # nothing has ever run in it, and might not in the next one
             return Outcome('failure',
@@ -493,7 +501,7 @@ class _Worker:
             job.func, job.args, job.kwargs = self.calls.get(job.name, _NOTHING)
             job.load(program=not self.forked)
         except (Exception, SystemExit) as error:
-            return Outcome('failure', 'it could not be started: %s' % _own.describe_error(error))
+            return Outcome('failure', 'it could not be started: %s' % describe_error(error))
         self.inline.release(job)
         return self.port.outcome
 
@@ -505,15 +513,15 @@ def _enter(calls, cells, claim, common, line, forked, more, stdin):
     """Where a worker begins."""
     global _worker
     if forked:
-        _own.leave_supervisor([more])
-    _own.own_signals()
-    _own.set_stdin(stdin)
+        leave_supervisor([more])
+    own_signals()
+    set_stdin(stdin)
     if not forked:
         level, parameters = more
-        _own._lasting_streams.__enter__()
+        lasting_streams.__enter__()
         take_parameters(parameters)
         logging.getLogger().setLevel(level)
-    lives = _own._watched_supervisor(forked)
+    lives = watched_supervisor(forked)
     threading.Thread(target=_watch, args=(line, lives), daemon=True).start()
     _worker = _Worker(calls, cells, claim, common, forked)
 
@@ -543,6 +551,6 @@ def _work(cell, message):
     began = time.monotonic()
     outcome = worker.run(message)
     took = time.monotonic() - began
-    _own.flush_streams()
+    flush_streams()
     return (cell, None if epoch is None else epoch + began, took,
-            None if outcome is _own._SUCCEEDED else pack_outcome(outcome))
+            None if outcome is SUCCEEDED else pack_outcome(outcome))
