@@ -5693,9 +5693,20 @@ def _outcome(job, result, error):
                            % (_UNFINISHED[type(result)], _shown(repr, result)))
         if not job.config.get('keep_result', True):
             return SUCCEEDED
-        return _keep_result(result)
+        try:
+            return Outcome(SUCCESS, result=pickled(result))
+        except _ANY_FAILURE as problem:
+            return Outcome(
+                SUCCESS, result=pickle.dumps(_shown(repr, result), protocol=4),
+                warning='its result cannot be pickled (%s), its repr is kept instead'
+                        % describe_error(problem))
     if isinstance(error, SystemExit):
-        return _exit_outcome(error)
+        known = error.code is None or isinstance(error.code, int)
+        if known and not error.code:    # It is a way to return (semantics 3.1).
+            return Outcome(SUCCESS, exited=True)
+        text = 'code %d' % int(error.code) if known else _shown(str, error.code)
+        return _failure(error, 'SystemExit: ' + text)._replace(
+            code=int(error.code) if known else 1)
     if isinstance(error, ProgramError):
         short = error.short and isinstance(job.func, Command)    # Nothing else has run.
         return _failure(error)._replace(error=_shown(str, error), trace='', code=error.code,
@@ -5758,25 +5769,6 @@ def _end_fork(error):
         sys.stderr.write(_failure(error).trace)
     flush_streams()
     os._exit(code & 255)
-
-
-def _keep_result(result):
-    try:
-        return Outcome(SUCCESS, result=pickled(result))
-    except _ANY_FAILURE as error:
-        shown = _shown(repr, result)
-        return Outcome(SUCCESS, result=pickle.dumps(shown, protocol=4), warning=(
-            'its result cannot be pickled (%s), its repr is kept instead' % describe_error(error)))
-
-
-def _exit_outcome(error):
-    """SystemExit: without a code, or with 0, it is a way to return (semantics 3.1)."""
-    code = error.code
-    if code is None or (isinstance(code, int) and code == 0):
-        return Outcome(SUCCESS, exited=True)
-    known = isinstance(code, int)
-    text = 'code %d' % code if known else _shown(str, code)
-    return _failure(error, 'SystemExit: %s' % text)._replace(code=int(code) if known else 1)
 
 
 def _failure(error, sentence=None):
@@ -5929,29 +5921,25 @@ class _Parameters:
             return self.given[one.name]
         if variable in os.environ:
             return os.environ[variable], variable
-        if one.default is ...:
-            return None, None
-        return one.default_text(), 'default'
+        return (None, None) if one.default is ... else (one.default_text(), 'default')
 
     def _mistyped(self, name):
-        unknown = [other for other, (_, source) in self.given.items()
-                   if source == '--set' and other not in self.declared]
-        near = [other for other in unknown if _nearest(name, [other])]
+        near = [other for other, (_, source) in self.given.items() if source == '--set'
+                and other not in self.declared and _nearest(name, [other])]
         return '; --set gives %r' % near[0] if near else ''
 
     def _read(self, one):
-        refusal = None
         try:
             one.value = one.read(one.text)
+            return
         except Exception as error:
             refusal = type(error).__name__ if one.secret else describe_error(error)
-        if refusal is None:
-            return
+        # Not within the handler: the error may say what a secret value is.
         if self.lenient and one.source == 'recorded':
             one.text = one.source = None
-            return
-        raise ParameterError('parameter %r: %s (%s) is refused: %s' % (
-            one.name, 'its value' if one.secret else repr(one.text), one.source, refusal))
+        else:
+            raise ParameterError('parameter %r: %s (%s) is refused: %s' % (
+                one.name, 'its value' if one.secret else repr(one.text), one.source, refusal))
 
     def note_secrets(self):
         """Find out what is to be masked."""
