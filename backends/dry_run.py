@@ -89,10 +89,11 @@ class _TellingEngine(Engine):
         self._actions.append(('stays', (task, earlier)))
         Engine._stay_failed(self, task, earlier)
 
-    def _count_failures(self, scope):    # which is called once, where an iteration ends
+    def _count_failures(self, scope):    # which is called where an iteration ends, or a run
         Engine._count_failures(self, scope)
-        self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
-                             if not has_begun(scope, step))
+        if scope.ended:
+            self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
+                                 if not has_begun(scope, step))
 
 
 class _PretendedClock(RunClock):
