@@ -89,11 +89,9 @@ class _TellingEngine(Engine):
         self._actions.append(('stays', (task, earlier)))
         Engine._stay_failed(self, task, earlier)
 
-    def _count_failures(self, scope):    # which is called where an iteration ends, or a run
-        Engine._count_failures(self, scope)
-        if scope.ended:
-            self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
-                                 if not has_begun(scope, step))
+    def _note_unmet(self, scope):
+        self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
+                             if not has_begun(scope, step))
 
 
 class _PretendedClock(RunClock):
