@@ -8962,10 +8962,7 @@ class _Timers:
 
     def ring(self):
         """Make the calls that are due."""
-        while self._set:
-            when = self.next()
-            if when is None or when > self.clock():
-                break
+        while self._set and self.next() <= self.clock():
             _, _, key, call = heapq.heappop(self._heap)
             del self._set[key]
             call()
@@ -9333,7 +9330,7 @@ def step_signatures(plan):
         if step.parent is None:
             continue
         content = ['%s=%s' % (child.path, signatures[child.path]) for child in step.children]
-        content.append(_loop_signature(step.step))
+        content.append(_loop_mark(step.step.loop, step.step.flow.module))
         content += ['result of %s' % path for path in sorted(one.path for one in step.gathers)]
         signatures[step.path] = hashlib.sha1('\n'.join(content).encode('utf-8')).hexdigest()[:16]
     return signatures
@@ -9349,31 +9346,27 @@ def called_text(function):
     return name + '()' if isinstance(name, str) else type(function).__name__
 
 
-def _loop_signature(step):
-    """Return a text that changes with a loop; what cannot be compared is never the same."""
-    mark = _loop_mark(step)
-    return 'never the same %s' % os.urandom(8).hex() if mark is None else mark
-
-
-def _loop_mark(step):
-    loop = step.loop
+def _loop_mark(loop, module):
+    """Return a text that changes with a loop of a module; what cannot be compared is never the
+    same."""
     if loop is None:
         return ''
     import hashlib
     if found_by_running(loop):
         return 'callable' if callable(loop) else repr(loop)
+    never = 'never the same %s' % os.urandom(8).hex()
     if iter(loop) is loop:
-        return None
+        return never
     try:
         content = pickle.dumps(loop, 4)
-        modules = _MAIN_NAMES | {_common.program, step.flow.module}
+        modules = _MAIN_NAMES | {_common.program, module}
         if (pickle.EMPTY_SET in content or pickle.FROZENSET in content
                 or _names_in(loop, content, modules)):
             return 'content ' + _content_of(loop, modules).hex()
         return hashlib.sha1(content).hexdigest()
     except _ANY_FAILURE as error:
         logger.debug('a loop cannot be pickled: %s', error)
-        return None
+        return never
 
 
 class RunTimeout(BaseException):
@@ -9559,11 +9552,6 @@ class _Batch:
             if task.status == ACTIVE:
                 self.dirty[task] = None
         self._moved = {}
-
-    def clear(self):
-        """Forget what was to be stored; return the tasks to start."""
-        starting, self.starting, self.dirty, self.rows = self.starting, [], {}, []
-        return starting
 
     def commit(self):
         """Store in one transaction what has changed."""
@@ -10408,14 +10396,15 @@ class _Orphans:
 class _Constructs:
     """The constructs that are open, and what they are asked beside starting and ending jobs.
 
-    ``settling`` are those that are told which outcomes are stored.
+    ``settling`` are those that are told which outcomes are stored, ``queueing`` those that take
+    more tasks than they run.
     """
 
     def __init__(self, driver):
         self._driver = driver
         self._open = []  # type: typing.List[TaskConstruct]
         self.settling = set()  # type: typing.Set[TaskConstruct]
-        self._queueing = []  # type: typing.List[typing.Any]
+        self.queueing = []  # type: typing.List[typing.Any]
         self._stopped = {}    # pid of a stopped process -> since when we know
 
     def open(self, construct):
@@ -10424,7 +10413,7 @@ class _Constructs:
             construct.open(self._driver.port)
             self._open.append(construct)
             if construct.queues:
-                self._queueing.append(construct)
+                self.queueing.append(construct)
             if type(construct).settle is not TaskConstruct.settle:
                 self.settling.add(construct)
 
@@ -10466,13 +10455,13 @@ class _Constructs:
 
     def make_room(self):
         """Tell the engine how many tasks may be queued."""
-        if len(self._queueing) == 1:    # of several, none knows what runs in the others
-            [pool] = self._queueing
+        if len(self.queueing) == 1:    # of several, none knows what runs in the others
+            [pool] = self.queueing
             self._driver.engine.admission.limit_queue(pool.slots, pool.ahead)
 
     def failed(self):
         """Take back soon what is queued where a failure may have stopped its container."""
-        if self._queueing:
+        if self.queueing:
             self._driver.timers.set('recall', 0.0, self._recall)
 
     def _recall(self):
@@ -10965,18 +10954,16 @@ class Driver(PlanWalk):
         while self.triggers:
             self._between_cycles = False
             self.trigger(*self.triggers.popleft())
-        self.constructs.make_room()
+        if self.constructs.queueing:
+            self.constructs.make_room()
         while port.arrived:
             self.outcomes.take(*port.arrived.popleft())
-        due = self._next_delay()
+        due = self.engine.next_due() if self.engine.delayed else None
         if due is not None and due <= self.clock():
             self._between_cycles = False
             self.feed(self.engine.tick(self.clock()))
-        self.timers.ring()
-
-    def _next_delay(self):
-        """Return when the next task that is delayed is due, or None."""
-        return self.engine.next_due() if self.engine.delayed else None
+        if self.timers:
+            self.timers.ring()
 
     def _commit_and_start(self):
         """Prepare what is to start, commit, release; skip it while the window is open."""
@@ -11004,7 +10991,7 @@ class Driver(PlanWalk):
         self.constructs.watch()
         # Requests, logs and constructs are looked at that often.
         pause, now = self.requests.pause, self.clock()
-        for due in (self.timers.next(), self._next_delay(), self.batch.until):
+        for due in (self.timers.next(), self.engine.next_due(), self.batch.until):
             if due is not None:
                 pause = min(pause, max(0.0, due - now))
         self.port.sleep(pause)

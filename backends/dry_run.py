@@ -157,7 +157,8 @@ class DryRun(PlanWalk):
         """Yield a `Foreseen` for each task, in the order in which they come up."""
         self.begin()
         while True:
-            starting = self.batch.clear()
+            starting, self.batch.starting = self.batch.starting, []
+            self.batch.dirty, self.batch.rows = {}, []    # Nothing is stored.
             for task in starting:
                 self.feed(self.engine.done(task, SUCCESS, None, None, self.clock()))
             if not starting and not self._go_on():
