@@ -5603,7 +5603,9 @@ def _is_named_in(thing, modules):
 # What runs: the job, and its context --------------------------------------------
 
 
-class Context(typing.NamedTuple):
+class Context(collections.namedtuple('Context', (
+        'name', 'sequence', 'recovery', 'attempt', 'run_id', 'flow', 'items', 'item',
+        'logger_name', 'failures', 'failure_count'))):
     """Where a function is running: what `current` returns.
 
     ``items`` are the current loop items, outermost first, ``item`` the last of them or None. In a
@@ -5613,17 +5615,7 @@ class Context(typing.NamedTuple):
     ``SEQUENT_FAILED_COUNT`` their number.
     """
 
-    name: str
-    sequence: str
-    recovery: int
-    attempt: int
-    run_id: str
-    flow: str
-    items: tuple
-    item: object
-    logger_name: str
-    failures: tuple = ()
-    failure_count: int = 0
+    __slots__ = ()
 
 
 _running = threading.local()  # .job: the job that this thread runs
@@ -11433,7 +11425,9 @@ def begin_elsewhere(flow, run_id):
     flow._current.run_id, flow._elsewhere = run_id, True
 
 
-class TaskInfo(typing.NamedTuple):
+class TaskInfo(collections.namedtuple('TaskInfo', (
+        'path', 'sequence', 'kind', 'status', 'recovery', 'attempt', 'start', 'end', 'error',
+        'handled', 'result'))):
     """What ran: one task as ``tasks()`` tells it. Times are seconds since the epoch or None.
 
     ``kind`` is ``leaf``, ``container`` or ``loop`` (a leaf with a loop, as a whole).
@@ -11444,17 +11438,7 @@ class TaskInfo(typing.NamedTuple):
     asked for.
     """
 
-    path: str
-    sequence: str
-    kind: str
-    status: TaskStatus
-    recovery: int
-    attempt: int
-    start: typing.Optional[float]
-    end: typing.Optional[float]
-    error: typing.Optional[str]
-    handled: bool
-    result: typing.Any
+    __slots__ = ()
 
 
 class FlowReference:
