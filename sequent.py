@@ -12979,9 +12979,11 @@ def _main(start, stdout):
         if options.module is not None:
             return _Session(options, start.recorded).run()
         with _output(stdout) as say:
+            for line in (options.text or '').splitlines():
+                say(line)
             if options.text is None:
                 return getattr(load_backend(options.instead[0]), options.instead[1])(options, say)
-            return _say_lines(say, options.text) or _EXIT_SUCCESS
+            return _EXIT_SUCCESS
     except _StartAgain:
         raise
     except BaseException as error:
@@ -13009,12 +13011,7 @@ class _StartAgain(BaseException):
 class _Start:
     """How this program was started, before the module changes anything of it.
 
-    Args:
-        argv: what `main` was given.
-
-    Attributes:
-        arguments: of the command line.
-        recorded: {name: text} of the parameters, if this is the second start; else None.
+    Of the second start, ``recorded`` is {name: text} of the parameters of the run; else None.
     """
 
     VARIABLE = 'SEQUENT_RECORDED_VALUES'    # tells the second start what was recorded
@@ -13087,11 +13084,6 @@ def _program():
     if spec is not None and spec.name == __name__:
         return '%s -m %s' % (os.path.basename(sys.executable) or 'python', __name__)
     return os.path.basename(sys.argv[0]) or __name__
-
-
-def _version():
-    return 'sequent %s from %s (Python %s)' % (
-        __version__, os.path.abspath(__file__), '.'.join(map(str, sys.version_info[:3])))
 
 
 def _log_level(text):
@@ -13195,14 +13187,8 @@ def _make_parser(rows):
 def _parse_arguments(argv, stdout):
     """Return the options, with ``module``, ``verb`` and, of the verb, ``step`` and ``sequence``.
 
-    Without a module, the option ``instead`` or a ``text`` says what is to be done.
-
-    Args:
-        argv: the arguments.
-        stdout: where data goes, or None.
-
-    Raises:
-        SystemExit: they are wrong, which has been said.
+    Without a module, the option ``instead`` or a ``text`` says what is to be done. Where the
+    arguments are wrong, the parser says so and raises SystemExit.
     """
     words, names, given = _split_arguments(argv)
     text, parser = None, _make_parser(())
@@ -13212,7 +13198,9 @@ def _parse_arguments(argv, stdout):
         except _UsageError as error:
             parser.error(str(error))
     elif '--version' in names:
-        options, words, text = parser.parse_args([]), [], _version()
+        options, words = parser.parse_args([]), []
+        text = 'sequent %s from %s (Python %s)' % (
+            __version__, os.path.abspath(__file__), '.'.join(map(str, sys.version_info[:3])))
     else:
         parser = _make_parser(list(_OPTIONS) + _backend_options())
         options = parser.parse_known_args(given)[0]
@@ -13239,14 +13227,9 @@ def _split_arguments(argv):
 
 
 def _parse_options(words, names, given):
-    """Return the options, of which the verb takes each.
+    """Return the options, each of which the verb takes; raise _UsageError if it does not.
 
-    Args:
-        words: the module, the verb and what follows it.
-        names, given: see `_split_arguments`.
-
-    Raises:
-        _UsageError: says which words or options do not go together, and why.
+    The words are the module, the verb and what follows it; for the rest see `_split_arguments`.
     """
     rows = list(_OPTIONS)
     if not set(names) <= set(' '.join(row[0] for row in rows).split()):
@@ -13277,11 +13260,7 @@ def _parse_options(words, names, given):
 
 
 def _check_words(words, program):
-    """Return the verb among the words of the command line: MODULE [VERB] ...
-
-    Raises:
-        _UsageError: words are missing, unknown or too many.
-    """
+    """Return the verb among the words of the command line: MODULE [VERB] ..."""
     if not words:
         raise _UsageError('which flow? Give a module or a file; -h shows examples')
     verb = (words[1:] or ['run'])[0]
@@ -13302,11 +13281,7 @@ def _check_words(words, program):
 
 @contextlib.contextmanager
 def _output(stdout):
-    """Give a function that prints a line; a reader that goes away, like ``head``, ends it.
-
-    Raises:
-        _OutputError: a line cannot be written.
-    """
+    """Give a function that prints a line; a reader that goes away, like ``head``, ends it."""
     if stdout is None:
         raise _OutputError('standard output is closed')
     stdout = getattr(stdout, 'plain', stdout)    # which raises what goes wrong
@@ -13333,12 +13308,6 @@ def _in_one_line(text):
     return printable(text).replace('\n', '\\n')
 
 
-def _say_lines(say, text):
-    """Print a text of several lines that are ours."""
-    for line in text.split('\n'):
-        say(line)
-
-
 def _complain(text, trace=''):
     """Say on stderr why there is nothing to be had; the exit code says it, too."""
     with contextlib.suppress(OSError, ValueError, AttributeError):    # a module has replaced it
@@ -13346,10 +13315,7 @@ def _complain(text, trace=''):
 
 
 def _relevant_trace(error):
-    """Return the traceback of an exception without the lines of this file and of importing.
-
-    It is empty when no lines of the user's are left.
-    """
+    """Return the traceback of an exception with only the lines of the user's; '' without any."""
     import traceback
     ours = {main.__code__.co_filename, importlib.import_module.__code__.co_filename}
     first = traceback.TracebackException.from_exception(error)
@@ -13365,14 +13331,14 @@ def _relevant_trace(error):
     return ''.join(first.format()) if found else ''
 
 
-def _seconds(seconds):
-    """Return a duration as people read it."""
-    if seconds is None:
+def _span(start, end):
+    """Return the time between two times as people read it, or a dash."""
+    if start is None or end is None:
         return '-'
-    if seconds < 60:
-        return '%.1f s' % max(0.0, seconds)
-    minutes, rest = divmod(int(seconds), 60)
-    return '%d:%02d:%02d' % (minutes // 60, minutes % 60, rest)
+    if end - start < 60:
+        return '%.1f s' % max(0.0, end - start)
+    minutes, seconds = divmod(int(end - start), 60)
+    return '%d:%02d:%02d' % (minutes // 60, minutes % 60, seconds)
 
 
 def cut_text(text, length):
@@ -13440,12 +13406,8 @@ class _Values:
         _parameters.given, _parameters.lenient, _parameters.forced = {}, False, ()
 
     def settle(self, flow):
-        """Make sure that the flow was made with the values that hold.
-
-        Raises:
-            _StartAgain: it was made with others.
-            _UsageError: values are missing, unknown or not those of the run.
-        """
+        """Make sure that the flow was made with the values that hold; else start again, or refuse
+        those that are missing, unknown or not those of the run."""
         if (self.recovering or self.looking) and _parameters.declared and not self.settled:
             run = self._find_run(flow)
             if run is not None:
@@ -13537,12 +13499,7 @@ def _readable(text):
 
 
 class _Session:
-    """What the command line does with one module; `_common.session` while that is
-    being loaded.
-
-    Args:
-        options: what `_parse_arguments` returned.
-    """
+    """What the command line does with one module; `_common.session` while that is loaded."""
 
     def __init__(self, options, recorded):
         self.options = options
@@ -13712,7 +13669,8 @@ class _Session:
             if self.code is None and not isinstance(error, _UsageError):
                 trouble = str(error) if isinstance(error, SequentError) else describe_error(error)
         with _output(self.options.stdout) as say:
-            _say_lines(say, self.options.text)
+            for line in self.options.text.splitlines():
+                say(line)
             _say_help(say, self.options.module, trouble)
         return _EXIT_SUCCESS
 
@@ -14076,10 +14034,6 @@ class _TaskRows:
         return text[len(self.day):] if text.startswith(self.day) else text
 
 
-def _span(start, end):
-    return _seconds(None if start is None or end is None else end - start)
-
-
 def _history(flow, options, store, say):
     if options.run_id:
         RunView.find(store, flow.name, options.run_id)
@@ -14112,11 +14066,7 @@ def _log(flow, options, store, say):
 
 
 def _find_task(flow, view, options):
-    """Return the latest record of the task that the options choose.
-
-    Raises:
-        _UsageError: there is none, or there are several.
-    """
+    """Return the latest record of the one task that the options choose."""
     path, where = options.step, 'in run %r of flow %r' % (view.run.run_id, view.run.flow)
     found = {record.sequence: record for record in view.tasks()
              if record.path == path and record.kind == 'leaf'}
