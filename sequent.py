@@ -188,7 +188,8 @@ def interpreter_command(*arguments):
 
 
 def run_exit_handlers():
-    """Call what was registered with atexit, as the end of the interpreter does.
+    """Call what was registered with atexit, and write out what was printed, as the end of the
+    interpreter does.
 
     Without: nothing is called.
     """
@@ -196,6 +197,9 @@ def run_exit_handlers():
     run = _private(atexit, '_run_exitfuncs')
     if run is not None:
         run()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):    # closed, or replaced
+            stream.flush()
 
 
 def _renew_stream_locks():
@@ -13042,10 +13046,10 @@ class _Start:
             ' sys.exit(importlib.import_module(name).main(argv))',
             json.dumps([__name__, self.path, self.arguments]))
         try:
-            os.chdir(self.folder)
             if not self.is_program:
-                return _call(command, environment)
+                return _call(command, environment, self.folder)
             run_exit_handlers()
+            os.chdir(self.folder)
             os.execve(command[0], command, environment)
         except OSError as error:
             _complain('%r cannot be started again, with the values of parameters that the run '
@@ -13053,10 +13057,10 @@ class _Start:
         return _EXIT_ERROR
 
 
-def _call(command, environment):
-    """Run a program; return its exit code, that of a shell where a signal has ended it."""
+def _call(command, environment, folder):
+    """Run a program in a folder; return its exit code, that of a shell where a signal has ended it."""
     import subprocess
-    child = subprocess.Popen(command, env=environment)
+    child = subprocess.Popen(command, env=environment, cwd=folder)
     handlers = {}
 
     def forward(number, _):

@@ -1106,9 +1106,9 @@ TOLD = '''
 '''
 
 
-def told(shop):
+def told(shop, more=''):
     """Return the lines of the journal of TOLD after its first run, which has failed."""
-    shop.write('told.py', TOLD.replace("'told',", "'told', 'told.db',"))
+    shop.write('told.py', TOLD.replace("'told',", "'told', 'told.db',") + more)
     assert shop('told', '--set', 'day=friday').returncode == 1
     (shop.folder / 'waits').unlink()
     mend(shop)
@@ -1117,7 +1117,7 @@ def told(shop):
 
 
 def test_the_program_is_replaced_by_one_that_was_started_alike(shop):
-    lines = told(shop)
+    lines = told(shop, "    atexit.register(print, 'good bye', day)\n")
     shop.write('go', '')
 
     done = shop.python('-s', '-m', 'sequent', '--log-level', 'info', 'told', 'recover')
@@ -1127,6 +1127,7 @@ def test_the_program_is_replaced_by_one_that_was_started_alike(shop):
     assert first.startswith('loading monday')
     assert second == first.replace('monday', 'friday')    # also its pid and options
     assert (end, step, last) == ('exit monday', 'step friday', 'exit friday')
+    assert done.stdout == 'good bye monday\ngood bye friday\n'
 
 
 @pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
@@ -1162,9 +1163,12 @@ def test_a_copy_of_the_library_is_found_when_it_is_started_again(shop):
 
 # Calls the command line, and goes on.
 CALLER = '''
+    import os
     import sys
     import sequent
+    here = os.getcwd()
     print('code', sequent.main([%r, 'told', 'recover']), flush=True)
+    assert os.getcwd() == here
 '''
 
 
