@@ -13058,7 +13058,7 @@ class _Start:
 
 
 def _call(command, environment, folder):
-    """Run a program in a folder; return its exit code, that of a shell where a signal has ended it."""
+    """Run a program; return its exit code, that of a shell where a signal has ended it."""
     import subprocess
     child = subprocess.Popen(command, env=environment, cwd=folder)
     handlers = {}
