@@ -297,7 +297,9 @@ class _Pool:
         self._claim = context.Lock()    # for changes of cells from 0
         self._free = list(range(len(self._cells)))
         self._common = Job('', flow=job.flow, run_id=job.run_id, logger_name=job.logger_name,
-                           shared=job.shared, logdir=job.logdir, epoch=job.epoch)
+                           shared=job.shared, logdir=job.logdir, epoch=job.epoch,
+                           config={name: job.config[name] for name in (
+                               'capture', 'keep_result', 'stdin') if name in job.config})
         self._executor = self._parts = self._line = None  # type: typing.Any
         try:
             with starting(self._method == 'fork'):
