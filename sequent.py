@@ -1188,19 +1188,15 @@ def parse_expression(given, flow, who):
         return Any(tuple(parse_expression(one, flow, who) for one in given.operands))
     if isinstance(given, (tuple, list)):
         if len(given) == 2 and isinstance(given[0], Step) and isinstance(given[1], str):
-            return parse_pair(given[0], given[1], flow, who)
+            step, status = given
+            parse_expression(step, flow, who)
+            if status not in StepStatus.__members__:
+                raise FlowError('%s requires status %r of step %r%s' % (
+                    who, str(status), step.path, _choices(status, StepStatus.__members__)))
+            return Atom(step, StepStatus[status].value)
         return All(tuple([parse_expression(one, flow, who) for one in given]))
     raise FlowTypeError('%s requires %r, which is no step, event, (step, status) pair, tuple or '
                         'or_' % (who, given))
-
-
-def parse_pair(step, status, flow, who):
-    """Return the `Atom` for a (step, status) pair; raise `FlowError` where there is none."""
-    parse_expression(step, flow, who)
-    if status not in StepStatus.__members__:
-        raise FlowError('%s requires status %r of step %r%s' % (
-            who, str(status), step.path, _choices(status, StepStatus.__members__)))
-    return Atom(step, StepStatus[status].value)
 
 # 4 Plan ##########################################################################
 #
@@ -1548,47 +1544,37 @@ class _Compiler:
     # The tree.
 
     def add_step(self, step, parent, slot, recovery, held):
-        """Compile a step and those below it, without their requirements."""
-        leaf_loop = step.loop is not None and not step.children
+        """Compile a step and those below it, without their requirements.
+
+        A leaf with a loop is a container; its body is a leaf with the same path, one component
+        deeper.
+        """
+        body = parent is not None and parent.step is step
+        leaf_loop = step.loop is not None and not step.children and not body
         container = parent is None or bool(step.children) or leaf_loop
         kind = step.kind if step.kind != 'leaf' else (
             'loop' if leaf_loop else 'container' if container else 'leaf')
         plan_step = (PlanContainer if container else PlanStep)(step, kind, parent, slot)
         self.steps.append(plan_step)
-        self.compiled[step] = plan_step
+        self.compiled.setdefault(step, plan_step)
         recovery = dict(recovery, **step.recovery) if step.recovery else recovery
         if recovery:
             plan_step.recovery = dict(_REPLAYS, **recovery)
             plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
         if not leaf_loop:
             held = self.resources(plan_step, step, held)
-        if container:
-            if leaf_loop:
-                self.add_body(plan_step, step, held)
-            for slot, child in enumerate(step.children):
-                self.add_child(plan_step, self.add_step(child, plan_step, slot, recovery, held))
-        else:
+        if not container:
             plan_step.retries = step.retries
             self.cap(plan_step)
+        if body:
+            plan_step.delay = 0
+            parent.initial.append(plan_step)
+        for slot, below in enumerate((step,) if leaf_loop else step.children):
+            child = self.add_step(below, plan_step, slot, recovery, held)
+            plan_step.children.append(child)
+            plan_step.last = max(plan_step.last, child.last)
+            plan_step.replayed = plan_step.replayed or child.replayed
         return plan_step
-
-    def add_child(self, container, child):
-        container.children.append(child)
-        container.last = max(container.last, child.last)
-        container.replayed = container.replayed or child.replayed
-
-    def add_body(self, loop, step, held):
-        """The leaf inside a leaf with a loop: it has the same path, one component deeper."""
-        body = PlanStep(step, 'leaf', loop, 0)
-        self.steps.append(body)
-        body.delay = 0
-        body.retries = step.retries
-        body.recovery = loop.recovery
-        self.resources(body, step, held)
-        body.replayed = body.replayed or loop.replayed
-        self.cap(body)
-        self.add_child(loop, body)
-        loop.initial.append(body)
 
     def resources(self, plan_step, step, held):
         """Fill in what a step acquires and releases; return all that is held at its depth."""
