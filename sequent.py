@@ -5608,6 +5608,8 @@ class Context(collections.namedtuple('Context', (
     __slots__ = ()
 
 
+Context.__new__.__defaults__ = (), 0    # of ``failures`` and ``failure_count``
+
 _running = threading.local()  # .job: the job that this thread runs
 _child_job = None             # the job for which this process was made; all its threads see it
 
