@@ -5362,6 +5362,36 @@ class Port(abc.ABC):
     def moved(self, job):  # noqa: B027 (optional)
         """Take note that ``job.process`` says more now: it is stored with the next commit."""
 
+    def began(self, job, when):
+        """Take note that a released job has begun, where the construct ``tells_begin``.
+
+        Args:
+            when: seconds since the epoch, by `Job.now`. From any thread.
+        """
+        job.began = when
+
+    def call(self, function):
+        """Have the driver's thread call ``function()`` soon. From any thread; does not block.
+
+        An exception that it raises ends the run as an internal error.
+        """
+        raise NotImplementedError
+
+    def output(self, job, content):
+        """Append what a job has written elsewhere, bytes, to its log, if it has one.
+
+        The driver relays it from there, if the construct ``relays``.
+
+        Raises:
+            OSError: the log cannot be written.
+        """
+        if _has_log(job):
+            fd = _open_log(job.log)
+            try:
+                _write(fd, content)
+            finally:
+                os.close(fd)
+
     def private_fds(self):
         """Return the driver's descriptors that a forked child must close (store, lock ...)."""
         return []
@@ -5402,6 +5432,8 @@ class TaskConstruct(abc.ABC):
     relays = False     # the output of tasks goes to job.log, whence the driver relays it
     inline = False     # release() runs the function and calls port.done before it returns
     queues = False     # takes more jobs than it runs at one time: see slots, ahead and recall()
+    tells_begin = False    # calls port.began(): a released job waits elsewhere, without a timeout
+    cadence = 0.0      # seconds between two calls of poll(), which polls; 0: see poll()
 
     @property
     def slots(self):
@@ -5507,8 +5539,9 @@ class TaskConstruct(abc.ABC):
     def poll(self):  # noqa: B027 (optional)
         """See to what cannot wake the driver.
 
-        Called in every turn of its loop: at least every ``sleep_between_loops`` seconds while
-        something runs and `polls`. So it should cost little.
+        While something runs, `poll` is called in every turn of the loop; if the construct `polls`,
+        at least every ``sleep_between_loops`` seconds. So it should cost little. With a
+        ``cadence`` it is called that often, and no more often.
         """
 
     def rest(self):  # noqa: B027 (optional)
@@ -6321,6 +6354,11 @@ class LogRelay:
             self._offsets[job] = os.stat(job.log).st_size
         except OSError:
             self._offsets[job] = 0  # not there yet
+
+    @property
+    def active(self):
+        """Whether there are logs to look at."""
+        return bool(self._offsets)
 
     def poll(self):
         """Relay the complete lines that are new."""
@@ -9362,7 +9400,8 @@ class _DriverPort(Port):
 
     Attributes:
         arrived: the jobs that have ended, with their outcomes; from any thread.
-        calls: what other threads ask for: (function, future).
+        calls: what other threads ask for: (function, future or None).
+        limit: a function that takes note that a job has begun; set by the driver.
         thread: the driver's thread, once it has begun.
     """
 
@@ -9416,6 +9455,14 @@ class _DriverPort(Port):
         if job.task is not None and job.task.status == ACTIVE:
             self._batch.note_moved(job.task)
 
+    def began(self, job, when):
+        job.began = when
+        self.call(functools.partial(self.limit, job))
+
+    def call(self, function):
+        self.calls.append((function, None))
+        self._wake()
+
     def done(self, job, outcome):
         self.arrived.append((job, outcome))
         if threading.get_ident() != self.thread:
@@ -9439,6 +9486,9 @@ class _DriverPort(Port):
         """Call what other threads ask for."""
         while self.calls:
             function, answer = self.calls.popleft()
+            if answer is None:
+                function()
+                continue
             try:
                 answer.set_result(function())
             except Exception as error:
@@ -9447,8 +9497,10 @@ class _DriverPort(Port):
     def _refuse_calls(self):
         with contextlib.suppress(IndexError):
             while True:
-                self.calls.popleft()[1].set_exception(
-                    ClosedError('the run is over: its thread answers no more'))
+                answer = self.calls.popleft()[1]
+                if answer is not None:
+                    answer.set_exception(
+                        ClosedError('the run is over: its thread answers no more'))
 
     def sleep(self, timeout):
         """Handle what is readable; wait so many seconds for it (None: for ever)."""
@@ -10263,7 +10315,8 @@ class _Starter:
             return
         driver = self.driver
         driver.jobs[job] = construct
-        driver.limits.begin(job, construct, driver.clock())
+        if not construct.tells_begin:
+            driver.limits.begin(job, construct, driver.clock())
         if construct.relays and job.config['capture'] == 'relay':
             driver.relay.add(job)
         construct.release(job)
@@ -10390,6 +10443,8 @@ class _Constructs:
         self.settling = set()  # type: typing.Set[TaskConstruct]
         self.queueing = []  # type: typing.List[typing.Any]
         self._stopped = {}    # pid of a stopped process -> since when we know
+        self._polled = {}     # construct -> when it was polled last
+        driver.port.limit = self._limit
 
     def open(self, construct):
         """Let a construct begin to work, if it has not."""
@@ -10417,10 +10472,30 @@ class _Constructs:
         if self._driver.jobs and 'stopped' not in timers:
             timers.set('stopped', timers.clock() + self._driver.STOPPED / 4, self._warn_of_stopped)
 
+    def pause(self):
+        """Return how many seconds the loop may sleep until a construct is to be polled."""
+        usual = self._driver.settings['sleep_between_loops']
+        return min([max(0.01, one.cadence or usual) for one in self._open if one.polls],
+                   default=math.inf)
+
     def poll(self):
         """Let constructs see to what cannot wake the loop."""
+        now = time.monotonic()
         for construct in self._open:
+            if construct.cadence:
+                if now - self._polled.get(construct, -math.inf) < 0.9 * construct.cadence:
+                    continue
+                self._polled[construct] = now
             construct.poll()
+
+    def _limit(self, job):
+        """Take note that a job has begun elsewhere: its timeout counts from then."""
+        driver, construct = self._driver, self._driver.jobs.get(job)
+        if construct is not None:
+            driver.limits.begin(job, construct, job.began)
+        if construct is not None and job.task is not None:
+            job.task.started = job.began
+            driver.port.moved(job)
 
     def _warn_of_stopped(self):
         """Warn of processes that do nothing because a signal has stopped them."""
@@ -10973,8 +11048,11 @@ class Driver(PlanWalk):
     def _wait(self):
         """Sleep until something happens, or is due."""
         self.constructs.watch()
-        # Requests, logs and constructs are looked at that often.
         pause, now = self.requests.pause, self.clock()
+        if self.jobs:
+            pause = min(pause, self.constructs.pause())
+            if self.relay.active:
+                pause = min(pause, max(0.01, self.settings['sleep_between_loops']))
         for due in (self.timers.next(), self.engine.next_due(), self.batch.until):
             if due is not None:
                 pause = min(pause, max(0.0, due - now))

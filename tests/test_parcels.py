@@ -28,6 +28,7 @@ class FileConstruct(TaskConstruct):
 
     can_kill = True
     polls = True
+    cadence = 0.05
 
     def __init__(self, folder):
         self.folder = folder
