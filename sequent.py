@@ -237,7 +237,7 @@ def _forget_foreign_threads():
         queues.clear()
     main = threading.main_thread()
     make_lock = _private(main, '_set_tstate_lock')
-    if make_lock is not None and _private(main, '_tstate_lock') is None:
+    if make_lock is not None and vars(main).get('_tstate_lock', False) is None:
         make_lock()
 
 
@@ -9417,6 +9417,7 @@ class _DriverPort(Port):
         self._selector = None  # type: typing.Any
         self._waker = ()  # type: typing.Any
         self._sleeps = False    # whoever has something for the loop is to wake it
+        self.limit = None  # type: typing.Any
 
     def open(self):
         import selectors

@@ -65,7 +65,7 @@ def the_task(flow):
 
 
 def test_a_job_that_waits_elsewhere_does_not_time_out():
-    # semantics 4.10
+    # semantics 4.9
     flow = flow_in(Queue(wait=1.0), timeout=0.5)
     began = time.time()
     assert flow.run() is True
@@ -73,7 +73,7 @@ def test_a_job_that_waits_elsewhere_does_not_time_out():
 
 
 def test_the_timeout_of_a_job_counts_from_its_begin_elsewhere():
-    # semantics 4.10
+    # semantics 4.9
     flow = flow_in(Queue(wait=0.2, work=60.0), timeout=0.3)
     assert flow.run() is False
     assert the_task(flow).error == 'timed out after 0.3 s'
