@@ -6913,7 +6913,7 @@ def _no_start(command, job, error):
     if command.cwd and (filename == command.cwd or not os.path.isdir(command.cwd)):
         return _no_folder(command.cwd, error.errno)
     if filename == _stdin_path(command):
-        return _no_stdin(filename, error.errno)
+        return 'the file %r for stdin cannot be opened: %s' % (filename, error.strerror)
     program = '/bin/sh' if command.shell else command.parts[0]
     search = _environment_of(command, job).get('PATH', os.defpath)
     return _no_program(program, search, command.cwd or '', error.errno)
@@ -7060,14 +7060,13 @@ def _checked_variables(env):
 
 
 def _checked_codes(ok):
-    if isinstance(ok, (str, bytes, int)):
+    try:
+        codes = ok if isinstance(ok, (range, str, bytes)) else tuple(ok)
+    except TypeError:
+        codes = ''
+    if isinstance(codes, (str, bytes)):
         raise FlowTypeError('Command: ok must be exit codes such as (0, 2) or range(0, 4), not %r'
                             % (ok,))
-    try:
-        codes = ok if isinstance(ok, range) else tuple(ok)
-    except TypeError:
-        raise FlowTypeError('Command: ok must be exit codes such as (0, 2) or range(0, 4), not %r'
-                            % (ok,)) from None
     wrong = [code for code in codes[:257] if isinstance(code, bool)
              or not isinstance(code, int) or not 0 <= code <= 255]
     if wrong or not codes:
@@ -7075,7 +7074,9 @@ def _checked_codes(ok):
                         % (ok,))
     return codes
 
-# Programs: what is said of them, by the supervisor and by the tender ----------------
+
+
+# Programs: how they end -----------------------------------------------------------
 
 
 def manner_of_end(code):
@@ -7110,18 +7111,12 @@ def _last_lines(log, start):
     text = content.decode('utf-8', 'backslashreplace').replace('\r', '\n')
     lines = [line.rstrip() for line in text.split('\n') if line.strip()]
     return '\n'.join(''.join(
-        one if one.isprintable() or one == '\t' else _escaped(one) for one in line)
+        one if one.isprintable() or one == '\t' else ascii(one)[1:-1] for one in line)
         for line in lines[-10:])
-
-
-def _escaped(character):
-    number = ord(character)
-    return '\\x%02x' % number if number < 256 else '\\u%04x' % number
 
 
 def _no_folder(folder, number=None):
     """Return why nothing can run in a folder; ``number`` is the errno, None if it is no folder."""
-    folder = os.fsdecode(folder)
     if not os.path.exists(folder):
         return 'the folder %r for cwd does not exist' % folder
     if not os.path.isdir(folder):
@@ -7129,30 +7124,20 @@ def _no_folder(folder, number=None):
     return 'the folder %r for cwd cannot be entered: %s' % (folder, os.strerror(number or 13))
 
 
-def _no_stdin(path, number):
-    return 'the file %r for stdin cannot be opened: %s' % (os.fsdecode(path), os.strerror(number))
-
-
-def _candidates(program, search):
-    """Return the paths that a program may have, as execvp() has them."""
-    if os.path.dirname(program):
-        return [program]
-    colon = ':' if isinstance(search, str) else b':'
-    return [os.path.join(folder, program) for folder in search.split(colon)]
-
-
 def _no_program(program, search, folder, number):
     """Return why a program cannot be executed.
 
     Args:
-        program: its name or path; ``search``: PATH; all of these either str or bytes.
+        program: its name or path; ``search``: PATH.
         folder: where it was to run.
         number: the errno.
     """
     import errno
-    found = [os.path.join(folder, one) for one in _candidates(program, search)]
-    found = [one for one in found if os.path.exists(one)] if program else []
-    shown = repr(os.fsdecode(program))
+    paths = [program] if os.path.dirname(program) else [
+        os.path.join(place, program) for place in search.split(':')]    # as execvp() has them
+    found = [path for path in (os.path.join(folder, one) for one in paths)
+             if program and os.path.exists(path)]
+    shown = repr(program)
     if number == errno.E2BIG:
         return ('the arguments and the environment of %s are too long for this system; put what '
                 'is long into a file and name that' % shown)
