@@ -377,16 +377,26 @@ else:
         process._popen = None    # whose end closes them
 
 
-def _close_forgotten(error):
-    """Close the pipes that multiprocessing leaves open when it cannot fork: an OSError.
+def pipes_in(frames, names=('parent_r', 'child_w', 'child_r', 'parent_w')):
+    """Yield the descriptors that multiprocessing has by some names in a call that forks.
 
-    Without: each of these failures takes four descriptors for good.
+    Without: each failed start takes four descriptors for good, and the children of a tender share
+    the pipe by which the end of the tender is seen.
+
+    Args:
+        frames: as traceback.walk_tb() or traceback.walk_stack() yields them.
     """
-    import traceback
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    for frame, _ in frames:
         if frame.f_code.co_filename.endswith('popen_fork.py'):
-            for name in {'parent_r', 'child_w', 'child_r', 'parent_w'} & set(frame.f_locals):
-                os.close(frame.f_locals[name])
+            for name in set(names) & set(frame.f_locals):
+                yield frame.f_locals[name]
+
+
+def _close_forgotten(error):
+    """Close the pipes that multiprocessing leaves open when it cannot fork: an OSError."""
+    import traceback
+    for fd in pipes_in(traceback.walk_tb(error.__traceback__)):
+        os.close(fd)
 
 
 def _forget_process(process):

@@ -55,7 +55,7 @@ from . import (  # type: ignore
     Program, ProgramError, await_line, begin_elsewhere, close_private, count_process,
     find_construct, flush_streams, framed, leave_supervisor, make_line, manner_of_end,
     missing_of_frame, occupy_standard_fds, own_fds, own_signals, pack_job, pack_outcome,
-    prepare_children, process_alive, process_identity, process_members, refuse_name,
+    pipes_in, prepare_children, process_alive, process_identity, process_members, refuse_name,
     renew_after_fork, run_job, serve_child, start_lock, start_process, take_frame, unpack_job,
     write_aside, write_outcome)
 
@@ -579,6 +579,7 @@ def _begin(orders, steps, supervisor):
     code = 1
     try:
         leave_supervisor()
+        own_fds.update(pipes_in(traceback.walk_stack(None), ['child_w']))    # which tells our end
         tending = _Tending(orders, steps, supervisor)
         own_signals()
         tending.run()
