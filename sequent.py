@@ -1923,6 +1923,11 @@ def _raise_circle(waiting, possible, thing):
 #     ('closed', task)   the container is over
 #     ('finish', ok)     nothing is left to do
 #
+# An engine that ``tells`` (for dry runs) returns 'skip' for each task that is not run again, and
+#
+#     ('starts', task)   the task starts, be it a container or nothing to call
+#     ('unmet', scope)   an iteration is over in which some step has not begun
+#
 # A *scope* is one iteration of a container, live. It has a counter for each gate and remembers
 # which statuses its steps have raised. ``busy`` counts what goes on in it: tasks that are delayed,
 # ready or running, containers about to open an iteration, inner iterations that are themselves
@@ -2438,22 +2443,24 @@ class Engine:
         max_concurrent: how many tasks may run at one time; below 1: no limit.
         recovery: the number of this recovery.
         mode: ``'restart'``, ``'recover'`` or ``'continue'``.
+        tells: whether to return the actions that only a dry run asks for.
     """
 
     # More attributes than Python finds fast in a dict.
     __slots__ = (
-        'plan', 'recovery', 'mode', 'admission', 'ready', 'delayed', 'halted', 'over', 'root',
-        'roots', 'reacted', 'unmet', 'dropped', '_requirements', '_order', '_agenda', '_starts',
+        'plan', 'recovery', 'mode', 'tells', 'admission', 'ready', 'delayed', 'halted', 'over',
+        'root', 'roots', 'reacted', 'unmet', 'dropped', '_requirements', '_order', '_agenda', '_starts',
         '_fresh', '_idle', '_quiet', '_over', '_opening', '_delays', '_actions', '_now', '_reran',
         '_reactions', '_replays')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
 
-    def __init__(self, plan, max_concurrent=0, recovery=0, mode='restart'):
+    def __init__(self, plan, max_concurrent=0, recovery=0, mode='restart', tells=False):
         self.plan = plan
         self.recovery = recovery
         self.mode = mode
+        self.tells = tells
         self.admission = Admission(plan, max_concurrent)
         self.ready = self.delayed = 0    # how many tasks are so, without those that are dropped
         self.halted = self.over = False
@@ -2831,7 +2838,8 @@ class Engine:
     def _is_passed(self, step, earlier):
         """Whether nothing follows from a step's being skipped: most of a recovery is that."""
         return (earlier.status == SUCCESS and earlier.kind == 'leaf' == step.kind
-                and not (step.told or step.needs or step.gives or step.wanted or earlier.events)
+                and not (step.told or step.needs or step.gives or step.wanted or earlier.events
+                         or self.tells)
                 and (self.mode == 'continue' or step.recovery[SUCCESS] == 'skip'))
 
     def _delay(self, task, due):
@@ -2878,6 +2886,8 @@ class Engine:
     def _activate(self, task):
         """Start a task that has what it needs."""
         scope, step = task.scope, task.step
+        if self.tells:
+            self._actions.append(('starts', task))
         if task.order:
             self.ready -= 1
         if not task.spared:
@@ -3154,6 +3164,8 @@ class Engine:
             self._advance(task)
 
     def _note_unmet(self, scope):
+        if self.tells:
+            self._actions.append(('unmet', scope))
         for step in self._requirements.unmet(scope):
             if self._requirements.hold(step, scope, _holds):
                 self.dropped += 1    # a stop has kept it from starting
@@ -3264,7 +3276,8 @@ class Engine:
             if step.told & _BITS[one]:
                 self._raise(task.scope, step, one)
         self._conclude(task, status)
-        if earlier.events or status == SUCCESS and (step.wanted or step.gathers):
+        if self.tells or earlier.events or (
+                status == SUCCESS and (step.wanted or step.gathers)):
             self._actions.append(('skip', (task, earlier)))
 
     def _was_handled(self, task, earlier):

@@ -13,6 +13,7 @@ import typing
 from . import (  # type: ignore
     ACTIVE,
     ENDS,
+    FAILURE,
     READY,
     SUCCESS,
     Engine,
@@ -70,30 +71,6 @@ class Foreseen(typing.NamedTuple):
     step: typing.Optional[Step]
 
 
-class _TellingEngine(Engine):
-    """An engine that tells of more than is to be done: ('starts', task), ('passed' or 'stays',
-    (task, earlier)), ('unmet', (scope, step)) for what is not started when its iteration ends."""
-
-    def _is_passed(self, step, earlier):
-        return False    # it is told
-
-    def _activate(self, task):
-        self._actions.append(('starts', task))
-        Engine._activate(self, task)
-
-    def _skip(self, task, earlier):
-        self._actions.append(('passed', (task, earlier)))
-        Engine._skip(self, task, earlier)
-
-    def _stay_failed(self, task, earlier):
-        self._actions.append(('stays', (task, earlier)))
-        Engine._stay_failed(self, task, earlier)
-
-    def _note_unmet(self, scope):
-        self._actions.extend(('unmet', (scope, step)) for step in scope.step.children
-                             if not has_begun(scope, step))
-
-
 class _PretendedClock(RunClock):
     """Seconds since the epoch that pass when they are told to."""
 
@@ -124,16 +101,14 @@ class DryRun(PlanWalk):
     def __init__(self, plan, store, run, settings, history, flow, differences):
         self.pretended = _PretendedClock()
         PlanWalk.__init__(
-            self, plan, store, run, settings, history, flow, _TellingEngine(
-                plan, settings['max_concurrent'], run.recovery, run.mode), self.pretended)
+            self, plan, store, run, settings, history, flow, Engine(
+                plan, settings['max_concurrent'], run.recovery, run.mode, tells=True),
+            self.pretended)
         self.differences = differences + self._edits()
         self._found = []
         # Iterations of which nothing is recorded.
         self._opened = collections.Counter()  # type: typing.Counter
         self._others = set()                    # (path, sequence) of those with another item
-        self._tellers = {
-            'starts': self._tell_start, 'unmet': self._tell_unmet, 'passed': self._tell_passed,
-            'stays': self._tell_failed}  # type: typing.Dict[str, typing.Any]
 
     def _edits(self):
         """Say which requirements, functions and loops were edited; see `edits`."""
@@ -182,12 +157,15 @@ class DryRun(PlanWalk):
         return bool(self.triggers or due is not None or self._found or self.batch.starting)
 
     def note(self, kind, what):
-        if kind in self._tellers:
-            self._tellers[kind](*what if isinstance(what, tuple) else (what,))
+        if kind == 'starts':
+            self._tell_start(what)
+        elif kind == 'unmet':
+            self._tell_unmet(what)
         elif kind == 'closed':
             self.loops.close(what)
             self._opened.pop(what, None)
         elif kind == 'skip':
+            self._tell_skipped(*what)
             self.skip(*what)
 
     # What there is to tell.
@@ -231,21 +209,22 @@ class DryRun(PlanWalk):
             scope = scope.parent
         return 'it is new' if self.history.is_new(task.step.path) else 'it was not started'
 
-    def _tell_passed(self, task, earlier):
+    def _tell_skipped(self, task, earlier):
+        if earlier.status == FAILURE and self.run_record.mode == 'continue':
+            self._tell(task, 'failed', 'it failed in recovery %d, which a run that is continued '
+                       'leaves so%s' % (earlier.recovery, _error_text(earlier.error)))
+            return
         why = '%s in recovery %d' % (ENDS[earlier.status], earlier.recovery)
         self._tell(task, 'skipped', why if earlier.status == SUCCESS else
                    why + ', and its recovery mapping says skip')
 
-    def _tell_failed(self, task, earlier):
-        self._tell(task, 'failed', 'it failed in recovery %d, which a run that is continued '
-                   'leaves so%s' % (earlier.recovery, _error_text(earlier.error)))
-
-    def _tell_unmet(self, scope, step):
-        if step.kind != 'timer':
-            self._found.append(Foreseen(
-                step.path, scope.sequence, step.kind, 'waits',
-                'nothing starts there after a failure' if scope.stop is not None else
-                'it is not reached if all goes well', step.step))
+    def _tell_unmet(self, scope):
+        for step in scope.step.children:
+            if step.kind != 'timer' and not has_begun(scope, step):
+                self._found.append(Foreseen(
+                    step.path, scope.sequence, step.kind, 'waits',
+                    'nothing starts there after a failure' if scope.stop is not None else
+                    'it is not reached if all goes well', step.step))
 
     def failed(self, task):
         self._tell(task, 'fails', ' '.join((task.error or '').split()))
