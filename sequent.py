@@ -1941,9 +1941,10 @@ def _raise_circle(waiting, possible, thing):
 # A scope remembers the tasks that failed in it (``failures``). A failure that a handler mentions
 # is *expected*: it stops nothing. If no handler has made it good when the iteration ends, it
 # counts there like any other. An unexpected failure counts at once: it fails its container, and
-# stops it (`_fail`, `_stop`). A stop drops what is ready or delayed (``waiting`` of a scope), but
-# *spares* the reactions: steps whose requirement would not hold without a failure. A task that is
-# spared goes on in a scope that is stopped, and what is inside it is not stopped at all.
+# stops it (`_fail`, `_stop`). A stop has one origin, which all that it reaches names (``stop``).
+# It drops what is ready or delayed (``waiting`` of a scope), but *spares* the reactions: steps
+# whose requirement would not hold without a failure. A reaction goes on in a scope that is
+# stopped, and what is inside it is not stopped at all.
 
 
 class Earlier(typing.NamedTuple):
@@ -1978,9 +1979,8 @@ class Task:
     """One execution of one step at one sequence, while it lives."""
 
     __slots__ = ('step', 'scope', 'sequence', 'status', 'recovery', 'attempt', 'due', 'error',
-                 'order', 'adopted', 'retrying', 'borne', 'handled', 'reacts_to', 'spared',
-                 'began_at', 'failed_at', 'job', 'started', 'ended', 'result', 'events',
-                 'ready_at', 'cause')
+                 'order', 'adopted', 'retrying', 'made_good', 'reacts_to', 'resumes', 'began_at',
+                 'failed_at', 'job', 'started', 'ended', 'result', 'events', 'ready_at', 'cause')
 
     def __init__(self, step, scope, recovery):
         self.step = step
@@ -1994,11 +1994,12 @@ class Task:
         self.order = 0
         self.adopted = False
         self.retrying = False    # it failed, and waits for its next attempt
-        self.borne = False    # it failed, and its container bears that
-        self.handled = False  # it failed, and a handler has made that good
+        self.made_good = ''   # it failed: whether that is HANDLED or TOLERATED
         # Of a reaction: the tasks that failed, as far as its requirement mentions them.
         self.reacts_to = ()  # type: typing.Tuple[Task, ...]
-        self.spared = False   # no stop drops it
+        # The status that it had when the run was continued: no stop keeps it from going on. A
+        # container's iterations that had begun are opened, too, though it is stopped.
+        self.resumes = None
         # When a handler's attempt began and when a failure was recorded, to tell which came
         # first: (1, number) in this supervisor's run, (0, time) in that of an earlier one.
         self.began_at = self.failed_at = None  # type: typing.Optional[tuple]
@@ -2011,34 +2012,47 @@ class Task:
         return '<Task %s %s %s>' % (self.step.path, self.sequence, self.status)
 
 
+HANDLED, TOLERATED = 'handled', 'tolerated'
+
+# How a container ends; the worst counts. All in it was gone through; or something in it has
+# failed or was dropped, which it bears, so that a recovery must go through it; or a stop from
+# further out kept something in it from starting, so that it stays active; or it fails.
+_THROUGH, _LEFT, _CUT, _FAILED = range(4)
+
+
 class ContainerTask(Task):
     """A container at one sequence: ``live`` are its iterations in flight (an ordered set)."""
 
-    __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stopped', 'failed', 'cut', 'failures',
-                 'left', 'resumes', 'floor', 'gathered')
+    __slots__ = ('live', 'opened', 'opening', 'exhausted', 'stop', 'verdict', 'failures', 'floor',
+                 'gathered')
 
     def __init__(self, step, scope, recovery):
         Task.__init__(self, step, scope, recovery)
         self.live = {}
         self.opened = 0
-        self.opening = self.exhausted = self.stopped = self.failed = False
-        self.cut = False      # a stop kept something in it from starting
+        self.opening = self.exhausted = False
+        self.stop = None      # see `Scope`
+        self.verdict = _THROUGH
         self.failures = 0     # iterations that failed and were borne
-        # Something in it has failed, or was dropped, so that a recovery must go through it.
-        self.left = False
-        # Its iterations that had begun before are opened, though it is stopped.
-        self.resumes = False
         self.floor = 0        # outcomes of earlier recoveries than this do not count in it
         self.gathered = None  # the driver's
 
+    @property
+    def left(self):
+        """Whether a recovery must go through it, though it may have succeeded."""
+        return self.verdict > _THROUGH
 
-# What can stop an iteration: a failure that stops its whole container, or the iteration's own,
-# which its container bears. What is lost by that is borne, too. What came first counts.
-_CONTAINER, _ITERATION = 'container', 'iteration'
+    def worsen(self, verdict):
+        self.verdict = max(self.verdict, verdict)
 
 
 class Scope:
-    """One iteration of a container."""
+    """One iteration of a container.
+
+    ``stop`` of a container and of an iteration is the origin of the stop that reached it first,
+    or None: the container or, where the failure is borne, the iteration that a failure has
+    stopped, with all that is inside it but reactions.
+    """
 
     __slots__ = ('task', 'step', 'parent', 'sequence', 'place', 'items', 'item', 'blob', 'counts',
                  'raised', 'inner', 'busy', 'waiting', 'stop', 'ended', 'earlier', 'floor',
@@ -2059,10 +2073,10 @@ class Scope:
         self.inner = {}       # slot -> live ContainerTask
         self.busy = 0
         self.waiting = {}     # what a stop drops: {task that is ready or delayed: is it delayed}
-        self.stop = _CONTAINER if task.stopped else None    # what stopped it: see `_CONTAINER`
+        self.stop = task.stop
         self.ended = False
         self.earlier = earlier
-        self.failed = False   # something in it failed, which is borne
+        self.failed = False   # its container bears its failure, and has counted it
         self.failures = _NOTHING    # slot -> the task that failed
         self.triggered = ()   # names of the events that were raised from outside (dynamic plans)
         self.floor = floor    # outcomes of earlier recoveries than this do not count in it
@@ -2078,7 +2092,7 @@ def has_begun(scope, step):
 
 def is_dropped(task):
     """Whether a stop has dropped a task that is ready or delayed, or keeps it from going on."""
-    return task.scope.stop is not None and not task.spared
+    return task.scope.stop is not None and not (task.reacts_to or task.resumes)
 
 
 def _tie(task):
@@ -2087,9 +2101,9 @@ def _tie(task):
     return task.step.rank, scope.place if scope is not None else ()
 
 
-def _each_once(things):
-    """Return a list of the things, each once, in order."""
-    return things if len(things) < 2 else list(collections.OrderedDict.fromkeys(things))
+def _place(scope):
+    """What comes first of two iterations that end together."""
+    return scope.step.rank, scope.place, scope.sequence
 
 
 def _up(scope, levels):
@@ -2507,15 +2521,14 @@ class Engine:
     @property
     def ok(self):
         """Whether every failure so far has been made good (semantics 3.3)."""
-        return not self.root.failed and not any(
-            not task.handled and not task.borne
-            for top in self.root.live for scope in _within(top)
+        return self.root.verdict != _FAILED and all(
+            task.made_good for top in self.root.live for scope in _within(top)
             for task in scope.failures.values())
 
     def unhandled(self):
         """Return (reaction, failed task) pairs, of failures that still count."""
         return [(task, failed) for task in self._reactions for failed in task.reacts_to
-                if not (failed.handled or failed.borne)]
+                if not failed.made_good]
 
     # Inputs. ``now`` is the time in seconds; each input returns the list of actions that follow.
 
@@ -2624,7 +2637,7 @@ class Engine:
             floor: outcomes of earlier recoveries than this one do not count there.
         """
         self._now = now
-        if not task.stopped or task.resumes and earlier:
+        if task.stop is None or task.resumes and earlier:
             task.opened += 1
             items = task.scope.items
             if task.step.loops:
@@ -2632,8 +2645,9 @@ class Engine:
             else:
                 task.exhausted = True
             self._open_scope(task, task.opened, items, earlier, item, blob, floor)
-        else:
-            task.resumes = False    # no further iteration had begun
+        else:    # no further iteration had begun
+            task.exhausted = True
+            task.worsen(_CUT)
         return self._answered(task)
 
     def loop_over(self, task, error, now):
@@ -2641,7 +2655,7 @@ class Engine:
         self._now = now
         task.exhausted = True
         if error is not None:
-            task.failed, task.error = True, error
+            task.verdict, task.error = _FAILED, error
         return self._answered(task)
 
     def _answered(self, task):
@@ -2782,27 +2796,26 @@ class Engine:
         if scope.raised[step.slot] & _STARTED:
             return
         earlier = scope.earlier.get(step.path) if scope.earlier else None
-        # In a run that is continued, a stop keeps back nothing that had begun before.
-        begun = self.mode == 'continue' and earlier is not None and earlier.status != READY
-        if scope.stop and not (reacts_to or begun):
+        if earlier is not None and not earlier.running and (
+                earlier.recovery < self._floor(scope, reacts_to)):
+            earlier = None    # what it did about an earlier failure (semantics 3.3)
+        resumes = None
+        if self.mode == 'continue' and earlier is not None and earlier.status != READY:
+            resumes = earlier.status
+        if scope.stop and not (reacts_to or resumes):
             self._lose(scope)
             return
         scope.raised[step.slot] |= _STARTED
-        if earlier is not None:
-            if earlier.recovery < self._floor(scope, reacts_to) and not earlier.running:
-                earlier = None    # what it did about an earlier failure (semantics 3.3)
-            elif self._is_passed(step, earlier):
-                if self._reran:
-                    self._note_kept(scope, step)
-                return
+        if earlier is not None and self._is_passed(step, earlier):
+            if self._reran:
+                self._note_kept(scope, step)
+            return
         kind = Task if step.children is None else ContainerTask
         task = kind(step, scope, self.recovery)  # type: typing.Any
         task.cause = cause
-        task.spared = bool(reacts_to) or begun
+        task.resumes = resumes
         task.reacts_to = reacts_to
         if step.children is not None:
-            task.resumes = begun
-            task.stopped = bool(scope.stop) and not reacts_to
             task.floor = self._floor(scope, reacts_to)
         if scope.busy:
             scope.busy += 1
@@ -2846,7 +2859,7 @@ class Engine:
         task.due = due
         task.status = READY
         self.delayed += 1
-        if not task.spared:
+        if not (task.reacts_to or task.resumes):
             task.scope.waiting[task] = True
         heapq.heappush(self._delays, (due, task.step.rank, self._next_order(), task))
         self._actions.append(('record', task))
@@ -2857,7 +2870,7 @@ class Engine:
         task.ready_at = self._now
         if step.uses or step.needs or self.admission.patterns and self.admission.holds(step):
             self.ready += 1
-            if not task.spared:
+            if not (task.reacts_to or task.resumes):
                 task.scope.waiting[task] = False
             self._fresh.append(task)
             return
@@ -2890,9 +2903,7 @@ class Engine:
             self._actions.append(('starts', task))
         if task.order:
             self.ready -= 1
-        if not task.spared:
-            scope.waiting.pop(task, None)
-        task.spared = bool(task.reacts_to)
+        scope.waiting.pop(task, None)
         task.status = ACTIVE
         task.error = None
         if task.reacts_to:    # more may have failed while it waited
@@ -2909,10 +2920,12 @@ class Engine:
             self._raise(scope, step, ACTIVE)
         if step.children is not None:
             self._actions.append(('record', task))
+            task.stop = None if task.reacts_to else scope.stop
             scope.inner[step.slot] = task
             self._advance(task)
             self._leave(scope)
         elif step.calls:
+            task.resumes = None
             self._actions.append(('submit', task))
         else:
             self._end(task, SUCCESS)
@@ -2937,7 +2950,7 @@ class Engine:
         if status == FAILURE:
             scope.failures = scope.failures or {}
             scope.failures[step.slot] = task
-            scope.task.left = True
+            scope.task.worsen(_LEFT)
             task.failed_at = task.failed_at or (1, self._next_order())
         if step.told & _COMPLETE:
             self._raise(scope, step, status)
@@ -2960,11 +2973,11 @@ class Engine:
         recorded before its last attempt began (semantics 3.3)."""
         for step in handler.step.handles:
             task = handler.scope.failures.get(step.slot)
-            if task is None or task.handled or handler.began_at is None or (
+            if task is None or task.made_good or handler.began_at is None or (
                     self.plan.dynamic and task not in handler.reacts_to):
                 continue    # an Eventor's handler makes good only what has started it
             if task.failed_at <= handler.began_at:
-                task.handled = True
+                task.made_good = HANDLED
                 self._actions.append(('handled', (task, handler)))
                 if task.step.handles:
                     self._make_good(task)
@@ -2972,9 +2985,9 @@ class Engine:
     def _count_failures(self, scope):
         """Expected failures that were not made good when their iteration ends count there."""
         for task in list(scope.failures.values()):
-            if task.step.expected and not (task.handled or task.borne):
+            if task.step.expected and not task.made_good:
                 self._fail(task)
-                if task.borne:
+                if task.made_good:
                     self._actions.append(('handled', (task, None)))
 
     def _fail(self, task):
@@ -2983,11 +2996,11 @@ class Engine:
         scope, container = task.scope, task.scope.task
         if self._bears(scope):
             container.failures += not scope.failed
-            scope.failed = task.borne = True
+            scope.failed, task.made_good = True, TOLERATED
             if task.step.handles:
                 self._make_good(task)
-        elif not container.failed:
-            container.failed = True
+        elif container.verdict != _FAILED:
+            container.verdict = _FAILED
             if container.error is None:
                 container.error = '%s failed at %s: %s%s' % (
                     task.step.path, task.sequence, task.error or 'no reason was given',
@@ -2995,10 +3008,10 @@ class Engine:
                     % container.failures if container.step.bears is not None else '')
         while task.step.stop:
             if self._bears(task.scope):
-                self._stop_iteration(task.scope, _ITERATION)
+                self._stop_iteration(task.scope, task.scope)
                 break
             task = task.scope.task
-            self._stop(task)
+            self._stop(task, task)
             if task.scope is None or task.step.expected:
                 break
 
@@ -3006,15 +3019,15 @@ class Engine:
         """Whether a container bears that this iteration of it has failed, or is going to."""
         container = scope.task
         bears = container.step.bears
-        return bears is not None and not container.failed and (
+        return bears is not None and container.verdict != _FAILED and (
             scope.failed or container.failures < bears)
 
-    def _stop(self, container):
+    def _stop(self, container, origin):
         """Nothing new starts in a container; what is ready or delayed there is dropped."""
-        if not container.stopped:
-            container.stopped = True
+        if container.stop is None:
+            container.stop = origin
             for scope in list(container.live):
-                self._stop_iteration(scope, _CONTAINER)
+                self._stop_iteration(scope, origin)
 
     def _stop_iteration(self, scope, origin):
         """Nothing new starts in an iteration; what is ready or delayed there is dropped.
@@ -3030,8 +3043,8 @@ class Engine:
         if dropped:
             self._lose(scope)
         for inner in list(scope.inner.values()):
-            if not inner.spared:
-                self._stop(inner)
+            if not inner.reacts_to:
+                self._stop(inner, origin)
         for _ in dropped:
             self._leave(scope)
         if not scope.busy:
@@ -3044,8 +3057,7 @@ class Engine:
     def _lose(self, scope):
         """A stop keeps something in an iteration from starting, so its container is not through,
         unless the container bears that."""
-        scope.task.left = True
-        scope.task.cut = scope.task.cut or scope.stop == _CONTAINER
+        scope.task.worsen(_LEFT if scope.stop in (scope, None) else _CUT)
 
     # Containers and their iterations.
 
@@ -3054,8 +3066,9 @@ class Engine:
         step, exhausted = task.step, task.exhausted
         if task.opening or (self.halted and not exhausted):
             return
-        if exhausted or task.stopped and not (task.resumes and self._replays):
-            task.cut = task.cut or not exhausted
+        if exhausted or task.stop is not None and not (task.resumes and self._replays):
+            if not exhausted:
+                task.worsen(_CUT)
             if not task.live:
                 self._over.append(task)
         elif len(task.live) < step.limit or not task.live or (
@@ -3099,22 +3112,22 @@ class Engine:
                 continue
             self._enter(task.scope)
             del task.scope.inner[task.step.slot]
-            task.scope.task.left = task.scope.task.left or task.left
+            if task.left:
+                task.scope.task.worsen(_LEFT)
             self._actions.append(('closed', task))
             if task.step.share is not None:
                 self._judge(task)
-            if task.failed or not (task.cut and task.stopped):
-                self._end(task, FAILURE if task.failed else SUCCESS)
-            else:
-                # Stopped from further out before it was through: it stays active.
+            if task.verdict != _CUT or task.resumes == SUCCESS:
+                self._end(task, FAILURE if task.verdict == _FAILED else SUCCESS)
+            else:    # it stays active
                 self._lose(task.scope)
                 self.admission.give_back(task, task.step.gives)
             self._leave(task.scope)
 
     def _judge(self, task):
         """Fail a container of whose iterations a larger share has failed than it bears."""
-        if not task.failed and task.failures * 100 > task.step.share * task.opened:
-            task.failed = True
+        if task.verdict != _FAILED and task.failures * 100 > task.step.share * task.opened:
+            task.verdict = _FAILED
             task.error = '%d of its %d iterations have failed, %g %% are tolerated' % (
                 task.failures, task.opened, task.step.share)
 
@@ -3144,7 +3157,8 @@ class Engine:
 
     def _end_iterations(self, scopes):
         """End iterations; their containers go on, or are over, all of them together."""
-        scopes = _each_once(scopes)
+        if len(scopes) > 1:
+            scopes = sorted(set(scopes), key=_place)
         for scope in scopes:
             scope.ended = True
             if scope.stop and any(self._requirements.awaited(scope, all_steps=True)):
@@ -3160,7 +3174,7 @@ class Engine:
                 self._note_unmet(scope)
             if scope.step.gathers:
                 self._actions.append(('gather', scope))
-        for task in _each_once([scope.task for scope in scopes]):
+        for task in collections.OrderedDict.fromkeys(scope.task for scope in scopes):
             self._advance(task)
 
     def _note_unmet(self, scope):
@@ -3255,7 +3269,8 @@ class Engine:
     def _skip(self, task, earlier):
         """A skipped task counts as success (semantics 7.2)."""
         if earlier.status == SUCCESS:
-            task.scope.task.left = task.scope.task.left or earlier.handled
+            if earlier.handled:
+                task.scope.task.worsen(_LEFT)
             if self._reran:
                 self._note_kept(task.scope, task.step)
         self._pass_over(task, earlier, SUCCESS)
@@ -3264,7 +3279,7 @@ class Engine:
         task.error = earlier.error
         task.recovery, task.attempt = earlier.recovery, earlier.attempt
         task.began_at, task.failed_at = (0, earlier.began), (0, earlier.ended)
-        task.handled = self._was_handled(task, earlier)
+        task.made_good = HANDLED if self._was_handled(task, earlier) else ''
         self._pass_over(task, earlier, FAILURE)
 
     def _pass_over(self, task, earlier, status):
@@ -9671,7 +9686,7 @@ class _Batch:
         job = task.job
         return _new_tuple(TaskRecord, (
             step.path, task.sequence, task.recovery, task.attempt, step.kind, status,
-            task.handled or task.borne if status == FAILURE else
+            bool(task.made_good) if status == FAILURE else
             status == SUCCESS and not leaf and task.left,
             scope.blob if leaf else None, task.due, task.started, task.ended,
             job.process if job is not None and status == ACTIVE else None,
@@ -9856,9 +9871,9 @@ class _LogObserver(Observer):
                     if self.logdir and os.path.isdir(self.logdir) else '')
         for task in self._failures:
             around = task    # a failure in a container whose failure was made good was so, too
-            while around is not None and not (around.borne or around.handled):
+            while around is not None and not around.made_good:
                 around = around.scope.task if around.scope is not None else None
-            how = '' if around is None else 'tolerated ' if around.borne else 'handled '
+            how = '' if around is None else around.made_good + ' '
             logger.info('%sfailure: %s at %s: %s', how, task.step.path, task.sequence, task.error)
         unmet, dropped = self.engine.unmet, self.engine.dropped
         if unmet:
@@ -9894,7 +9909,7 @@ class _LogObserver(Observer):
         if len(self._failures) < 100:
             self._failures.append(task)
         self._remark(logging.ERROR, '%s failed%s: %s%s', _describe(task),
-                     ' (tolerated)' if task.borne else '', task.error, self._traceback())
+                     ' (tolerated)' if task.made_good == TOLERATED else '', task.error, self._traceback())
 
     def retried(self, task, attempt, error, left):
         """An attempt has failed; the next one is made in ``left`` seconds."""

@@ -25,7 +25,7 @@ b.  (3.6) First all iterations end that wait for nothing unfinished. When there 
     ones, and after what requires their statuses had its chance. What a stop leaves idle, and
     what waits for nothing, ends together, too, before the statuses of what is thereby over are
     raised. Of iterations that end together, all end first; then the failures in each are asked
-    about (r); then the next iterations start.
+    about (r), as the steps were added, and by sequence; then the next iterations start.
 c.  (1.3) A leaf with a loop is a container, whose items are tasks of the same path one level down.
     Each item acquires the pools for itself; the delay counts once, before the loop; items run one
     after another unless `max_concurrent` is set on the step; nothing can mention the status of an
@@ -141,6 +141,7 @@ class Task:
         self.skipped = False            # it was not run, it was passed over
         self.reaction = False           # it started because something failed (3.4)
         self.begun = False              # it had begun before the run was continued (7.5)
+        self.had_ended = False          # ... and had succeeded, but is gone through again
         self.began = None               # when its latest attempt did, in the order of events
         self.failed_at = None           # when it failed, in the same order
         self.reacts_to = ()             # ... and what had failed when it began
@@ -402,7 +403,7 @@ class Reference:
                 or self._ask_loops()
                 or self._end_stopped()
                 or self._end_containers()
-                or self._end_first(self._awaits_unfinished)
+                or self._end_iterations(self._ending(self._awaits_unfinished))
                 or self._end_together(self._awaits_raisable)
                 or self._put_in_order()
                 or self._start_what_can()
@@ -489,6 +490,7 @@ class Reference:
             past = Past(None)
         is_item = task.iteration.task.kind == 'loop'
         task.run = self.recovery
+        task.had_ended = self.continued and past.status == 'success'
         if self.continued and past.status == 'failure':
             self._pass_over(task, past, 'failure')
             return
@@ -834,15 +836,13 @@ class Reference:
                                      if iteration.stopped and self._is_idle(iteration)
                                      and not self._awaits_unfinished(iteration)])
 
-    def _end_first(self, must_stay):
-        return self._end_iterations(self._ending(must_stay)[:1])
-
     def _end_together(self, must_stay):
         ended = self._ending(must_stay)
         self.given_up += len(ended)
         return self._end_iterations(ended)
 
     def _end_iterations(self, ended):
+        ended = sorted(ended, key=lambda one: (_order_of_addition(one.task)[0], one.sequence))
         self.iterations = [one for one in self.iterations if one not in ended]
         for iteration in ended:
             if self._was_cut(iteration):
@@ -875,7 +875,7 @@ class Reference:
             task.failed = True
         if task is self.root:
             task.over = True
-        elif task.failed or (task.exhausted and not task.cut):
+        elif task.failed or task.had_ended or (task.exhausted and not task.cut):
             self._end(task, not task.failed)
         else:
             task.over = True            # stays active: see h
