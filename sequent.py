@@ -2463,9 +2463,9 @@ class Engine:
     # More attributes than Python finds fast in a dict.
     __slots__ = (
         'plan', 'recovery', 'mode', 'tells', 'admission', 'ready', 'delayed', 'halted', 'over',
-        'root', 'roots', 'reacted', 'unmet', 'dropped', '_requirements', '_order', '_agenda', '_starts',
-        '_fresh', '_idle', '_quiet', '_over', '_opening', '_delays', '_actions', '_now', '_reran',
-        '_reactions', '_replays')
+        'root', 'roots', 'reacted', 'unmet', 'dropped', '_requirements', '_order', '_agenda',
+        '_starts', '_fresh', '_idle', '_quiet', '_over', '_opening', '_delays', '_actions', '_now',
+        '_reran', '_reactions', '_replays')
 
     #: A loop without limit opens no further iteration while so many tasks wait for a slot.
     backlog = 1000
@@ -9909,7 +9909,8 @@ class _LogObserver(Observer):
         if len(self._failures) < 100:
             self._failures.append(task)
         self._remark(logging.ERROR, '%s failed%s: %s%s', _describe(task),
-                     ' (tolerated)' if task.made_good == TOLERATED else '', task.error, self._traceback())
+                     ' (tolerated)' if task.made_good == TOLERATED else '', task.error,
+                     self._traceback())
 
     def retried(self, task, attempt, error, left):
         """An attempt has failed; the next one is made in ``left`` seconds."""
