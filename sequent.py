@@ -828,6 +828,89 @@ def _choices(name, known):
     return '%s Known: %s' % (near, all_of_them) if near else '; known: %s' % all_of_them
 
 
+# Backends -------------------------------------------------------------------------
+#
+# A file in backends/ describes itself in one literal, ``BACKEND = {...}``, which is read without
+# importing the file. Each key of the literal is something that the file offers. Classes, and the
+# functions under 'call', are given by their names in the file.
+#
+#     'construct'     the `TaskConstruct` for task_construct='<name of the file>'
+#     'accelerates'   the construct that the file makes faster
+#     'explains'      the verb that shows more where the file is there
+#     'config'        {key: the fields of a `ConfigKey`}: keys of configuration
+#     'verbs'         {verb: {'help': text, 'call': function, ...}}: verbs of the command line.
+#                     The function is given (flow, options, say) and returns the exit code, or
+#                     None for 0. ``say(line)`` prints; ``opened_store(flow)`` opens the store.
+#         'words'     the words that follow the verb; one in brackets may be missing. They are
+#                     ``options.words``.
+#         'ask'       the question where such a word is missing
+#         'options'   the options of the core that the verb takes
+#         'of_run'    True: the verb looks at a run, with the values of its parameters
+#     'options'       {'--option': {'help': text, 'verbs': [verb, ...], ...}}: options. One
+#                     without verbs takes no module; its function is given (options, say).
+#         'short'     the same option as one letter: '-o'
+#         'metavar'   how the help calls its value; without it the option has none
+#         'call'      the function that is called in place of that of the verb
+#         'options'   the options of the core that go with this one, too
+
+
+def load_backend(name):
+    """Import ``backends/<name>.py`` and return it, or None if there is no such file.
+
+    Raises:
+        ModuleNotFoundError: a module that the file needs is missing.
+    """
+    full = '%s.%s' % (__name__, name)
+    try:
+        return importlib.import_module(full) if name.isidentifier() else None
+    except ModuleNotFoundError as error:
+        if error.name != full:
+            raise
+        return None
+
+
+def descriptions():
+    """Return {name: description} of the files in ``backends/``, without importing them."""
+    import ast
+    import importlib.util
+    import pkgutil
+    found = {}
+    for _, name, _ in pkgutil.iter_modules(__path__):
+        full = '%s.%s' % (__name__, name)
+        spec = importlib.util.find_spec(full)  # type: typing.Any
+        source = spec and spec.loader.get_source(full)
+        literal = re.search(r'^BACKEND = ({[^\n]*}$|{.*?^})', source or '',
+                            re.MULTILINE | re.DOTALL)
+        if literal:
+            found[name] = ast.literal_eval(literal.group(1))
+    return found
+
+
+def backend_names(key='construct'):
+    """Return the names of the files in ``backends/`` whose description has a key."""
+    return [name for name, one in descriptions().items() if key in one]
+
+
+def backend_class(key, name, error, known=()):
+    """Return the class that ``backends/<name>.py`` offers: a construct, a store, an observer.
+
+    Args:
+        key: of the description: ``'construct'``, ``'store'``, ``'observer'``.
+        name: of the file.
+        error: the class of what is raised where there is no such file, or it lacks a module.
+        known: the names that the core has itself, for the message.
+    """
+    what = 'task construct' if key == 'construct' else key
+    try:
+        module = load_backend(name)
+    except ModuleNotFoundError as missing:
+        raise error('%s %r needs the module %r, which is not installed'
+                    % (what, name, missing.name)) from missing
+    if module is None or key not in getattr(module, 'BACKEND', ()):
+        raise error('no %s %r%s' % (what, name, _choices(name, [*known, *backend_names(key)])))
+    return getattr(module, module.BACKEND[key])
+
+
 # 3 Model #########################################################################
 
 
@@ -1399,32 +1482,6 @@ def plan_text(plan, called):
     # The body of a loop stands for its container.
     return json.dumps({'steps': [fields(one) for one in plan.steps if one.requires()],
                        'events': events, 'dynamic': plan.dynamic})
-
-
-def plan_atoms(expression, events):
-    """Yield the [path, status] pairs in an expression of a `plan_text`, also behind events."""
-    if isinstance(expression, list):
-        yield expression
-    elif 'event' in expression:
-        yield from plan_atoms(events[expression['event']], events)
-    else:
-        for operands in expression.values():
-            for one in operands:
-                yield from plan_atoms(one, events)
-
-
-def plan_holds(expression, events, holds):
-    """Whether an expression of a `plan_text` holds; ``holds`` answers for a path and a status.
-
-    Events must not raise one another in a circle.
-    """
-    if isinstance(expression, list):
-        return holds(*expression)
-    if 'event' in expression:
-        return plan_holds(events[expression['event']], events, holds)
-    of_them = any if 'any' in expression else all
-    return of_them(plan_holds(one, events, holds)
-                   for operands in expression.values() for one in operands)
 
 
 def quiet_steps(missing, may_hold):
@@ -3885,9 +3942,10 @@ class RunView:
     def not_run(self, summary=None):
         """Return (path, reason) pairs: the steps that were not run, and why (semantics 3.5).
 
-        A step was not run if its container began and the step has no task. Steps that wait for a
-        failure that did not happen are left out. The list is empty while the run goes on, for an
-        Eventor, and where the store has kept no plan.
+        A step was not run if its container began and the step has no task. The list is empty
+        while the run goes on, for an Eventor, and where the store has kept no plan. The reasons
+        come from ``backends/why_not.py``, which also leaves out the steps that wait for a failure
+        that did not happen. Without that file each reason is None.
 
         Args:
             summary: what `summary` returns, if that is known.
@@ -3896,39 +3954,13 @@ class RunView:
             return []
         statuses = {}  # type: typing.Dict[str, typing.Collection[str]]
         for one in self.summary() if summary is None else summary:
-            statuses.setdefault(one.path, one.counts)    # that of a loop, before that of its items
-        steps, events = self._steps(), self._known_plan().get('events', ())
-        missing = [path for path, step in steps.items()
+            statuses.setdefault(one.path, one.counts)    # A loop comes before its items.
+        missing = [path for path, step in self._steps().items()
                    if path not in statuses and step.get('in', path) in {path, *statuses}]
-
-        def holds(path, status):
-            seen = statuses.get(path, ())
-            return bool(seen) and (status in seen or status in (READY, ACTIVE)
-                                   or status == COMPLETE and (SUCCESS in seen or FAILURE in seen))
-
-        def may_hold(path, quiet):
-            return plan_holds(steps[path].get('require', {}), events, lambda other, status: (
-                holds(other, status) or status != FAILURE and other not in quiet))
-
-        def reason(path):
-            step = steps[path]
-            for other, status in itertools.chain(
-                    plan_atoms(step.get('require', {}), events),
-                    ((asked, SUCCESS) for asked in step.get('asks', ()))):
-                if not holds(other, status):
-                    seen = statuses.get(other, ())
-                    return 'it requires %s, which %s' % (
-                        other if status == SUCCESS else '(%s, %s)' % (other, status),
-                        next((text for one, text in _FATES if one in seen), 'was not run'))
-            return 'what is around it was stopped before'
-
-        quiet = quiet_steps(missing, may_hold)
-        return [(path, reason(path)) for path in missing if path not in quiet]
-
-
-#: What became of a step that is required: the first of its statuses counts.
-_FATES = ((FAILURE, 'failed'), (ACTIVE, 'was interrupted'), (READY, 'was not started'),
-          (SUCCESS, 'succeeded'))
+        why_not = load_backend('why_not') if missing else None
+        if why_not is None:
+            return [(path, None) for path in missing]
+        return why_not.explain(self._known_plan(), statuses, missing)
 
 
 def _paths_around(path, steps):
@@ -8612,7 +8644,8 @@ def find_construct(spec):
         return spec
     if isinstance(spec, str):
         known = _CONSTRUCTS.get(spec)
-        return _instance(known or (_named_class(spec) if ':' in spec else _backend_class(spec)))
+        return _instance(known or (_named_class(spec) if ':' in spec else backend_class(
+            'construct', spec, ConstructError, ['process', 'thread', 'inline'])))
     if isinstance(spec, type):
         if issubclass(spec, threading.Thread):
             return ThreadConstruct()
@@ -8640,70 +8673,6 @@ def _named_class(spec):
     except (ImportError, AttributeError, ValueError) as error:
         raise ConstructError('task construct %r cannot be loaded (%s)'
                              % (spec, describe_error(error))) from error
-
-
-def _backend_class(name):
-    """Return the task construct in the optional backend of that name."""
-    try:
-        module = load_backend(name)
-    except ModuleNotFoundError as error:
-        raise ConstructError('task construct %r needs the module %r, which is not installed'
-                             % (name, error.name)) from error
-    if module is None or 'construct' not in module.BACKEND:
-        known = [one for one in _CONSTRUCTS if one != 'invoke'] + backend_names()
-        raise ConstructError('no task construct %r%s' % (name, _choices(name, known)))
-    return getattr(module, module.BACKEND['construct'])
-
-
-# Backends -------------------------------------------------------------------------
-#
-# A file in backends/ describes itself in one literal, ``BACKEND = {...}``, which is read without
-# importing the file. What the file offers stands there by these keys:
-#
-#     'construct'     the name of its TaskConstruct, for task_construct='<name of the file>'
-#     'accelerates'   the construct that it makes faster
-#     'config'        {key: the fields of a `ConfigKey`}: keys of configuration that it adds
-#     'options'       {'--option': {'verbs': [verb, ...], 'call': function, 'help': text, 'short':
-#                     ['-o']}}: options of the command line that do something in place of the verb.
-#                     The function is given (flow, options, say) and returns the exit code; of an
-#                     option without verbs, which takes no module, it is given (options, say).
-
-
-def load_backend(name):
-    """Import ``backends/<name>.py`` and return it, or None if there is no such file.
-
-    Raises:
-        ModuleNotFoundError: a module that the file needs is missing.
-    """
-    full = '%s.%s' % (__name__, name)
-    try:
-        return importlib.import_module(full) if name.isidentifier() else None
-    except ModuleNotFoundError as error:
-        if error.name != full:
-            raise
-        return None
-
-
-def descriptions():
-    """Return {name: description} of the files in ``backends/``, without importing them."""
-    import ast
-    import importlib.util
-    import pkgutil
-    found = {}
-    for _, name, _ in pkgutil.iter_modules(__path__):
-        full = '%s.%s' % (__name__, name)
-        spec = importlib.util.find_spec(full)  # type: typing.Any
-        source = spec and spec.loader.get_source(full)
-        literal = re.search(r'^BACKEND = ({[^\n]*}$|{.*?^})', source or '',
-                            re.MULTILINE | re.DOTALL)
-        if literal:
-            found[name] = ast.literal_eval(literal.group(1))
-    return found
-
-
-def backend_names():
-    """Return the names of the optional backends that hold a task construct."""
-    return [name for name, one in descriptions().items() if 'construct' in one]
 
 # 8 Driver ########################################################################
 #
@@ -12981,20 +12950,6 @@ class Eventor(_Flow):
 # a guard, gets there the verb that was asked for (`_Session.take_over`), and the program ends.
 # Data goes to stdout, log and messages to stderr.
 
-_VERBS = {
-    'run': 'run the flow as a new run (the default)',
-    'recover': 'run again what is not done in an earlier run: failed, interrupted, never started',
-    'continue': 'go on with a run where it stopped, as the same run and recovery',
-    'list': 'show the plan: steps, loops, requirements',
-    'status': 'show the tasks of a run; iterations of loops as counts, failed and running ones '
-              'in full',
-    'history': 'show the runs in the store, every recovery on a line of its own',
-    'log': 'log STEP [SEQUENCE]: print the log of the last attempt of a task',
-    'stop': 'stop a run that goes on, as a SIGTERM does',
-    'hold': 'PATTERN: start no step whose path matches, also in recoveries, until its release',
-    'release': 'PATTERN: take a hold of the same pattern back',
-}
-
 _EXAMPLES = """\
 examples:
   {prog} nightly               run the flow of the module nightly
@@ -13074,10 +13029,10 @@ def _main(start, stdout):
         if options.module is not None:
             return _Session(options, start.recorded).run()
         with _output(stdout) as say:
-            for line in (options.text or '').splitlines():
-                say(line)
             if options.text is None:
-                return getattr(load_backend(options.instead[0]), options.instead[1])(options, say)
+                return _find_function(options)(options, say)
+            for line in options.text.splitlines():
+                say(line)
             return _EXIT_SUCCESS
     except _StartAgain:
         raise
@@ -13200,175 +13155,225 @@ def _assignment(text):
     return name, value
 
 
-#: The words that follow a verb, after what is said where the first is missing.
-_WORDS = {'log': ('the log of which step? Give its path', 'STEP', 'SEQUENCE'),
-          'hold': ('hold which steps? Give a pattern of their paths', 'PATTERN'),
-          'release': ('release which steps? Give the pattern of the hold', 'PATTERN')}
+_RUNS = ['--run-id', '--construct', '--max-concurrent', '--assume-dead', '--json']
 
-_RUNNING = ('run', 'recover', 'continue')
+#: The verbs, in the form in which the files in backends/ describe theirs.
+_VERBS = {
+    'run': {'call': '_run', 'options': _RUNS, 'help': 'run the flow as a new run (the default)'},
+    'recover': {
+        'call': '_run', 'options': _RUNS + ['--recovery-run', '--force-set'],
+        'help': 'run again what is not done in an earlier run: failed, interrupted, never '
+                'started'},
+    'continue': {
+        'call': '_run', 'options': _RUNS + ['--force-set'],
+        'help': 'go on with a run where it stopped, as the same run and recovery'},
+    'list': {
+        'call': '_list', 'options': ['--json'],
+        'help': 'show the plan: steps, loops, requirements'},
+    'status': {
+        'call': '_status', 'of_run': True,
+        'options': ['--run-id', '--recovery-run', '--json', '--all'],
+        'help': 'show the tasks of a run; iterations of loops as counts, failed and running ones '
+                'in full'},
+    'history': {
+        'call': '_history', 'of_run': True, 'options': ['--run-id', '--json'],
+        'help': 'show the runs in the store, every recovery on a line of its own'},
+    'log': {
+        'call': '_log', 'of_run': True, 'options': ['--run-id', '--recovery-run'],
+        'words': ['STEP', '[SEQUENCE]'], 'ask': 'the log of which step? Give its path',
+        'help': 'print the log of the last attempt of a task'},
+    'stop': {
+        'call': 'ask', 'of_run': True, 'options': ['--run-id'],
+        'help': 'stop a run that goes on, as a SIGTERM does'},
+}  # type: typing.Dict[str, dict]
 
-_FLAG = {'action': 'store_true'}
+#: The options, in the same form, with more that argparse is told.
+_OPTIONS = {
+    '--flow': {'metavar': 'NAME', 'help': 'which flow, where the module has several'},
+    '--store': {'metavar': 'PATH', 'help': "the store, instead of the flow's own"},
+    '--set': {
+        'metavar': 'NAME=VALUE', 'type': _assignment, 'action': 'append',
+        'help': 'give a parameter of the flow its value; so does the environment variable '
+                'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A '
+                'recovery has the values of its run without it'},
+    '--force-set': {
+        'help': 'recover, continue: let --set change a value, though finished steps ran with the '
+                'old one'},
+    '--run-id': {
+        'metavar': 'ID',
+        'help': 'the name of the new run, or which run to recover, continue, show, stop or hold '
+                '(default: the latest)'},
+    '--recovery-run': {
+        'metavar': 'N', 'type': int,
+        'help': 'recover: start from the end of that recovery; status, log: show it'},
+    '--construct': {
+        'metavar': 'NAME', 'help': 'what runs functions: process, thread, inline, ...'},
+    '--max-concurrent': {
+        'metavar': 'N', 'type': int, 'help': 'tasks running at one time; below 1: no limit'},
+    '--log-level': {
+        'metavar': 'LEVEL', 'type': _log_level, 'dest': 'log_level',
+        'help': 'debug, info, warning, error or critical'},
+    '-q': {
+        'dest': 'log_level', 'action': 'store_const', 'const': logging.WARNING,
+        'help': 'log warnings and errors only'},
+    '-v': {
+        'dest': 'log_level', 'action': 'store_const', 'const': logging.DEBUG,
+        'help': 'log everything'},
+    '--assume-dead': {
+        'help': 'run, recover, continue: take processes for dead that were started on another '
+                'host and cannot be looked at'},
+    '--json': {'help': 'print JSON; after a run, how it ended'},
+    '--all': {'help': 'status, --dry-run: show every task'},
+    '--version': {'help': 'show the version, and which file this is'},
+    '--help': {'short': '-h', 'help': 'show this text'},
+}  # type: typing.Dict[str, dict]
 
-#: The options: (their names, the verbs that take them, their help, what else argparse is told).
-_OPTIONS = (
-    ('--flow', _VERBS, 'which flow, where the module has several', {'metavar': 'NAME'}),
-    ('--store', _VERBS, "the store, instead of the flow's own", {'metavar': 'PATH'}),
-    ('--set', _VERBS, 'give a parameter of the flow its value; so does the environment variable '
-     'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A recovery has the '
-     'values of its run without it',
-     {'metavar': 'NAME=VALUE', 'type': _assignment, 'action': 'append', 'default': []}),
-    ('--force-set', _RUNNING[1:], 'recover, continue: let --set change a value, though finished '
-     'steps ran with the old one', _FLAG),
-    ('--run-id', _RUNNING + ('status', 'history', 'log', 'stop', 'hold', 'release'), 'the name of '
-     'the new run, or which run to recover, continue, show, stop or hold (default: the latest)',
-     {'metavar': 'ID'}),
-    ('--recovery-run', ('recover', 'status', 'log'), 'recover: start from the end of that '
-     'recovery; status, log: show it', {'metavar': 'N', 'type': int}),
-    ('--construct', _RUNNING, 'what runs functions: process, thread, inline, ...',
-     {'metavar': 'NAME'}),
-    ('--max-concurrent', _RUNNING, 'tasks running at one time; below 1: no limit',
-     {'metavar': 'N', 'type': int}),
-    ('--log-level', _VERBS, 'debug, info, warning, error or critical',
-     {'metavar': 'LEVEL', 'type': _log_level, 'dest': 'log_level'}),
-    ('-q', _VERBS, 'log warnings and errors only',
-     {'dest': 'log_level', 'action': 'store_const', 'const': logging.WARNING}),
-    ('-v', _VERBS, 'log everything',
-     {'dest': 'log_level', 'action': 'store_const', 'const': logging.DEBUG}),
-    ('--assume-dead', _RUNNING, 'run, recover, continue: take processes for dead that were '
-     'started on another host and cannot be looked at', _FLAG),
-    ('--json', _RUNNING + ('list', 'status', 'history'), 'print JSON; after a run, how it ended',
-     _FLAG),
-    ('--all', _RUNNING + ('status',), 'status, --dry-run: show every task', _FLAG),
-    ('--version', _VERBS, 'show the version, and which file this is', _FLAG),
-    ('-h --help', _VERBS, 'show this text', _FLAG),
-)
+#: The options that go with every verb.
+_COMMON = ['--flow', '--store', '--set', '--log-level', '-q', '-v', '--version', '--help']
 
-#: The options that need a file in backends/: {option: name of the file}.
-_BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check'}
-
-
-def _backend_options():
-    """Return the options that the files in backends/ add, in the form of `_OPTIONS`.
-
-    The value of such an option, ``instead``, is (name of the backend, name of its function).
-    """
-    return [(' '.join(one.get('short', []) + [option]), one['verbs'], one['help'],
-             {'dest': 'instead', 'action': 'store_const', 'const': (name, one['call'])})
-            for name, description in descriptions().items()
-            for option, one in description.get('options', {}).items()]
-
-
-def _make_parser(rows):
-    """Return a parser of the options in rows of the form of `_OPTIONS`; of others the value is
-    None. It has no positional arguments, as options may stand between these."""
-    import argparse
-    program = _program()
-    parser = argparse.ArgumentParser(
-        prog=program, usage='%s MODULE [VERB] [options]' % program, add_help=False,
-        allow_abbrev=False,
-        # Of a width of its own: argparse would ask for that of the terminal 15 times.
-        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=78),
-        description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n'
-        + '\n'.join('  %-10s%s' % pair for pair in _VERBS.items()), epilog=_EPILOG)
-    parser.set_defaults(instead=None, **{
-        names.split()[-1].strip('-').replace('-', '_'): None for names, _, _, _ in _OPTIONS})
-    level = parser.add_mutually_exclusive_group()
-    for names, _, help_text, more in rows:
-        into = level if more.get('dest') == 'log_level' else parser
-        into.add_argument(*names.split(), help=help_text, **more)
-    return parser
+#: The options and verbs that need a file in backends/: {name: name of the file}.
+_BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check',
+           'hold': 'hold', 'release': 'hold'}
 
 
 def _parse_arguments(argv, stdout):
-    """Return the options, with ``module``, ``verb`` and, of the verb, ``step`` and ``sequence``.
+    """Return the options, with ``module``, ``verb`` and the ``words`` that follow the verb.
 
-    Without a module, the option ``instead`` or a ``text`` says what is to be done. Where the
-    arguments are wrong, the parser says so and raises SystemExit.
+    ``row`` describes the verb, or the option that takes its place. Where only a ``text`` is to be
+    printed, there is no module. Where the arguments are wrong, the parser says so and raises
+    SystemExit.
     """
-    words, names, given = _split_arguments(argv)
-    text, parser = None, _make_parser(())
-    if {'-h', '--help', '--version'}.isdisjoint(names):
-        try:
-            options = _parse_options(words, names, given)
-        except _UsageError as error:
-            parser.error(str(error))
-    elif '--version' in names:
-        options, words = parser.parse_args([]), []
-        text = 'sequent %s from %s (Python %s)' % (
+    grammar = _Grammar({})
+    options, trouble = grammar.parse(argv)
+    if trouble or options.help:    # The files in backends/ are read only if that may help.
+        grammar = _Grammar(descriptions())
+        options, trouble = grammar.parse(argv)
+    options.stdout, options.text = stdout, None
+    if options.help:
+        options.text = _EXAMPLES.format(prog=grammar.parser.prog) + (
+            grammar.parser.format_help().rstrip())
+        words = [options.module, options.verb] + options.words
+        options.module = next((one for one in words if one not in grammar.verbs), None)
+        options.verb = 'help'
+    elif options.version:
+        options.text = 'sequent %s from %s (Python %s)' % (
             __version__, os.path.abspath(__file__), '.'.join(map(str, sys.version_info[:3])))
-    else:
-        parser = _make_parser(list(_OPTIONS) + _backend_options())
-        options = parser.parse_known_args(given)[0]
-        text = _EXAMPLES.format(prog=parser.prog) + parser.format_help().rstrip()
-        words = [one for one in words if one not in _VERBS][:1]
-        words += ['help'] * len(words)
-    options.stdout, options.text = stdout, text
-    options.module, options.verb, options.step, options.sequence = (
-        words + [None, 'run', None, None][len(words):])
+        options.module = None
+    elif trouble:
+        grammar.parser.error(trouble)
     return options
 
 
-def _split_arguments(argv):
-    """Return (words, names of the options, options with their values)."""
-    with_value = {names for names, _, _, more in _OPTIONS if 'metavar' in more}
-    words, names, given, is_value = [], [], [], False    # type: list, list, list, bool
-    for one in argv:
-        (given if is_value or one.startswith('-') else words).append(one)
-        if one.startswith('-') and not is_value:    # -qn stands for -q -n
-            names += [one.partition('=')[0]] if one.startswith('--') else [
-                '-' + letter for letter in one[1:]]
-        is_value = not is_value and one in with_value
-    return words, names, given
+class _Grammar:
+    """The verbs and options of the core, and those that files in ``backends/`` add.
 
-
-def _parse_options(words, names, given):
-    """Return the options, each of which the verb takes; raise _UsageError if it does not.
-
-    The words are the module, the verb and what follows it; for the rest see `_split_arguments`.
+    Args:
+        backends: {name of a file: its description}.
     """
-    rows = list(_OPTIONS)
-    if not set(names) <= set(' '.join(row[0] for row in rows).split()):
-        rows += _backend_options()
-    known = {name: row for row in rows for name in row[0].split()}
-    for name in names:
-        if name in _BESIDE and name not in known:
-            raise _UsageError(
-                '%s needs the file backends/%s.py: copy it to a folder backends beside %s' % (
-                    name, _BESIDE[name], os.path.abspath(__file__)))
+
+    def __init__(self, backends):
+        core = {'verbs': _VERBS, 'options': _OPTIONS}
+        self.verbs, self.options = [{
+            name: dict(row, name=name, source=source, call=row.get('call'))
+            for source, one in [('', core)] + list(backends.items())
+            for name, row in one.get(key, {}).items()} for key in ('verbs', 'options')]
+        self.parser = self._make_parser()
+
+    def _make_parser(self):
+        """Return a parser of all options. It has no positional arguments, as options may stand
+        between these."""
+        import argparse
+        program = _program()
+        parser = argparse.ArgumentParser(
+            prog=program, usage='%s MODULE [VERB] [options]' % program, add_help=False,
+            allow_abbrev=False, argument_default=argparse.SUPPRESS,
+            # Of a width of its own: argparse would ask for that of the terminal 15 times.
+            formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=78),
+            description='MODULE is a dotted name or the path of a .py file. VERB is one of:\n'
+            + '\n'.join('  %-10s%s' % (verb, ': '.join(filter(None, (
+                ' '.join(row.get('words', ())), row['help'])))) for verb, row in
+                self.verbs.items()), epilog=_EPILOG)
+        level = parser.add_mutually_exclusive_group()
+        for name, row in self.options.items():
+            more = {key: row[key] for key in (
+                'metavar', 'type', 'dest', 'action', 'const', 'help') if key in row}  # type: dict
+            if row['call']:
+                more.update(dest='instead', action='store_const', const=row)
+            elif not more.keys() & {'metavar', 'action'}:
+                more['action'] = 'store_true'
+            into = level if more.get('dest') == 'log_level' else parser
+            into.add_argument(*filter(None, (row.get('short'), name)), **more)
+        return parser
+
+    def parse(self, argv):
+        """Return (options, what is wrong with them or None); an option that is not given is None.
+        """
+        options, rest = self.parser.parse_known_args(argv)
+        given = [name for name, row in self.options.items() if self._place(name, row) in options]
+        places = {'instead'}.union(self._place(*one) for one in self.options.items())
+        for place in places - vars(options).keys():
+            setattr(options, place, None)
+        words = [one for one in rest if not one.startswith('-')]
+        options.module, options.verb = (words + [None, 'run'][len(words):])[:2]
+        options.words = words[2:]
+        options.row = options.instead or self.verbs.get(options.verb, {})
+        try:
+            for one in rest:
+                if one.startswith('-'):
+                    self._refuse_unknown('option', one.partition('=')[0], _nearest, self.options)
+            if options.row.get('verbs') == []:
+                if words:
+                    raise _UsageError('%s takes no module, not %r' % (
+                        options.row['name'], words[0]))
+            else:
+                self._check_words(options)
+                self._check_options(options, given)
+        except _UsageError as error:
+            return options, str(error)
+        return options, None
+
+    @staticmethod
+    def _place(name, row):
+        """Return the attribute that holds the value of an option."""
+        return 'instead' if row['call'] else row.get('dest', name.strip('-').replace('-', '_'))
+
+    @staticmethod
+    def _refuse_unknown(what, name, advice, known):
+        if name in _BESIDE:
+            raise _UsageError('%s needs the file backends/%s.py: copy it to a folder backends '
+                              'beside %s' % (name, _BESIDE[name], os.path.abspath(__file__)))
         if name not in known:
-            raise _UsageError('unknown option %r%s' % (name, _nearest(name, known)))
-    alone = [name for name in names if not known[name][1]]
-    if alone:
-        if words:
-            raise _UsageError('%s takes no module, not %r' % (alone[0], words[0]))
-        return _make_parser(rows).parse_args(given)
-    verb = _check_words(words, _program())
-    for name in names:
-        option, verbs = known[name][0].split()[-1], list(known[name][1])
-        if verb not in verbs:
-            raise _UsageError('%s goes with %s, not with %s' % (
-                option, ' and '.join(filter(None, [', '.join(verbs[:-1]), verbs[-1]])), verb))
-    options = _make_parser([row for row in rows if verb in row[1]]).parse_args(given)
-    if options.all and verb != 'status' and options.instead is None:
-        raise _UsageError('--all goes with status and --dry-run, not with %s' % verb)
-    return options
+            raise _UsageError('unknown %s %r%s' % (what, name, advice(name, known)))
 
+    def _check_words(self, options):
+        """Check the words of the command line: MODULE [VERB] ..."""
+        module, verb, words = options.module, options.verb, options.words
+        if module is None:
+            raise _UsageError('which flow? Give a module or a file; -h shows examples')
+        call = [self.parser.prog, module, verb]
+        if verb not in self.verbs:
+            if module in self.verbs:
+                raise _UsageError('the module comes first: %s %s %s' % (call[0], verb, module))
+            self._refuse_unknown('verb', verb, _choices, self.verbs)
+        row = self.verbs[verb]
+        wanted = row.get('words', [])
+        if len(words) > len(wanted):
+            raise _UsageError('unexpected argument %r after the verb' % words[len(wanted)])
+        if any(not one.startswith('[') for one in wanted[len(words):]):
+            raise _UsageError('%s: %s' % (row.get('ask', '%s needs more words' % verb),
+                                          ' '.join(call + wanted)))
 
-def _check_words(words, program):
-    """Return the verb among the words of the command line: MODULE [VERB] ..."""
-    if not words:
-        raise _UsageError('which flow? Give a module or a file; -h shows examples')
-    verb = (words[1:] or ['run'])[0]
-    if verb not in _VERBS:
-        raise _UsageError('the module comes first: %s %s %s' % (program, verb, words[0])
-                          if words[0] in _VERBS else
-                          'unknown verb %r%s' % (verb, _choices(verb, _VERBS)))
-    question, *wanted = _WORDS.get(verb, ('',))
-    if words[2 + len(wanted):]:
-        raise _UsageError('unexpected argument %r after the verb' % words[2 + len(wanted)])
-    if wanted and not words[2:]:
-        raise _UsageError('%s: %s %s %s %s' % (question, program, words[0], verb, wanted[0]))
-    return verb
+    def _check_options(self, options, given):
+        """Check that each given option goes with the verb, or with what takes its place."""
+        for name in given:
+            takers = self.options[name].get('verbs', []) + [
+                one for rows in (self.verbs, self.options) for one, row in rows.items()
+                if name in row.get('options', ())]
+            instead = options.instead and options.instead['name']
+            if name not in _COMMON and not {options.verb, instead} & set(takers):
+                raise _UsageError('%s goes with %s, not with %s' % (
+                    name, ' and '.join(filter(None, [', '.join(takers[:-1]), takers[-1]])),
+                    options.verb))
 
 
 # Output ---------------------------------------------------------------------------
@@ -13479,11 +13484,11 @@ class _Values:
 
     def __init__(self, options, recorded):
         self.options = options
-        self.set = dict(options.set)
+        self.set = dict(options.set or ())
         self.settled = recorded is not None
         self.recorded = recorded or {}
         self.recovering = options.verb in ('recover', 'continue')
-        self.looking = options.verb in ('status', 'history', 'log', 'stop', 'hold', 'release')
+        self.looking = options.row.get('of_run', False)
 
     def give(self):
         """Have the parameters that are declared from now on take what is given."""
@@ -13897,17 +13902,35 @@ _RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': Ru
 def _apply(flow, session):
     """Apply the verb to the flow; return the exit code."""
     options = session.options
-    looking = {'status': _status, 'history': _history, 'log': _log,
-               'stop': _ask, 'hold': _ask, 'release': _ask}
     _override(flow, options)
     session.values.settle(flow)
     install_logging(flow.logging_level)
     flow.log_warnings()
     session.values.log_notes()
-    if options.verb not in looking:
-        return _list(flow, options) if options.verb == 'list' else _run(flow, options)
-    with opened_store(flow) as store, _output(options.stdout) as say:
-        return looking[options.verb](flow, options, store, say) or _EXIT_SUCCESS
+    function = _find_function(options)
+    try:
+        if function is _run:
+            return _run(flow, options)
+        with _output(options.stdout) as say:
+            return function(flow, options, say) or _EXIT_SUCCESS
+    except RecoveryError as error:
+        if options.verb not in _RUN_MODES:
+            raise
+        with opened_store(flow) as store:
+            known = sorted({run.run_id for run in store.runs(flow.name)})
+        raise RecoveryError('%s%s' % (error, _nearest(options.run_id or '', known))) from None
+
+
+def _find_function(options):
+    """Return the function for the verb, or for the option that takes its place."""
+    source, name = options.row['source'], options.row['call']
+    if not source:
+        return globals()[name]
+    try:
+        return getattr(load_backend(source), name)
+    except ModuleNotFoundError as error:
+        raise _UsageError('backends/%s.py needs the module %r, which is not installed'
+                          % (source, error.name)) from error
 
 
 def _override(flow, options):
@@ -13929,16 +13952,7 @@ def _override(flow, options):
 
 
 def _run(flow, options):
-    try:
-        if options.instead is not None:
-            name, function = options.instead[:2]
-            with _output(options.stdout) as say:
-                return getattr(load_backend(name), function)(flow, options, say)
-        ok = flow.run()
-    except RecoveryError as error:
-        with opened_store(flow) as store:
-            known = sorted({run.run_id for run in store.runs(flow.name)})
-        raise RecoveryError('%s%s' % (error, _nearest(options.run_id or '', known))) from None
+    ok = flow.run()
     if options.json:
         with _output(options.stdout) as say:
             say_json(say, _closing_result(flow, ok))
@@ -13995,29 +14009,38 @@ def _closing_result(flow, ok):
 # status, history ------------------------------------------------------------------
 
 
-def _ask(flow, options, store, say):
-    """Post a request to a run, and print what its supervisor answers; return the exit code."""
-    view = RunView.find(store, flow.name, options.run_id)
-    goes_on = view is not None and view.goes_on()
-    if view is None or options.verb == 'stop' and not goes_on:
-        raise _UsageError('there is nothing to %s: no run of flow %r goes on in %s; history '
-                          'shows the runs' % (options.verb, flow.name, store_name(store)))
-    run = view.run
-    number = store.post(Request(run.flow, run.run_id, options.verb, options.step or '',
-                                time.time(), _asker()))
-    if not goes_on:
-        say('the next supervisor of run %s follows it: recover or continue it' % run.run_id)
-        return _EXIT_SUCCESS
-    patience = flow.settings()['shutdown_grace'] + 30
+def ask(flow, options, say):
+    """Post the request that a verb names, print what the supervisor answers; return the exit code.
+
+    The request is for the steps that match the word after the verb, if there is one.
+    """
+    with opened_store(flow) as store:
+        view = RunView.find(store, flow.name, options.run_id)
+        goes_on = view is not None and view.goes_on()
+        if view is None or options.verb == 'stop' and not goes_on:
+            raise _UsageError('there is nothing to %s: no run of flow %r goes on in %s; history '
+                              'shows the runs' % (options.verb, flow.name, store_name(store)))
+        number = store.post(Request(flow.name, view.run.run_id, options.verb,
+                                    ''.join(options.words), time.time(), _asker()))
+        if not goes_on:
+            say('the next supervisor of run %s follows it: recover or continue it'
+                % view.run.run_id)
+            return _EXIT_SUCCESS
+        answer = _wait_for_answer(store, view.run, number, flow.settings()['shutdown_grace'] + 30)
+        say(answer)
+        return _EXIT_FAILURE if answer.startswith(('refused', 'no answer')) else _EXIT_SUCCESS
+
+
+def _wait_for_answer(store, run, number, patience):
+    """Return the answer to a request, or a sentence that says that there is none."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        for answer in [text for one, text in store.answers(run) if one.number == number]:
-            say(answer)
-            return _EXIT_FAILURE if answer.startswith('refused') else _EXIT_SUCCESS
+        for one, text in store.answers(run):
+            if one.number == number:
+                return text
         time.sleep(0.05)
-    say('no answer within %g s: the supervisor follows the request when it can, or the next '
-        'one does' % patience)
-    return _EXIT_FAILURE
+    return ('no answer within %g s: the supervisor follows the request when it can, or the next '
+            'one does' % patience)
 
 
 def _asker():
@@ -14050,34 +14073,36 @@ def _task_fields(record, good):
             'end': record.ended, 'error': record.error}
 
 
-def _status(flow, options, store, say):
-    view = RunView.find(store, flow.name, options.run_id, options.recovery_run)
-    if view is None:
-        if options.json:
+def _status(flow, options, say):
+    with opened_store(flow) as store:
+        view = RunView.find(store, flow.name, options.run_id, options.recovery_run)
+        if view is not None:
+            (_say_status_json if options.json else _say_status)(say, view, options.all)
+        elif options.json:
             say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
         else:
             say('no run of flow %s in %s' % (flow.name, store_name(store)))
-        return
-    steps, good = view.summary(), view.made_good(view.tasks(FAILURE))
-    if options.json:
-        _say_status_json(say, view, steps, good, options.all)
-        return
-    run = view.run
+
+
+def _say_status(say, view, in_full):
+    """Print a run and the table of its tasks."""
+    run, steps = view.run, view.summary()
     say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
         run.flow, run.run_id, run.recovery, _run_status(view), local_time(run.started),
         local_time(run.ended)))
     parameters = ['%s=%s' % (name, _readable(text)) for name, text in view.parameters().items()]
     if parameters:
         say('parameters: ' + ', '.join(parameters))
-    rows = _TaskRows(view, good)
-    say_table(say, rows.HEADER, map(rows.task, view.tasks()) if options.all else (
+    rows = _TaskRows(view)
+    say_table(say, rows.HEADER, map(rows.task, view.tasks()) if in_full else (
         row for one in steps for row in rows.fold(one)))
     for path, reason in view.not_run(steps):
-        say('%s was not run: %s' % (path, reason))
+        say('%s was not run%s' % (path, ': ' + reason if reason else ''))
 
 
-def _say_status_json(say, view, steps, good, in_full):
+def _say_status_json(say, view, in_full):
     """Print a run and its tasks, a line each."""
+    steps, good = view.summary(), view.made_good(view.tasks(FAILURE))
     counts = [] if in_full else [{'path': one.path, 'kind': one.kind, 'status': status, 'n': n}
                                  for one in steps for status, n in one.counts.items()]
     head = dict(_run_fields(view), counts=counts, not_run=[
@@ -14097,8 +14122,8 @@ class _TaskRows:
 
     HEADER = ('path', 'sequence', 'status', 'recovery', 'attempt', 'start', 'duration', 'error')
 
-    def __init__(self, view, good):
-        self.good = good    # see `RunView.made_good`
+    def __init__(self, view):
+        self.good = view.made_good(view.tasks(FAILURE))
         self.day = local_time(view.run.started)[:11]
         # Nothing runs on and on where nobody is there to see it end.
         self.now = time.time() if view.goes_on() else None
@@ -14129,40 +14154,42 @@ class _TaskRows:
         return text[len(self.day):] if text.startswith(self.day) else text
 
 
-def _history(flow, options, store, say):
-    if options.run_id:
-        RunView.find(store, flow.name, options.run_id)
-    views = [RunView(store, run)
-             for run in store.runs(flow.name if options.flow or options.run_id else None)
-             if options.run_id in (None, run.run_id)]
-    if options.json:
-        say_json(say, [_run_fields(view) for view in views])
-    elif not views:
-        say('no runs in %s' % store_name(store))
-    else:
-        say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
-            (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(view),
-             local_time(run.started), _span(run.started, run.ended))
-            for view in views for run in [view.run]])
+def _history(flow, options, say):
+    with opened_store(flow) as store:
+        if options.run_id:
+            RunView.find(store, flow.name, options.run_id)
+        views = [RunView(store, run)
+                 for run in store.runs(flow.name if options.flow or options.run_id else None)
+                 if options.run_id in (None, run.run_id)]
+        if options.json:
+            say_json(say, [_run_fields(view) for view in views])
+        elif not views:
+            say('no runs in %s' % store_name(store))
+        else:
+            say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
+                (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(view),
+                 local_time(run.started), _span(run.started, run.ended))
+                for view in views for run in [view.run]])
 
 
 # log ------------------------------------------------------------------------------
 
 
-def _log(flow, options, store, say):
+def _log(flow, options, say):
     """Print the log of one task of a run."""
-    view = RunView.find(store, flow.name, options.run_id, options.recovery_run)
-    if view is None:
-        raise _UsageError('no run of flow %s in %s' % (flow.name, store_name(store)))
-    path = _find_log(flow, view.run, store, _find_task(flow, view, options))
+    with opened_store(flow) as store:
+        view = RunView.find(store, flow.name, options.run_id, options.recovery_run)
+        if view is None:
+            raise _UsageError('no run of flow %s in %s' % (flow.name, store_name(store)))
+        path = _find_log(flow, view.run, store, _find_task(flow, view, *options.words))
     with open(path, encoding='utf-8', errors='backslashreplace', newline='\n') as file:
         for line in file:
             say(line.rstrip('\n'))
 
 
-def _find_task(flow, view, options):
-    """Return the latest record of the one task that the options choose."""
-    path, where = options.step, 'in run %r of flow %r' % (view.run.run_id, view.run.flow)
+def _find_task(flow, view, path, sequence=None):
+    """Return the latest record of a task; without a sequence, of the only task of the step."""
+    where = 'in run %r of flow %r' % (view.run.run_id, view.run.flow)
     found = {record.sequence: record for record in view.tasks()
              if record.path == path and record.kind == 'leaf'}
     if not found:
@@ -14173,15 +14200,15 @@ def _find_task(flow, view, options):
         raise _UsageError('step %r has no task %s: %s' % (path, where, (
             'it has steps in it; give the path of one of these' if steps[path].children else
             'it was not run; see status')))
-    if options.sequence is None and len(found) == 1:
+    if sequence is None and len(found) == 1:
         return next(iter(found.values()))
-    if options.sequence in found:
-        return found[options.sequence]
+    if sequence in found:
+        return found[sequence]
     few = list(itertools.islice(found, 20))
     raise _UsageError('%s; its sequences: %s%s' % (
         'step %r ran %d times %s, choose one with log %s SEQUENCE' % (
-            path, len(found), where, path) if options.sequence is None else
-        'step %r has no task at sequence %r %s' % (path, options.sequence, where),
+            path, len(found), where, path) if sequence is None else
+        'step %r has no task at sequence %r %s' % (path, sequence, where),
         ', '.join(few), ', ...' if len(found) > len(few) else ''))
 
 
@@ -14203,7 +14230,7 @@ def _find_log(flow, run, store, record):
 # list -----------------------------------------------------------------------------
 
 
-def _list(flow, options):
+def _list(flow, options, say):
     flow.compile()
     plan = {
         'flow': flow.name,
@@ -14214,19 +14241,17 @@ def _list(flow, options):
             expression_text(source) for source in event.sources) or None}
             for event in getattr(flow, '_events', {}).values()],
         'steps': [_step_fields(step) for step in flow._root.children]}  # type: dict
-    with _output(options.stdout) as say:
-        if options.json:
-            say_json(say, plan)
-            return _EXIT_SUCCESS
-        say(flow.name)
-        for one in plan['parameters']:
-            say('  parameter %s=%s (%s)%s' % (one['name'], _readable(one['value']), one['source'],
-                                              one['help'] and ': ' + one['help']))
-        for one in plan['events']:
-            say('  event ' + ': '.join(filter(None, (one['name'], one['raised_by']))))
-        for one in plan['steps']:
-            _say_step(say, one, 1)
-    return _EXIT_SUCCESS
+    if options.json:
+        say_json(say, plan)
+        return
+    say(flow.name)
+    for one in plan['parameters']:
+        say('  parameter %s=%s (%s)%s' % (one['name'], _readable(one['value']), one['source'],
+                                          one['help'] and ': ' + one['help']))
+    for one in plan['events']:
+        say('  event ' + ': '.join(filter(None, (one['name'], one['raised_by']))))
+    for one in plan['steps']:
+        _say_step(say, one, 1)
 
 
 def _say_step(say, fields, depth):

@@ -39,9 +39,10 @@ logger = logging.getLogger('sequent')
 BACKEND = {
     'options': {
         '--dry-run': {
-            'short': ['-n'],
+            'short': '-n',
             'call': 'dry_run',
             'verbs': ['run', 'recover', 'continue'],
+            'options': ['--all'],
             'help': 'run, recover, continue: show what would run and why, if all goes well, and '
                     'change nothing',
         },

@@ -1,0 +1,6 @@
+"""The names of `sequent.hold`, which is backends/hold.py."""
+
+from typing import Any, Dict
+
+BACKEND: Dict[str, Any]
+ask: Any
