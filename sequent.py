@@ -68,7 +68,7 @@ __all__ = [
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
     'Store', 'SqliteStore', 'MemoryStore', 'RunView', 'RunRecord', 'TaskRecord', 'Request',
     'TaskConstruct', 'ProcessConstruct', 'ProgramConstruct', 'ThreadConstruct', 'InlineConstruct',
-    'Job', 'Outcome', 'run_job', 'Observer',
+    'Job', 'Outcome', 'Sight', 'run_job', 'Observer',
     'SequentError', 'FlowError', 'FlowTypeError', 'CycleError', 'ConfigError', 'StoreError',
     'AlreadyRunningError', 'RecoveryError', 'ConstructError', 'ClosedError', 'ParameterError',
     'ProgramError',
@@ -3433,6 +3433,11 @@ def process_members(field, number):
             yield int(name)
 
 
+def process_stopped(pid):
+    """Return whether a signal has stopped a process, where the system tells that."""
+    return _proc_stat(pid)[0] == 'T'
+
+
 def process_children(pid):
     """Return the pids of the children of a process, where the system tells them."""
     try:
@@ -5310,14 +5315,16 @@ class Job:
         began: when it began, by `now`, where the construct knows that better than by `release`.
         eventor: what an inline function gets as ``eventor=`` when it accepts that, or None.
         task, triggered: the driver's own.
-        process: identity of the process (JSON), set by `TaskConstruct.prepare`; None: none.
+        process: the construct's identity of what it has started, a text that is set by
+            `TaskConstruct.prepare` and stored with the start; None: nothing can be found again.
+        maker: the `TaskConstruct.maker` of the construct, where that can adopt.
         state: the construct's own.
     """
 
     __slots__ = ('name', 'sequence', 'recovery', 'attempt', 'flow', 'run_id', 'func', 'args',
                  'kwargs', 'items', 'own', 'shared', 'config', '_log', 'logdir', 'outcome',
                  'logger_name', 'eventor', 'task', 'triggered', 'process', 'state', 'epoch',
-                 'began', 'failures', '_parcel')
+                 'began', 'failures', 'maker', '_parcel')
 
     def __init__(self, name, sequence='1', recovery=0, attempt=1, flow='', run_id='', func=None,
                  args=(), kwargs=None, items=(), env=None, config=None, log=None, outcome=None,
@@ -5345,6 +5352,7 @@ class Job:
         self.task = task
         self.triggered = ()  # type: tuple
         self.process = process
+        self.maker = ''
         self.state = None
         self.epoch = epoch
         self.began = None  # type: typing.Optional[float]
@@ -5366,6 +5374,13 @@ class Job:
     def now(self):
         """Return the time by the clock of the run, which nobody sets; from any process here."""
         return time.time() if self.epoch is None else self.epoch + time.monotonic()
+
+    def identity(self):
+        """Return ``process`` as it is stored, so that `made_by` finds the construct again."""
+        if not (self.process and self.maker):
+            return self.process
+        import json
+        return json.dumps({'construct': self.maker, 'identity': self.process})
 
     @property
     def log(self):
@@ -5467,6 +5482,23 @@ class Port(abc.ABC):
         return []
 
 
+class Sight(typing.NamedTuple):
+    """What `TaskConstruct.look` sees of a job that an earlier supervisor has started.
+
+    Attributes:
+        state: ``running``, also where it still waits for its turn; ``ended``; ``never_began``:
+            nothing of it has run or ever will; ``unknown``: that cannot be seen from here.
+        outcome: the `Outcome` that it left, if it ended with one.
+        began: when it began, in seconds since the epoch, by the clock of this host; None: unknown.
+        text: how messages name what runs, such as ``process 4711``.
+    """
+
+    state: str
+    outcome: typing.Optional[Outcome] = None
+    began: typing.Optional[float] = None
+    text: str = 'something'
+
+
 class TaskConstruct(abc.ABC):
     """Runs the functions of steps: the base of all task constructs, and how to write one.
 
@@ -5497,7 +5529,7 @@ class TaskConstruct(abc.ABC):
     """
 
     can_kill = False   # kill() works, so timeouts are honoured
-    can_adopt = False  # tasks outlive the supervisor and leave their outcomes
+    can_adopt = False  # tasks outlive the supervisor: see look() and adopt()
     can_place = False  # tasks have a folder and environment of their own: config cwd and env
     relays = False     # the output of tasks goes to job.log, whence the driver relays it
     inline = False     # release() runs the function and calls port.done before it returns
@@ -5520,6 +5552,14 @@ class TaskConstruct(abc.ABC):
     def polls(self):
         """Whether `poll` has something to see to just now; may be an attribute, too."""
         return False
+
+    @property
+    def maker(self):
+        """What `find_construct` finds it by, stored with each identity, so that a recovery can
+        look for what it has started where the step is gone; may be an attribute, too."""
+        kind = type(self)
+        started = kind.__module__ in _MAIN_NAMES or kind.__module__ == _common.program
+        return '%s:%s' % ('__main__' if started else kind.__module__, kind.__qualname__)
 
     def open(self, port):
         """Begin to work for a run. ``port`` is the driver's side of it, a `Port`.
@@ -5544,8 +5584,8 @@ class TaskConstruct(abc.ABC):
     def prepare(self, job):  # noqa: B027 (optional)
         """Make ready to start; nothing of the user's may run yet.
 
-        Sets ``job.process`` (by `process_identity`) where there is a process: it is stored with
-        the start, so that a later supervisor can find what a dead one left running.
+        Sets ``job.process``, if it ``can_adopt``: an identity of what it starts, which is stored
+        with the start, so that a later supervisor can find what a dead one left running.
 
         Raises:
             ConstructError: it cannot be started at all, for what it is given.
@@ -5584,22 +5624,28 @@ class TaskConstruct(abc.ABC):
         """
         raise ConstructError('%s queues nothing' % type(self).__name__)
 
-    def adopt(self, job):
-        """Watch over what an earlier supervisor left running. Needs ``can_adopt``.
+    def look(self, job):
+        """Return a `Sight` of what an earlier supervisor has started. Needs ``can_adopt``.
+
+        Called before `open`, for any run, also where nothing is going to run; changes nothing
+        but ``process`` and ``log`` of the job, where these are known better now.
 
         Args:
-            job: ``process`` and ``outcome`` are those of the earlier attempt.
-
-        Returns:
-            True if it still runs: its outcome comes by ``port.done``. False if it does not.
+            job: ``process`` and ``outcome`` are those of the earlier attempt; it has no function.
         """
-        return False
+        return Sight('unknown')
 
-    def pids(self, job):
-        """Return the processes of this host without which a released job does not go on.
+    def adopt(self, job):
+        """Watch over a job that `look` found running; its outcome comes by ``port.done``.
 
-        The driver warns of one that a signal has stopped.
+        If it has ended meanwhile, the outcome may come at once. It is ``lost``, if nothing is
+        known of it.
         """
+        raise ConstructError('%s cannot adopt what it runs' % type(self).__name__)
+
+    def stopped(self, job):
+        """Return the pids of the processes that a signal has stopped, so that a released job does
+        not go on: the driver warns of them."""
         return []
 
     def goes_on(self, job):
@@ -7775,6 +7821,7 @@ class ProcessConstruct(TaskConstruct):
     can_adopt = True
     can_place = True
     relays = True
+    maker = ''    # An identity that says nothing is of a process.
 
     def open(self, port):
         super().open(port)
@@ -7859,25 +7906,42 @@ class ProcessConstruct(TaskConstruct):
             child.signal(signal.SIGCONT)    # A stopped process would not get the signal.
         self._blind.add(job)
 
+    def look(self, job):
+        identity = find_process(job.process, job.outcome)
+        # First ask whether the process lives, then look for its outcome: in the other order, the
+        # outcome of a process that ends in between would be lost.
+        alive = process_alive(identity) if identity else False
+        outcome = read_outcome(job.outcome) if job.outcome else None
+        known = _read_identity(identity)
+        text = 'process %s' % known.get('pid')
+        if outcome is not None:
+            return Sight('ended', outcome, text=text)
+        if alive is None:
+            return Sight('unknown', text='%s on host %r' % (text, known.get('host')))
+        if alive:
+            job.process, job.log = identity, known.get('log')
+            age = process_age(identity)
+            return Sight('running', None, None if age is None else job.now() - age, text)
+        return Sight('ended' if identity else 'never_began', text=text)
+
     def adopt(self, job):
         known = _read_identity(job.process)
         child = job.state = Orphan()
-        if not process_alive(job.process):
-            return False
         self._jobs.add(job)
         if 'program' in known:    # Its tender could not say which process it is.
             self._blind.add(job)
-        else:
+        elif process_alive(job.process):
             child.pid = known['pid']
             self._watch_end(job)
-        return True
+        else:
+            self._check(job)
 
-    def pids(self, job):
+    def stopped(self, job):
         known = _read_identity(job.process)
         pids = [known[name] for name in ('pid', 'keeper') if name in known]
         if job.func is None or isinstance(job.func, Command):    # The child waits for a program.
             pids += process_children(pids[0])
-        return pids
+        return list(filter(process_stopped, pids))
 
     def poll(self):
         for job in list(self._blind):
@@ -8654,6 +8718,33 @@ def find_construct(spec):
     return _instance(spec)
 
 
+def made_by(identity, constructs):
+    """Return the construct that has made an identity, and the construct's own text of it.
+
+    Args:
+        identity: as `Job.identity` told it. One that names no construct is of a process.
+        constructs: those that are taken first.
+
+    Raises:
+        ConstructError: the construct is not there any more.
+        StoreError: the identity is damaged.
+    """
+    known = json_object(identity)
+    maker = known.get('construct', '')
+    identity = known['identity'] if maker else identity
+    for construct in constructs:
+        if construct.can_adopt and construct.maker == maker:
+            return construct, identity
+    module, colon, name = maker.partition(':')
+    if module == '__main__':
+        module = _common.program
+    try:
+        return find_construct(module + colon + name if maker else 'process'), identity
+    except Exception as error:    # It may need to be given something.
+        raise ConstructError('%r by construct %r, which cannot be made (%s)' % (
+            identity, maker, describe_error(error))) from error
+
+
 def _instance(spec):
     if not (isinstance(spec, type) and issubclass(spec, TaskConstruct)):
         raise ConstructError('%r is no task construct: it must be a subclass of TaskConstruct, an '
@@ -9121,31 +9212,40 @@ _Past = collections.namedtuple('_Past', 'earlier item over floor')
 _NO_PAST = _Past(None, None, False, 0)
 
 
+#: What an earlier supervisor left running: the job is one of the construct that has made it.
+_Left = collections.namedtuple('_Left', 'record job construct sight')
+
+
 class _History:
     """What earlier supervisors left of the run that is recovered or continued.
 
     Args:
+        plan: the `Plan` of the flow as it is now.
+        settings: the flow's resolved configuration.
         base: the recovery whose end is the state that this recovery began with.
         signatures: {path: signature} of this flow's steps.
-        assume_dead: take processes that cannot be looked at for dead.
         noted: {recovery: what its supervisor noted in ``steps``}, as far as that has been read.
 
     Attributes:
-        living: {(path, sequence): TaskRecord} of the orphans that still run.
-        left: {(path, sequence): (TaskRecord, Outcome)} of those that left an outcome.
+        living: {(path, sequence): _Left} of the orphans that still run.
+        left: {(path, sequence): (TaskRecord, Outcome or None)} of those that left an outcome, or
+            have never begun.
         retries: the driver's `_Retries`.
     """
 
-    def __init__(self, store, run, base, signatures, assume_dead, noted):
+    def __init__(self, store, run, plan, settings, base=-1, signatures=None, noted=None):
         self.store = store
         self.run = run
         self.base = base
-        self.signatures = signatures
-        self.assume_dead = assume_dead
-        self.noted = noted
-        self.living = {}  # type: typing.Dict[tuple, TaskRecord]
+        self.signatures = signatures or {}
+        self.noted = noted or {}
+        self.living = {}  # type: typing.Dict[tuple, _Left]
         self.left = {}  # type: typing.Dict[tuple, tuple]
         self.retries = None  # type: typing.Any
+        self._settings = settings
+        self._steps = {one.path: one.step for one in plan.steps if one.calls}
+        self._constructs = list({id(one.construct): one.construct
+                                 for one in self._steps.values()}.values())
 
     def look(self, settle=False):
         """Find the orphans that still run, and what the others left.
@@ -9160,48 +9260,56 @@ class _History:
             return
         self.store.commit(self.run, [record for record, _ in self.left.values()])
         self._remove_outcomes()
-        for record, _ in self.left.values():
-            logger.info('step %s at %s ended with %s while no supervisor was there',
-                        record.path, record.sequence, record.status)
-        for record in self.living.values():
-            logger.info('step %s at %s still runs as process %s since %s: it is adopted',
-                        record.path, record.sequence, json_object(record.process).get('pid'),
-                        local_time(record.started))
+        for record, outcome in self.left.values():
+            logger.info('step %s at %s %s while no supervisor was there', record.path,
+                        record.sequence, 'ended with ' + outcome.status if outcome is not None
+                        else 'did not begin')
+        for left in self.living.values():
+            logger.info('step %s at %s still runs as %s since %s: it is adopted', left.job.name,
+                        left.job.sequence, left.sight.text, local_time(left.record.started))
 
     def _look_at(self, record, settle):
-        """Look at the process of a task that is recorded as active."""
-        key, path = (record.path, record.sequence), self._outcome_path(record)
-        record = record._replace(process=find_process(record.process, path))
-        # First ask whether the process lives, then look for its outcome: in the other order, the
-        # outcome of a process that ends in between would be lost.
-        alive = process_alive(record.process) if record.process else False
-        outcome = read_outcome(path) if path else None
+        """Look at what was started for a task that is recorded as active."""
+        key, place = (record.path, record.sequence), (self.run.flow, self.run.run_id) + record[:4]
+        job, construct, sight = self._sight(record, place)
+        outcome = sight.outcome
         if outcome is not None:
             record = record._replace(status=outcome.status, ended=outcome.ended,
                                      error=outcome.error)
             if settle:
-                place = (self.run.flow, self.run.run_id) + record[:4]
                 record = record._replace(result=store_result(self.store, place, outcome))
             self.left[key] = record, outcome._replace(result=None)
-        elif alive:
-            self.living[key] = record
-        elif alive is None and not self.assume_dead:
-            identity = json_object(record.process)
+        elif sight.state == 'never_began':
+            self.left[key] = record._replace(status=READY, started=None, process=None), None
+        elif sight.state == 'running':
+            self.living[key] = _Left(record, job, construct, sight)
+        elif sight.state == 'unknown' and not self._settings['assume_dead']:
             raise AlreadyRunningError(
-                'step %r at %s was started as process %s on host %r, which cannot be looked at '
-                'from here; go on there, or, if you know that it is dead, with --assume-dead '
-                "(config={'assume_dead': True})"
-                % (record.path, record.sequence, identity.get('pid'), identity.get('host')))
+                'step %r at %s was started as %s, which cannot be looked at from here; go on '
+                'there, or, if you know that it is dead, with --assume-dead '
+                "(config={'assume_dead': True})" % (record.path, record.sequence, sight.text))
 
-    def _outcome_path(self, record):
-        return outcome_path(self.store.folder, self.run.flow, self.run.run_id, record.path,
-                            record.sequence, record.recovery, record.attempt)
+    def _sight(self, record, place):
+        """Return a job for what was started, the construct that has made it, and its `Sight`."""
+        step = self._steps.get(record.path)
+        job = Job(record.path, record.sequence, record.recovery, record.attempt, self.run.flow,
+                  self.run.run_id, config=self._settings if step is None else step.settings,
+                  outcome=outcome_path(self.store.folder, *place))
+        own = [] if step is None else [step.construct]
+        try:
+            construct, job.process = made_by(record.process, own + self._constructs)
+        except ConstructError as error:
+            return job, None, Sight('unknown', text=str(error))
+        if construct not in self._constructs:
+            self._constructs.append(construct)
+        job.maker = construct.maker
+        return job, construct, construct.look(job)
 
     def _remove_outcomes(self):
         """Remove the files that have been read, and those of tasks whose end was known already."""
         if not self.store.folder:
             return
-        living = [self._outcome_path(record) for record in self.living.values()]
+        living = [left.job.outcome for left in self.living.values()]
         folder = os.path.dirname(outcome_path(self.store.folder, self.run.flow, self.run.run_id,
                                               '', '', 0, 0))
         try:
@@ -9235,7 +9343,7 @@ class _History:
         found = {name: self._outcome(record) for name, record in rows.items()
                  if record.kind != 'iteration' and record.recovery >= floor
                  and (not path or name == path or name.startswith(inside))}
-        for (name, at), record in self.living.items():
+        for (name, at), (record, *_) in self.living.items():
             if at == sequence:
                 found[name] = Earlier(ACTIVE, record.kind, record.recovery, record.attempt,
                                       running=True, began=record.started or 0.0)
@@ -9658,7 +9766,7 @@ class _Batch:
             bool(task.made_good) if status == FAILURE else
             status == SUCCESS and not leaf and task.left,
             scope.blob if leaf else None, task.due, task.started, task.ended,
-            job.process if job is not None and status == ACTIVE else None,
+            job.identity() if job is not None and status == ACTIVE else None,
             task.result, task.error, task.events,
             _item_text(scope.item) if leaf and scope.blob is not None else None, task.ready_at,
             None if cause is None else '%s %s' % (cause[0].path, cause[1])))
@@ -9922,7 +10030,7 @@ class PlanWalk:
 
     Attributes:
         triggers: what is to be raised from outside: (event, sequence).
-        orphans: {(path, sequence): record} of the processes to whose tasks the engine has not
+        orphans: {(path, sequence): _Left} of what still runs, to whose tasks the engine has not
             come.
         signals: the signals that have come.
     """
@@ -9946,7 +10054,7 @@ class PlanWalk:
         self.batch = _Batch(store, run, self.timers, self.observers, settings['group_commit'])
         self.retries = _Retries(plan, run)
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
-        self.orphans = {}  # type: typing.Dict[tuple, TaskRecord]
+        self.orphans = {}  # type: typing.Dict[tuple, _Left]
         self._opens = collections.deque()  # type: typing.Deque[ContainerTask]
         if history is not None:
             history.retries = self.retries
@@ -10173,6 +10281,7 @@ class _Starter:
             driver.flow if driver.plan.dynamic else None, task, None, self.constant_env,
             driver.logdir or None, driver.clock.offset)
         if step.construct.can_adopt:
+            job.maker = step.construct.maker
             job.outcome = outcome_path(driver.store.folder, run.flow, run.run_id, job.name,
                                        job.sequence, job.recovery, job.attempt)
         if driver.engine.reacted:
@@ -10308,11 +10417,7 @@ class _Starter:
             self.inline.append((job, construct, False))
             return
         driver = self.driver
-        driver.jobs[job] = construct
-        if not construct.tells_begin:
-            driver.limits.begin(job, construct, driver.clock())
-        if construct.relays and job.config['capture'] == 'relay':
-            driver.relay.add(job)
+        driver.watch_over(job, construct, None if construct.tells_begin else driver.clock())
         construct.release(job)
 
     def call_inline(self):
@@ -10344,61 +10449,35 @@ class _Starter:
 
 
 class _Orphans:
-    """Processes that an earlier supervisor left running.
+    """What an earlier supervisor left running.
 
-    They are watched from the start, so that a stop ends them and the run does not end before
-    them; when the engine comes to their task, they become its job.
+    It is watched from the start, so that a stop ends it and the run does not end before it; when
+    the engine comes to its task, it becomes the job of that.
     """
 
     def __init__(self, driver):
         self.driver = driver
-        # By (path, sequence): jobs to whose tasks the engine has not come; the records and
-        # outcomes of those of them that have ended.
-        self._jobs = {}  # type: typing.Dict[tuple, Job]
+        # By (path, sequence), of those that have ended before the engine came to their tasks:
+        # the records and outcomes.
         self._ended = {}  # type: typing.Dict[tuple, tuple]
 
     def watch(self):
         """Watch over all that still runs."""
-        driver = self.driver
-        for key, record in driver.history.living.items():
-            job, construct = self._make_job(record)
-            self._jobs[key] = job
+        driver, now = self.driver, self.driver.clock()
+        for record, job, construct, sight in driver.history.living.values():
+            job.logdir, job.epoch = driver.logdir, driver.clock.offset
             driver.constructs.open(construct)
-            driver.jobs[job] = construct
-            driver.limits.begin(job, construct, self._began(record))
-            if job.config['capture'] == 'relay':
-                driver.relay.add(job)
-            if not construct.adopt(job):
-                outcome = read_outcome(job.outcome) if job.outcome else None
-                driver.port.done(job, outcome or Outcome(
-                    FAILURE, 'its process has ended without leaving an outcome', lost=True))
-
-    def _began(self, record):
-        """Return when an orphan began, by our clock: its supervisor may have had another."""
-        now, age = self.driver.clock(), process_age(record.process)
-        return now - age if age is not None else min(record.started or now, now)
-
-    def _make_job(self, record):
-        driver, run = self.driver, self.driver.run_record
-        steps = [one.step for one in driver.plan.steps
-                 if one.path == record.path and one.calls and one.step.construct.can_adopt]
-        construct = steps[0].construct if steps else ProcessConstruct()
-        place = (run.flow, run.run_id) + record[:4]
-        job = Job(record.path, record.sequence, record.recovery, record.attempt, run.flow,
-                  run.run_id, config=steps[0].settings if steps else driver.settings)
-        job.process = record.process
-        job.log = json_object(record.process).get('log') or log_path(driver.logdir, *place)
-        job.outcome = outcome_path(driver.store.folder, *place)
-        return job, construct
+            began = sight.began or (None if construct.tells_begin else record.started or now)
+            driver.watch_over(job, construct, began and min(began, now))
+            construct.adopt(job)
 
     def adopt(self, job):
         """Take an orphan for the job of its task: the engine has come to it."""
         driver, key, task = self.driver, (job.name, job.sequence), job.task
-        del driver.history.living[key]
+        record = driver.history.living.pop(key).record
         driver.batch.dirty.pop(task, None)
-        if key in self._jobs:
-            record = driver.orphans.pop(key)
-            task.job = self._jobs.pop(key)
+        if key in driver.orphans:
+            task.job = driver.orphans.pop(key).job
             task.job.task = task
         else:
             record, outcome = self._ended.pop(key)
@@ -10409,8 +10488,7 @@ class _Orphans:
     def finish(self, job, outcome):
         """An orphan ended before the engine came to its task, which may be gone from the flow."""
         driver, key = self.driver, (job.name, job.sequence)
-        del self._jobs[key]
-        record = driver.orphans.pop(key)
+        record = driver.orphans.pop(key).record
         if outcome.interrupted or outcome.lost:
             record = record._replace(process=None, error=outcome.error)
         else:
@@ -10495,9 +10573,7 @@ class _Constructs:
         """Warn of processes that do nothing because a signal has stopped them."""
         known, self._stopped, now = self._stopped, {}, self._driver.clock()
         for job, construct in self._driver.jobs.items():
-            for pid in construct.pids(job):
-                if _proc_stat(pid)[0] != 'T':
-                    continue
+            for pid in construct.stopped(job):
                 since = self._stopped.setdefault(pid, known.get(pid, now))
                 if now - since >= self._driver.STOPPED:
                     self._stopped[pid] = math.inf    # once
@@ -10577,7 +10653,7 @@ class _Outcomes:
         elif settles:
             driver.batch.settled.append((job, construct))
         if not construct.inline:
-            if job.began is not None:
+            if job.began is not None and job.task is not None:
                 job.task.started = job.began
             if driver.engine.admission.ahead or driver.store.volatile and not settles:
                 driver.batch.wait()
@@ -11056,6 +11132,14 @@ class Driver(PlanWalk):
             self.constructs.poll()
 
     # What other objects ask for.
+
+    def watch_over(self, job, construct, began):
+        """Take a job for one that runs. ``began`` is None where its construct will tell that."""
+        self.jobs[job] = construct
+        if began is not None:
+            self.limits.begin(job, construct, began)
+        if construct.relays and job.config['capture'] == 'relay':
+            self.relay.add(job)
 
     def failed(self, task):
         PlanWalk.failed(self, task)
@@ -11856,8 +11940,8 @@ class _Run:
         self._base = last.recovery if self.recovery_run is None else self.recovery_run
         if self.mode == RunMode.continue_:
             self._base = noted.get('base', last.recovery - 1)
-        history = _History(self.store, run, self._base, self._signatures,
-                           self.flow.settings()['assume_dead'], {last.recovery: noted})
+        history = _History(self.store, run, self.flow.compile(), self.flow.settings(),
+                           self._base, self._signatures, {last.recovery: noted})
         for event, sequence in history.triggers():
             self.flow.count_sequence(event, sequence)
             if event not in self.flow.compile().events:
@@ -11917,14 +12001,14 @@ class _Run:
             return []
         dead = [old for old in self.store.active_runs(name) if old.run_id != self.run_id]
         for old in dead:
-            history = _History(self.store, old, -1, {}, settings['assume_dead'], {})
+            history = _History(self.store, old, self.flow.compile(), settings)
             history.look()
-            for record in history.living.values():
+            for record, _, _, sight in history.living.values():
                 raise AlreadyRunningError(
-                    'flow %r cannot start anew: step %r at %s of its run %r still runs as '
-                    'process %s since %s; wait for it, end it, or recover that run' % (
-                        name, record.path, record.sequence, old.run_id,
-                        json_object(record.process).get('pid'), local_time(record.started)))
+                    'flow %r cannot start anew: step %r at %s of its run %r still runs as %s '
+                    'since %s; wait for it, end it, or recover that run' % (
+                        name, record.path, record.sequence, old.run_id, sight.text,
+                        local_time(record.started)))
         return dead
 
     # What happened.

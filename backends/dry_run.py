@@ -26,7 +26,6 @@ from . import (  # type: ignore
     cut_text,
     expression_text,
     has_begun,
-    json_object,
     local_time,
     opened_store,
     plan_text,
@@ -179,9 +178,9 @@ class DryRun(PlanWalk):
 
     def _tell_start(self, task):
         if task.adopted:
-            record = self.orphans.pop((task.step.path, task.sequence))
+            left = self.orphans.pop((task.step.path, task.sequence))
             del self.history.living[task.step.path, task.sequence]
-            self._tell(task, 'adopted', _process_text(record))
+            self._tell(task, 'adopted', _left_text(left))
             return
         self._tell(task, 'runs' if task.step.children is None else 'enters', self._reason(task))
 
@@ -232,9 +231,9 @@ class DryRun(PlanWalk):
 
     def _tell_orphans(self):
         """Tell of processes that still run for what the flow does not come to any more."""
-        for (path, sequence), record in self.orphans.items():
-            self._found.append(Foreseen(path, sequence, record.kind, 'adopted', _process_text(
-                record) + '; the flow does not come to it', None))
+        for (path, sequence), left in self.orphans.items():
+            self._found.append(Foreseen(path, sequence, left.record.kind, 'adopted', _left_text(
+                left) + '; the flow does not come to it', None))
 
     # Loops.
 
@@ -280,9 +279,8 @@ def _error_text(error):
     return ': ' + ' '.join(error.split()) if error else ''
 
 
-def _process_text(record):
-    return 'still runs as process %s since %s' % (
-        json_object(record.process).get('pid'), local_time(record.started))
+def _left_text(left):
+    return 'still runs as %s since %s' % (left.sight.text, local_time(left.record.started))
 
 
 def _unknown_items(loop):

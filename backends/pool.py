@@ -69,6 +69,7 @@ from . import (  # type: ignore
     pack_job,
     pack_outcome,
     pack_parameters,
+    process_stopped,
     set_stdin,
     start_method,
     starting,
@@ -207,9 +208,9 @@ class PoolConstruct(TaskConstruct):
         if pool is not None and pool.recall(cell) and self._flying.pop(job, None):
             self.port.done(job, self._not_begun())
 
-    def pids(self, job):
+    def stopped(self, job):
         pool, cell = self._flying.get(job, (None, None))
-        return [] if pool is None else pool.pids(cell)
+        return [] if pool is None else list(filter(process_stopped, pool.pids(cell)))
 
     def close(self):
         abandoned, self._flying = self._flying, {}

@@ -16,7 +16,9 @@ import pickle
 import random
 import selectors
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -925,3 +927,172 @@ class ConstructContract(RunningContract):
         assert 'seen: gr\xfcn' in path.read_bytes().decode('utf-8')
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+# A supervisor that dies ###########################################################
+
+SUPERVISOR = '''
+import os, signal, sys, time
+import batchtools
+import sequent as seq
+from contracts import LoopPort, add, touch, touch_and_wait, wait_for_go, wait_until
+
+folder = sys.argv[1]
+construct = %s
+port = LoopPort()
+construct.open(port)
+
+
+def path(name):
+    return os.path.join(folder, name)
+
+
+def make(name, func, *args):
+    job = seq.Job(name, func=func, args=args, outcome=path(os.path.join('outcomes', name)))
+    construct.prepare(job)
+    return job
+
+
+def say(jobs):
+    print('\\n'.join(job.process for job in jobs), flush=True)
+'''
+
+
+def library_path():
+    path = os.pathsep.join(path for path in sys.path if path)
+    return dict(os.environ, PYTHONPATH=path)
+
+
+def supervisor(tmp_path, body, construct='seq.ProcessConstruct()'):
+    """Start a supervisor that runs a body of statements after those above."""
+    program = tmp_path / 'supervisor.py'
+    program.write_text(SUPERVISOR % construct + textwrap.dedent(body))
+    return subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=library_path(),
+                            stdout=subprocess.PIPE, universal_newlines=True)
+
+
+def kill_supervisor(process, lines):
+    """Kill it once it has told so many identities, and return these."""
+    identities = [process.stdout.readline().strip() for _ in range(lines)]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    return identities
+
+
+def wait_for_go(folder, name):
+    touch(os.path.join(folder, name + '.runs'))
+    wait_until(lambda: os.path.exists(os.path.join(folder, name + '.go')))
+    return name
+
+
+class AdoptionContract:
+    """What a construct that ``can_adopt`` promises to a recovery; ``make_construct()``."""
+
+    #: The expression that makes the construct in the supervisor that is killed.
+    making = 'seq.ProcessConstruct()'
+    #: An identity of what cannot be looked at from here.
+    STRANGE = ''
+
+    def make_construct(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def adopter(self):
+        """Return the construct of a recovery, which is not open yet, and its port."""
+        construct, port = self.make_construct(), LoopPort()
+        yield construct, port
+        if hasattr(construct, 'port'):
+            construct.close()
+        assert port.twice == [], 'two outcomes of one job'
+        port.selector.close()
+
+    def orphan(self, tmp_path, release=True):
+        """Return the job that a supervisor has started and left, as a recovery makes it."""
+        process = supervisor(tmp_path, '''
+            job = make('a', wait_for_go, folder, 'a')
+            if %r:
+                construct.release(job)
+                wait_until(lambda: os.path.exists(path('a.runs')))
+            say([job])
+            time.sleep(600)
+            ''' % release, self.making)
+        identity, = kill_supervisor(process, 1)
+        return Job('a', process=identity, outcome=str(tmp_path / 'outcomes' / 'a'))
+
+    def test_what_runs_is_seen_before_the_construct_is_open(self, adopter, tmp_path):
+        # semantics 7.6
+        before = time.time()
+        job = self.orphan(tmp_path)
+        first, second = adopter[0].look(job), adopter[0].look(job)
+        assert (first.state, first.outcome) == (second.state, second.outcome) == ('running', None)
+        assert first.began is None or before - 1 < first.began < time.time() + 1
+        assert first.text
+        touch(str(tmp_path / 'a.go'))
+        wait_until(lambda: adopter[0].look(job).state == 'ended', 'its end')
+
+    def test_what_is_adopted_goes_on_and_its_outcome_comes(self, adopter, tmp_path):
+        # semantics 7.6
+        construct, port = adopter
+        job = self.orphan(tmp_path)
+        construct.look(job)
+        construct.open(port)
+        construct.adopt(job)
+        for _ in range(5):
+            port.turn(construct)
+        assert port.outcomes == {}
+        touch(str(tmp_path / 'a.go'))
+        assert pickle.loads(port.outcome(construct, job).result) == 'a'
+        construct.settle(job)
+        wait_until(lambda: construct.look(job).state != 'running', 'its end')
+        assert construct.look(job).outcome is None, 'it was settled'
+
+    def test_the_outcome_that_was_left_is_seen(self, adopter, tmp_path):
+        # semantics 7.6
+        job = self.orphan(tmp_path)
+        touch(str(tmp_path / 'a.go'))
+        sight = wait_until(lambda: [one for one in [adopter[0].look(job)]
+                                    if one.state == 'ended'])[0]
+        assert pickle.loads(sight.outcome.result) == 'a'
+        assert abs(sight.outcome.ended - time.time()) < PATIENCE
+
+    def test_the_outcome_of_what_has_ended_since_it_was_seen_comes(self, adopter, tmp_path):
+        # semantics 7.6
+        construct, port = adopter
+        job = self.orphan(tmp_path)
+        sight = construct.look(job)
+        touch(str(tmp_path / 'a.go'))
+        wait_until(lambda: construct.look(Job('a', process=job.process, outcome=job.outcome)
+                                          ).state == 'ended', 'its end')
+        construct.open(port)
+        construct.adopt(job)
+        assert sight.state == 'running'
+        assert pickle.loads(port.outcome(construct, job).result) == 'a'
+        construct.settle(job)
+
+    def test_what_is_adopted_can_be_killed(self, adopter, tmp_path):
+        construct, port = adopter
+        if not construct.can_kill:
+            pytest.skip('not for constructs that cannot end what they run')
+        job = self.orphan(tmp_path)
+        construct.look(job)
+        construct.open(port)
+        construct.adopt(job)
+        construct.kill(job, True)
+        outcome = port.outcome(construct, job)
+        construct.settle(job)
+        assert (outcome.status, outcome.interrupted) == ('failure', False)
+        assert outcome.error
+
+    def test_what_was_not_released_has_not_begun_and_never_will(self, adopter, tmp_path):
+        # semantics 7.6
+        job = self.orphan(tmp_path, release=False)
+        sight = wait_until(lambda: [one for one in [adopter[0].look(job)]
+                                    if one.state in ('never_began', 'ended')])[0]
+        assert sight.outcome is None
+        assert not (tmp_path / 'a.runs').exists()
+
+    def test_what_cannot_be_looked_at_is_unknown(self, adopter, tmp_path):
+        # semantics 7.7
+        job = Job('a', process=self.STRANGE, outcome=str(tmp_path / 'outcomes' / 'a'))
+        assert adopter[0].look(job).state == 'unknown'

@@ -17,12 +17,15 @@ import pytest
 import sequent  # noqa: E402
 from contracts import (  # noqa: E402
     PATIENCE,
+    AdoptionContract,
     ConstructContract,
-    LoopPort,
     add,
     fail,
+    kill_supervisor,
+    library_path,
     log_something,
     nothing,
+    supervisor,
     touch,
     touch_and_wait,
     wait_until,
@@ -551,62 +554,10 @@ def test_an_unknown_start_method_is_refused():
 
 # A supervisor that dies ##########################################################
 
-SUPERVISOR = '''
-import os, signal, sys, time
-import sequent as seq
-from contracts import LoopPort, add, touch, touch_and_wait, wait_until
-
-folder = sys.argv[1]
-construct = seq.ProcessConstruct()
-port = LoopPort()
-construct.open(port)
-
-
-def path(name):
-    return os.path.join(folder, name)
-
-
-def wait_for_go(name):
-    touch(path(name + '.runs'))
-    wait_until(lambda: os.path.exists(path(name + '.go')))
-    return name
-
-
-def make(name, func, *args):
-    job = seq.Job(name, func=func, args=args, outcome=path(os.path.join('outcomes', name)))
-    construct.prepare(job)
-    return job
-
-
-def say(jobs):
-    print('\\n'.join(job.process for job in jobs), flush=True)
-'''
-
-
-def supervisor(tmp_path, body):
-    """Start a supervisor that runs a body of statements after those above."""
-    program = tmp_path / 'supervisor.py'
-    program.write_text(SUPERVISOR + textwrap.dedent(body))
-    return subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=library_path(),
-                            stdout=subprocess.PIPE, universal_newlines=True)
-
-
-def library_path():
-    path = os.pathsep.join(path for path in sys.path if path)
-    return dict(os.environ, PYTHONPATH=path)
-
 
 def run_program(program):
     return subprocess.check_output([sys.executable, str(program)], env=library_path(),
                                    universal_newlines=True, timeout=4 * PATIENCE)
-
-
-def kill_supervisor(process, lines):
-    identities = [process.stdout.readline().strip() for _ in range(lines)]
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    return identities
 
 
 def gone(identity):
@@ -614,7 +565,12 @@ def gone(identity):
 
 
 @pytest.mark.skipif('fork' not in METHODS, reason='not for systems without fork')
-class TestOrphans:
+class TestOrphans(AdoptionContract):
+    STRANGE = '{"host": "afar", "boot": "b", "ns": "n", "pid": 1, "start": 1}'
+
+    def make_construct(self):
+        return ProcessConstruct()
+
     def test_children_at_their_gates_run_nothing_when_the_supervisor_dies(self, tmp_path):
         process = supervisor(tmp_path, '''
             say([make('a%d' % n, touch, path('ran')) for n in range(5)])
@@ -627,7 +583,7 @@ class TestOrphans:
 
     def test_running_children_finish_and_leave_their_outcomes(self, tmp_path):
         process = supervisor(tmp_path, '''
-            jobs = [make('a%d' % n, wait_for_go, 'a%d' % n) for n in range(5)]
+            jobs = [make('a%d' % n, wait_for_go, folder, 'a%d' % n) for n in range(5)]
             for job in jobs:
                 construct.release(job)
             wait_until(lambda: all(os.path.exists(path('a%d.runs' % n)) for n in range(5)))
@@ -674,7 +630,7 @@ class TestOrphans:
 
     def test_a_stopped_supervisor_is_waited_for(self, tmp_path):
         process = supervisor(tmp_path, '''
-            job = make('a', wait_for_go, 'a')
+            job = make('a', wait_for_go, folder, 'a')
             construct.release(job)
             wait_until(lambda: os.path.exists(path('a.runs')))
             say([job])
@@ -693,51 +649,6 @@ class TestOrphans:
         assert process.wait() == 0
         process.stdout.close()
         assert not (tmp_path / 'outcomes').exists()
-
-    def test_an_orphan_is_adopted(self, tmp_path):
-        construct, port, identity, job = self.adopt(tmp_path)
-        assert construct.adopt(job) is True
-        for _ in range(5):
-            port.turn(construct)
-        assert port.outcomes == {}
-        touch(str(tmp_path / 'a.go'))
-        outcome = port.outcome(construct, job)
-        assert pickle.loads(outcome.result) == 'a'
-        construct.settle(job)
-        construct.close()
-        assert not os.path.exists(job.outcome)
-        assert gone(identity)()
-
-    def test_an_adopted_orphan_can_be_killed(self, tmp_path):
-        construct, port, identity, job = self.adopt(tmp_path)
-        construct.adopt(job)
-        construct.kill(job, True)
-        outcome = port.outcome(construct, job)
-        construct.settle(job)
-        construct.close()
-        assert outcome.status == 'failure'
-        assert 'without leaving an outcome' in outcome.error
-
-    def test_what_has_ended_is_not_adopted(self, tmp_path):
-        construct, port, identity, job = self.adopt(tmp_path)
-        touch(str(tmp_path / 'a.go'))
-        wait_until(gone(identity))
-        assert construct.adopt(job) is False
-        construct.close()
-
-    def adopt(self, tmp_path):
-        process = supervisor(tmp_path, '''
-            job = make('a', wait_for_go, 'a')
-            construct.release(job)
-            wait_until(lambda: os.path.exists(path('a.runs')))
-            say([job])
-            time.sleep(600)
-            ''')
-        identity, = kill_supervisor(process, 1)
-        construct, port = ProcessConstruct(), LoopPort()
-        construct.open(port)
-        return construct, port, identity, Job('a', process=identity,
-                                              outcome=str(tmp_path / 'outcomes' / 'a'))
 
     def test_the_end_of_a_supervisor_runs_its_exit_functions_once(self, tmp_path):
         process = supervisor(tmp_path, '''

@@ -1,11 +1,25 @@
-"""What constructs whose work happens elsewhere ask of the driver: begin, call, output, cadence."""
+"""What constructs whose work happens elsewhere ask of the driver: begin, call, output, cadence.
 
+And work in another place that outlives its supervisor.
+"""
+
+import json
+import os
+import signal
 import threading
 import time
 
+import batchtools
 import pytest
+from contracts import AdoptionContract
 
 import sequent as seq
+from runtools import (  # noqa: F401 (fixtures)
+    a_private_temporary_folder,
+    journal,
+    programs,
+    wait_until,
+)
 from sequent import Outcome, TaskConstruct
 
 
@@ -188,3 +202,179 @@ def test_a_construct_is_polled_in_its_own_cadence():
     gaps = [after - before for before, after in zip(seldom.times, seldom.times[1:])]
     assert min(gaps) > 0.3 and len(gaps) == 3
     assert often.times[-1] - often.times[0] < 50    # and not in the steps of the loop
+
+
+# Work in another place ############################################################
+
+
+@pytest.fixture
+def batch(tmp_path, monkeypatch):
+    """A server that runs batch jobs; returns its folder."""
+    folder = tmp_path / 'batch'
+    monkeypatch.setenv(batchtools.VARIABLE, str(folder))
+    server = batchtools.start_server(folder)
+    yield folder
+    server.send_signal(signal.SIGTERM)
+    server.wait(60)
+
+
+class TestBatch(AdoptionContract):
+    making = 'batchtools.BatchConstruct()'
+    STRANGE = 'cluster2:7'
+
+    @pytest.fixture(autouse=True)
+    def batch(self, batch):
+        return batch
+
+    def make_construct(self):
+        return batchtools.BatchConstruct()
+
+
+BATCH = """
+from batchtools import BatchConstruct, work
+
+def build(names='ab', construct=BatchConstruct, mode=MODE):
+    flow = make(construct, mode, config=CONFIG)
+    for name in names:
+        flow.add_step(name, func=work, args=(FOLDER, name))
+    return flow
+
+CONFIG = {'max_concurrent': 5}
+"""
+
+
+def started(folder):
+    """Return the numbers of the batch jobs that run, or ran, and are not settled."""
+    return sorted(name.partition('.')[0] for name in os.listdir(str(folder))
+                  if name.endswith('.began'))
+
+
+def identity_of(programs, path):  # noqa: F811
+    """Return what is stored of what was started for a step."""
+    store = seq.SqliteStore(programs.store_path)
+    store.open(create=False)
+    [process] = [one.process for one in store.tasks(store.latest('etl')) if one.path == path]
+    store.close()
+    return json.loads(process)
+
+
+def leave_two(batch, programs, journal, body='leave(build())'):  # noqa: F811
+    """Kill a supervisor when two batch jobs run that it has submitted."""
+    programs.write(BATCH + body)
+    supervisor = programs.start()
+    for name in 'ab':
+        journal.wait_for(name)
+    supervisor.kill()
+    supervisor.wait()
+    assert started(batch) == ['1', '2']
+
+
+@pytest.mark.parametrize('mode', ['recover', 'continue'])
+def test_what_a_batch_system_runs_is_adopted_after_a_crash(mode, batch, programs, journal):  # noqa: F811
+    # semantics 7.6
+    leave_two(batch, programs, journal)
+    recovery = programs.start(mode)
+    recovery.wait_for('still runs as batch job 2')
+    journal.open('go')
+    assert recovery.wait() == 0
+    assert sorted(journal.words()) == ['a', 'b']
+    assert programs.tasks() == {'a': [('1', 0, 1, 'success')], 'b': [('1', 0, 1, 'success')]}
+    assert os.listdir(str(batch)) == []
+
+
+def test_what_a_batch_system_has_ended_meanwhile_is_taken(batch, programs, journal):  # noqa: F811
+    # semantics 7.6
+    leave_two(batch, programs, journal)
+    journal.open('go')
+    wait_until(lambda: len([one for one in os.listdir(str(batch))
+                            if one.endswith('.outcome')]) == 2, 'their outcomes')
+    assert programs.run('recover') == 0
+    assert sorted(journal.words()) == ['a', 'b']
+    assert programs.tasks() == {'a': [('1', 0, 1, 'success')], 'b': [('1', 0, 1, 'success')]}
+
+
+def test_a_batch_job_whose_step_is_gone_is_found_by_its_identity(batch, programs, journal):  # noqa: F811
+    # semantics 7.6
+    leave_two(batch, programs, journal,
+              "leave(build('ab') if MODE == 'restart' else build('a', 'inline'))")
+    assert identity_of(programs, 'b') == {
+        'construct': 'batchtools:BatchConstruct', 'identity': '2'}
+    recovery = programs.start('recover')
+    recovery.wait_for('still runs as batch job 2')
+    journal.open('go')
+    assert recovery.wait() == 0, recovery.errors()
+    assert sorted(journal.words()) == ['a', 'b'], 'a, which is inline now, is adopted, too'
+
+
+def test_a_batch_job_whose_construct_is_gone_is_an_error_with_the_choices(
+        batch, programs, journal):  # noqa: F811
+    # semantics 7.7
+    leave_two(batch, programs, journal, """
+class Other(BatchConstruct):
+    def __init__(self, name):
+        super().__init__()
+
+if MODE == 'restart':
+    leave(build('ab', Other('x')))
+leave(build('b', 'inline'))
+""")
+    recovery = programs.start('recover')
+    assert recovery.wait() == 1
+    assert "'1' by construct '__main__:Other', which cannot be made (" in recovery.errors()
+    assert '--assume-dead' in recovery.errors()
+
+
+def test_a_batch_job_that_was_not_submitted_is_ready_again(batch, programs, journal):  # noqa: F811
+    # semantics 7.6
+    programs.write(BATCH + """
+class Dying(BatchConstruct):
+    maker = 'batchtools:BatchConstruct'
+    def submit(self, job):
+        kill_me()
+leave(build('a', Dying if MODE == 'restart' else BatchConstruct))
+""")
+    assert programs.run() == -9
+    assert programs.last('a') == 'active'
+    journal.open('go')
+    assert programs.run('continue') == 0
+    assert programs.tasks() == {'a': [('1', 0, 1, 'success')]}
+    assert journal.words() == ['a']
+
+
+def test_a_dry_run_says_what_a_batch_system_still_runs(batch, programs, journal):  # noqa: F811
+    # semantics 7.9
+    leave_two(batch, programs, journal, """
+from sequent.dry_run import preview
+if MODE == 'restart':
+    leave(build())
+with preview(build('a', mode='recover')) as dry:
+    for one in dry.foresee():
+        journal.note('%s %s' % (one.path, one.why))
+""")
+    before = sorted(os.listdir(str(batch)))
+    assert programs.run('look') == 0
+    found = [one for one in journal.words() if 'still runs as batch job' in one]
+    assert len(found) == 2 and 'the flow does not come to it' in found[1]
+    assert sorted(os.listdir(str(batch))) == before
+    journal.open('go')
+
+
+def test_a_new_run_beside_batch_jobs_of_an_earlier_one_is_refused(batch, programs, journal):  # noqa: F811
+    # semantics 6.5
+    leave_two(batch, programs, journal)
+    again = programs.start()
+    assert again.wait() == 1
+    assert 'still runs as batch job 1' in again.errors()
+    journal.open('go')
+
+
+def test_a_stop_ends_adopted_batch_jobs(batch, programs, journal):  # noqa: F811
+    # semantics 8.3
+    leave_two(batch, programs, journal, "leave(build('ab' if MODE == 'restart' else 'abc'))")
+    recovery = programs.start('recover')
+    journal.wait_for('c')
+    recovery.kill(signal.SIGTERM)
+    assert recovery.wait() == 143
+    journal.open('go')
+    assert programs.run('recover') == 0
+    assert sorted(journal.words()) == ['a', 'a', 'b', 'b', 'c', 'c']

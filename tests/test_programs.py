@@ -607,7 +607,7 @@ class TestTendedProgram(ProgramContract):
         self.start(construct, job)
         wait_until(lambda: (tmp_path / 'x').exists() and read(tmp_path / 'x'), 'the program')
         os.kill(construct.tender.pid, signal.SIGSTOP)
-        assert construct.pids(job)[0] in (construct.tender.pid, int(read(tmp_path / 'x')))
+        wait_until(lambda: construct.tender.pid in construct.stopped(job), 'its stop')
         construct.kill(job, True)
         assert construct.port.outcome(construct, job).status == 'failure'
         construct.settle(job)
