@@ -13365,7 +13365,8 @@ class _Grammar:
         """Return (options, what is wrong with them or None); an option that is not given is None.
         """
         options, rest = self.parser.parse_known_args(argv)
-        given = [name for name, row in self.options.items() if self._place(name, row) in options]
+        given = [name for name, row in self.options.items() if self._place(name, row) in options
+                 and not (row['call'] and options.instead is not row)]
         places = {'instead'}.union(self._place(*one) for one in self.options.items())
         for place in places - vars(options).keys():
             setattr(options, place, None)
