@@ -244,11 +244,16 @@ def parallel_map(n, folder):
     return running(flow), lambda: [no_op(item) for item in range(n)]
 
 
-@Benchmark('{n} independent steps and one that requires them, inline, memory', 'the calls',
-           10000, over=12)
+@Benchmark('{n} independent steps and one that requires them, inline, memory',
+           'ThreadPoolExecutor(1).submit().result() of each', 10000, times=1.25)
 def independent(n, folder):
     flow = new_flow(':memory:', task_construct='inline')
-    return fan(flow, n), lambda: [no_op() for _ in range(n + 1)]
+
+    def bound():
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            for _ in range(n + 1):
+                pool.submit(no_op).result()
+    return fan(flow, n), bound
 
 
 @Benchmark('a chain of {n} inline steps, sqlite', 'the same rows, a commit each', 10000, times=1.5)
@@ -713,7 +718,7 @@ def needed_modules():
                                  for alias in one.names)
 
 
-@Benchmark('{n} times import sequent', 'the imports it cannot do without', 20, times=1.5)
+@Benchmark('{n} times import sequent', 'the imports it cannot do without', 20, times=1.3)
 def importing(n, folder):
     if sys.version_info < (3, 7):    # which has no -X importtime: starts are counted, too
         return (starting(n, folder, '-c', 'import sequent'),
@@ -724,7 +729,7 @@ def importing(n, folder):
 
 @Benchmark('{n} times list, of a flow of ten steps',
            'a module of the imports it cannot do without, argparse among them', 20,
-           times=1.5)
+           times=1.3)
 def listing(n, folder):
     with open(os.path.join(folder, 'flow.py'), 'w') as stream:
         stream.write('import sequent as seq\nflow = seq.Sequent()\nstep = ()\n'
