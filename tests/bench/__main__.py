@@ -23,6 +23,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import resource
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -220,7 +221,14 @@ def processes(n, folder):
            'the same with fork, join and a commit each', 10000, times=1.25)
 def independent_processes(n, folder):
     flow = new_flow(os.path.join(folder, 'flow.db'), max_concurrent=2)
-    started, running_now = iter(range(n + 1)), []
+    return fan(flow, n), lambda: commit_rows(folder, [two_at_a_time(n + 1)] * (n + 1),
+                                             statuses=('ready', 'active', 'success'),
+                                             journal='PERSIST')
+
+
+def two_at_a_time(n):
+    """Return a function that, called n times, each time awaits one of n processes."""
+    started, running_now = iter(range(n)), []
 
     def await_one():
         while len(running_now) < 2 and next(started, None) is not None:
@@ -231,9 +239,7 @@ def independent_processes(n, folder):
         process = [one for one in running_now if one.sentinel in ended][0]
         running_now.remove(process)
         process.join()
-    return fan(flow, n), lambda: commit_rows(folder, [await_one] * (n + 1),
-                                             statuses=('ready', 'active', 'success'),
-                                             journal='PERSIST')
+    return await_one
 
 
 @Benchmark('a parallel map over {n} items, inline, memory', 'the calls', 10000, over=15)
@@ -459,9 +465,12 @@ def with_byte_code():
             if name != 'PYTHONDONTWRITEBYTECODE'}
 
 
-def measured_apart(program, *arguments):
-    """Return the number that a program prints, run in an interpreter of its own."""
-    root = os.path.dirname(os.path.abspath(sequent.__file__))
+def measured_apart(program, *arguments, root=ROOT):
+    """Return the number that a program prints, run in an interpreter of its own.
+
+    Args:
+        root: the folder with the copy of the library that the program imports.
+    """
     # First the byte code: what compiling takes would hide what the flow takes.
     for code, given in (('import sequent', ()), (program, map(str, arguments))):
         done = subprocess.run([sys.executable, '-c', code] + list(given), cwd=root, check=True,
@@ -519,6 +528,51 @@ for kind, what in [('program', 'programs'), (
         'forkserver', "processes of start_method 'forkserver'")]:
     Benchmark('200 %s in a flow of {n} steps' % what, 'the same in a small flow', 100000,
               times=1.25, name='large_flow_' + kind)(large(kind, lambda n: 10))
+
+
+ALONE = """
+import logging, sys, time, sequent
+shape, n = sys.argv[1], int(sys.argv[2])
+given = {'command': ['true']} if shape == 'programs' else {'func': int}
+flow = sequent.Sequent('bench', 'flow.db', logging_level=logging.WARNING,
+                       config={'max_concurrent': 2})
+step, steps = (), []
+for number in range(n):
+    step = flow.add_step('s%d' % number, require=() if shape == 'fan' else step, **given)
+    steps.append(step)
+flow.add_step('end', require=tuple(steps), func=int)
+flow.compile()
+began = time.perf_counter()
+assert flow() is True
+print(time.perf_counter() - began)
+"""
+
+
+def alone(shape, bound):
+    """Make a benchmark of sequent.py in a folder without backends/.
+
+    Args:
+        shape: of the flow: a name that `ALONE` knows.
+        bound: given n and a folder, does what the flow does.
+    """
+    def make(n, folder):
+        copy = os.path.join(folder, 'alone')
+        os.mkdir(copy)
+        shutil.copy(os.path.join(ROOT, 'sequent.py'), copy)
+        return (lambda: measured_apart(ALONE, shape, n, root=copy)), lambda: bound(n + 1, folder)
+    return make
+
+
+Benchmark('a chain of {n} processes, sqlite, sequent.py alone', 'fork, join and a commit each',
+          1000, times=1.4, name='chain_alone')(alone(
+              'chain', lambda n, folder: commit_rows(folder, [fork_and_join] * n)))
+Benchmark('{n} independent processes, two at a time, sqlite, sequent.py alone',
+          'the same with fork, join and a commit each', 1000, times=1.4, name='fan_alone')(alone(
+              'fan', lambda n, folder: commit_rows(folder, [two_at_a_time(n)] * n)))
+Benchmark('a chain of {n} programs, sqlite, sequent.py alone',
+          "fork and join, subprocess.run(['true']), and a commit each", 500, times=1.4,
+          name='programs_alone')(alone('programs', lambda n, folder: commit_rows(
+              folder, [lambda: (fork_and_join(), subprocess.run(['true'], check=True))] * n)))
 
 
 def idle_flow(measure, **given):
