@@ -10,8 +10,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
@@ -246,29 +244,6 @@ def mounted(folder, *options):
 def tmpfs(folder, size):
     """Mount a disk of so many bytes, in memory."""
     return mounted(folder, '-t', 'tmpfs', '-o', 'size=%d,mode=700' % size, 'tmpfs')
-
-
-@contextlib.contextmanager
-def kept_full(folder):
-    """Fill the disk on which a folder lies, and meanwhile all room that others leave on it."""
-    over = threading.Event()
-
-    def keep():
-        with open(os.path.join(folder, 'filling'), 'ab', 0) as file:
-            while not over.is_set():
-                with contextlib.suppress(OSError):
-                    file.write(b'x' * 4096)
-                    continue
-                time.sleep(0.0005)
-    fill(folder)
-    thread = threading.Thread(target=keep)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        os.unlink(os.path.join(folder, 'filling'))
 
 
 def fill(folder):

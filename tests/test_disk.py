@@ -21,7 +21,7 @@ import sample  # noqa: E402
 import sequent  # noqa: E402
 import tally  # noqa: E402
 from disktools import (STEPS, assert_no_trace, assert_refused, command,  # noqa: E402
-                       fill, kept_full, mounted, needs_mount, night, tmpfs)
+                       fill, mounted, needs_mount, night, tmpfs)
 from runtools import is_running, wait_until  # noqa: E402
 
 __all__ = ['night']
@@ -195,15 +195,20 @@ def test_a_full_disk_ends_the_run_and_with_room_recovery_loses_nothing(night, na
         supervisor = night.start('run', HOLD=name, QUIET='1', SIZE='20000')
         night.journal.wait_for(name + ' begins')
         wait_until(lambda: '"pid"' in (night.process_of(name) or ''), 'the process of ' + name)
-        # The store gives back room as its commit fails, enough for the outcome of a program.
-        with kept_full(night.data):
+        # Outcomes have a full disk of their own, because the store gives back room as its commit
+        # fails.
+        os.mkdir(night.store + '.outcomes', 0o700)
+        with tmpfs(night.store + '.outcomes', 1 << 18):
+            filling = [fill(night.store + '.outcomes'), fill(night.data)]
             if name == 'program':    # The store has room for an outcome that is so small.
                 limit_files(supervisor, 4096)
             night.journal.open(name)
             done = night.end(supervisor)
-        assert_refused(done, night.store, 'has finished')
-        assert night.statuses()[name] == 'active'
-        night.recover()
+            assert_refused(done, night.store, 'has finished')
+            assert night.statuses()[name] == 'active'
+            for path in filling:
+                os.unlink(path)
+            night.recover()
         assert night.count(name) == 1, 'its process had to wait for room'
 
 
