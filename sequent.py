@@ -5506,6 +5506,7 @@ class TaskConstruct(abc.ABC):
     relays = False     # the output of tasks goes to job.log, whence the driver relays it
     inline = False     # release() runs the function and calls port.done before it returns
     queues = False     # takes more jobs than it runs at one time: see slots, ahead and recall()
+    leaves = False     # what it runs goes on when the supervisor stops; needs can_adopt
     tells_begin = False    # calls port.began(): a released job waits elsewhere, without a timeout
     cadence = 0.0      # seconds between two calls of poll(), which polls; 0: see poll()
 
@@ -5639,7 +5640,10 @@ class TaskConstruct(abc.ABC):
         """
 
     def close(self):  # noqa: B027 (optional)
-        """End the work for a run: nothing that was prepared, released or settled may be left."""
+        """End the work for a run: nothing that was prepared, released or settled may be left.
+
+        What was released goes on, if the construct ``leaves`` it; ``port.done`` is over.
+        """
 
 
 # Pickles for the store ------------------------------------------------------------
@@ -9274,6 +9278,8 @@ class _History:
             return job, None, Sight('unknown', text=str(error))
         if construct not in self._constructs:
             self._constructs.append(construct)
+        if self.run.status == 'stopped' and not construct.leaves:
+            return job, construct, Sight('ended')    # The stop ended it.
         job.maker = construct.maker
         return job, construct, construct.look(job)
 
@@ -10785,22 +10791,27 @@ class Stop:
         driver.port.stopping = True
         broken = self._broken
         logger.error('%s: nothing new starts; running tasks that are ended: %d',
-                     why or 'an error', len(jobs))
+                     why or 'an error', sum(not one.leaves for one in jobs.values()))
         driver.halt()
         for job in driver.starter.drop():
             jobs.pop(job, None)
             driver.outcomes.interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
         self.end_jobs(force=False)
         until = time.monotonic() + driver.settings['shutdown_grace']
-        while jobs and time.monotonic() < until and not self._urged:
+        while self._waits() and time.monotonic() < until and not self._urged:
             self._drain(min(0.5, max(0.0, until - time.monotonic())))
         self.end_jobs(force=True)
         until = time.monotonic() + 5.0
-        while time.monotonic() < until and any(one.can_kill for one in jobs.values()):
+        while time.monotonic() < until and any(
+                one.can_kill and not one.leaves for one in jobs.values()):
             self._drain(0.2)
-        self.abandoned = list(jobs.items())
+        self.abandoned = [(job, construct) for job, construct in jobs.items()
+                          if not construct.leaves]
         for job, _ in self.abandoned:
             driver.outcomes.take(job, Outcome(ACTIVE, 'abandoned by the stop', interrupted=True))
+        if jobs:
+            logger.warning('%d tasks go on, as their construct leaves them running; recover or '
+                           'continue the run to take their outcomes', len(jobs))
         self._drain(0)
         if self._broken is not broken:
             raise self._broken
@@ -10808,10 +10819,16 @@ class Stop:
     def end_jobs(self, force):
         """Ask all that runs to end; ``force``: do not ask."""
         for job, construct in list(self.driver.jobs.items()):
+            if construct.leaves:
+                continue
             if construct.can_kill:
                 construct.kill(job, force)
             elif construct.queues:
                 construct.recall(job)
+
+    def _waits(self):
+        """Return whether something runs that the stop is to end."""
+        return any(not one.leaves for one in self.driver.jobs.values())
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""
@@ -11972,7 +11989,10 @@ class _Run:
         if not settings['exclusive']:
             return []
         dead = [old for old in self.store.active_runs(name) if old.run_id != self.run_id]
-        for old in dead:
+        stopped = []    # Their constructs may have left something running.
+        if any(one.calls and one.step.construct.leaves for one in self.flow.compile().steps):
+            stopped = [old for old in self.store.latest_runs(name, 5) if old.status == 'stopped']
+        for old in dead + stopped:
             history = _History(self.store, old, self.flow.compile(), settings)
             history.look()
             for record, _, _, sight in history.living.values():

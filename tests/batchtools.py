@@ -97,8 +97,12 @@ class BatchConstruct(TaskConstruct):
                 self.port.done(job, outcome)
 
     def close(self):
-        for job in self.jobs:
+        for job in [] if self.leaves else self.jobs:
             self.kill(job, True)
+
+
+class LeavingConstruct(BatchConstruct):
+    leaves = True
 
 
 def work(folder, name):

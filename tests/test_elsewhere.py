@@ -3,6 +3,7 @@
 And work in another place that outlives its supervisor.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from contracts import AdoptionContract
 import sequent as seq
 from runtools import (  # noqa: F401 (fixtures)
     a_private_temporary_folder,
+    is_running,
     journal,
     programs,
     wait_until,
@@ -249,12 +251,22 @@ def started(folder):
                   if name.endswith('.began'))
 
 
-def identity_of(programs, path):  # noqa: F811
-    """Return what is stored of what was started for a step."""
+@contextlib.contextmanager
+def opened_store(programs):  # noqa: F811
+    """Give the store of the programs, opened to be read."""
     store = seq.SqliteStore(programs.store_path)
     store.open(create=False)
-    [process] = [one.process for one in store.tasks(store.latest('etl')) if one.path == path]
-    store.close()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def identity_of(programs, path):  # noqa: F811
+    """Return what is stored of what was started for a step."""
+    with opened_store(programs) as store:
+        tasks = store.tasks(store.latest('etl'))
+        [process] = [one.process for one in tasks if one.path == path]
     return json.loads(process)
 
 
@@ -378,3 +390,96 @@ def test_a_stop_ends_adopted_batch_jobs(batch, programs, journal):  # noqa: F811
     journal.open('go')
     assert programs.run('recover') == 0
     assert sorted(journal.words()) == ['a', 'a', 'b', 'b', 'c', 'c']
+
+
+LEAVING = BATCH + """
+from batchtools import LeavingConstruct
+def leaving(names='ab'):
+    return build(names, LeavingConstruct)
+"""
+
+
+def stop_beside_two(batch, programs, journal, number=signal.SIGTERM):  # noqa: F811
+    """Stop a supervisor when two batch jobs run that its construct leaves."""
+    programs.write(LEAVING + 'leave(leaving())')
+    supervisor = programs.start()
+    for name in 'ab':
+        journal.wait_for(name)
+    supervisor.kill(number)
+    assert supervisor.wait() in (130, 143, -2)
+    assert 'running tasks that are ended: 0' in supervisor.errors()
+    assert '2 tasks go on' in supervisor.errors()
+    return supervisor
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('mode', ['recover', 'continue'])
+def test_what_a_construct_leaves_at_a_stop_goes_on_and_is_adopted(
+        mode, number, batch, programs, journal):  # noqa: F811
+    # semantics 8.3
+    stop_beside_two(batch, programs, journal, number)
+    assert programs.last('a') == programs.last('b') == 'active'
+    assert identity_of(programs, 'b')['identity'] == '2'
+    with opened_store(programs) as store:
+        assert store.latest('etl').status == 'stopped'
+    recovery = programs.start(mode)
+    recovery.wait_for('still runs as batch job 2')
+    journal.open('go')
+    assert recovery.wait() == 0
+    assert sorted(journal.words()) == ['a', 'b']
+    assert programs.tasks() == {'a': [('1', 0, 1, 'success')], 'b': [('1', 0, 1, 'success')]}
+
+
+def test_what_a_construct_leaves_may_end_while_no_supervisor_is_there(batch, programs, journal):  # noqa: F811
+    # semantics 8.3
+    stop_beside_two(batch, programs, journal)
+    journal.open('go')
+    wait_until(lambda: len([one for one in os.listdir(str(batch))
+                            if one.endswith('.outcome')]) == 2, 'their outcomes')
+    assert programs.run('continue') == 0
+    assert sorted(journal.words()) == ['a', 'b']
+
+
+def test_a_second_stop_leaves_what_was_adopted(batch, programs, journal):  # noqa: F811
+    # semantics 8.3
+    stop_beside_two(batch, programs, journal)
+    programs.write(LEAVING + "leave(leaving('abc'))")
+    recovery = programs.start('recover')
+    journal.wait_for('c')
+    recovery.kill(signal.SIGTERM)
+    assert recovery.wait() == 143
+    journal.open('go')
+    assert programs.run('recover') == 0
+    assert sorted(journal.words()) == ['a', 'b', 'c']
+
+
+def test_a_new_run_beside_what_a_stop_has_left_running_is_refused(batch, programs, journal):  # noqa: F811
+    # semantics 6.5
+    stop_beside_two(batch, programs, journal)
+    again = programs.start()
+    assert again.wait() == 1
+    assert 'still runs as batch job 1' in again.errors()
+    journal.open('go')
+    wait_until(lambda: len([one for one in os.listdir(str(batch))
+                            if one.endswith('.outcome')]) == 2, 'their outcomes')
+    assert programs.run() == 0
+    assert sorted(journal.words()) == ['a', 'a', 'b', 'b']
+
+
+def test_a_stop_ends_a_process_beside_what_a_construct_leaves(batch, programs, journal):  # noqa: F811
+    # semantics 8.3
+    programs.write(LEAVING + """
+flow = leaving('a')
+flow.add_step('p', func=work, args=(FOLDER, 'p'), config={'task_construct': 'process'})
+leave(flow)
+""")
+    supervisor = programs.start()
+    journal.wait_for('a')
+    pid = journal.pid('p')
+    supervisor.kill(signal.SIGTERM)
+    assert supervisor.wait() == 143
+    assert 'running tasks that are ended: 1' in supervisor.errors()
+    assert not is_running(pid)
+    journal.open('go')
+    assert programs.run('recover') == 0
+    assert sorted(journal.words()) == ['a', 'p', 'p']

@@ -456,6 +456,7 @@ class TaskConstruct(ABC):
     relays: bool
     inline: bool
     queues: bool
+    leaves: bool
     tells_begin: bool
     cadence: float
     port: Port
