@@ -5477,8 +5477,8 @@ class TaskConstruct(abc.ABC):
     The driver makes at most one instance of a class for each run and calls, in this order:
 
     1. `open`, once, and `check`, for each step that uses the construct, before anything starts;
-    2. for each attempt at a task `prepare`, then, once the start is in the store, `release`;
-       or `withdraw`, when it is not to start after all;
+    2. for each attempt at a task `prepare`, then, once the start is in the store, `release`,
+       with all others of the same commit; or `withdraw`, when it is not to start after all;
     3. `settle`, once the outcome that came by ``port.done`` is in the store;
     4. `close`, once, however the run ended.
 
@@ -5493,8 +5493,9 @@ class TaskConstruct(abc.ABC):
         class HereConstruct(TaskConstruct):
             inline = True
 
-            def release(self, job):
-                self.port.done(job, run_job(job))
+            def release(self, jobs):
+                for job in jobs:
+                    self.port.done(job, run_job(job))
 
     It is used by ``config={'task_construct': HereConstruct}``; or an instance of it, or the
     string ``'package.module:HereConstruct'``.
@@ -5566,8 +5567,12 @@ class TaskConstruct(abc.ABC):
         """
 
     @abc.abstractmethod
-    def release(self, job):
-        """Run a prepared job, whose start is stored; then call ``port.done(job, outcome)``."""
+    def release(self, jobs):
+        """Run prepared jobs, whose starts are stored; call ``port.done(job, outcome)`` for each.
+
+        Args:
+            jobs: those of one commit that are this construct's; if it is ``inline``, one.
+        """
 
     def withdraw(self, job):  # noqa: B027 (optional)
         """Forget a prepared job that is not going to be released: it must never run."""
@@ -7391,7 +7396,11 @@ class InlineConstruct(TaskConstruct):
         self._layer = EnvironmentLayer(_environment_setter())
         _task_log_handler.install()
 
-    def release(self, job):
+    def release(self, jobs):
+        for job in jobs:
+            self._run(job)
+
+    def _run(self, job):
         try:
             if job.config.get('cwd') or job.config.get('env'):
                 outcome = self._call_elsewhere(job)
@@ -7475,8 +7484,9 @@ class ThreadConstruct(TaskConstruct):
         seconds = max(self._crew.pace / self._crew.most, 1e-4)
         return int(self.port.config.get('group_commit', 0) / seconds)
 
-    def release(self, job):
-        self._crew.give(job)
+    def release(self, jobs):
+        for job in jobs:
+            self._crew.give(job)
 
     def recall(self, job):
         if self._crew.take_back(job):
@@ -7845,13 +7855,14 @@ class ProcessConstruct(TaskConstruct):
                                               log=job.log if _has_log(job) else None)
         job.process = child.identity
 
-    def release(self, job):
-        child = job.state
-        self._jobs.add(job)
-        self.port.watch(child.fd, functools.partial(self._readable, job))
-        if child.pid is not None:
-            self._watch_end(job)
-        child.release()
+    def release(self, jobs):
+        for job in jobs:
+            child = job.state
+            self._jobs.add(job)
+            self.port.watch(child.fd, functools.partial(self._readable, job))
+            if child.pid is not None:
+                self._watch_end(job)
+            child.release()
 
     def withdraw(self, job):
         job.state.withdraw()
@@ -10298,7 +10309,7 @@ class _Starter:
 
     def prepare(self):
         """Make jobs of the tasks that are to start; return those that wait for the commit."""
-        batch, jobs = self.driver.batch, []  # type: typing.Any, list
+        batch, jobs, ready = self.driver.batch, [], []  # type: typing.Any, list, list
         # Where there is nothing to survive, and nobody looks, no start waits for its commit.
         free = self.driver.store.volatile and not self.driver.observers.closely
         starting, batch.starting = batch.starting, []
@@ -10316,9 +10327,10 @@ class _Starter:
                 self.inline.append((job, construct, True))
             elif stored and not construct.can_adopt:
                 batch.tell_start(task)
-                self.release(job, construct)
+                ready.append((job, construct))
             else:
                 jobs.append((job, construct))
+        self.release(ready)
         return jobs
 
     def _prepare(self, job, construct, prepared):
@@ -10389,14 +10401,17 @@ class _Starter:
             if task not in driver.batch.ahead:
                 driver.batch.store_ahead(task)
 
-    def release(self, job, construct):
-        """Start a job whose start is stored."""
-        if construct.inline:
-            self.inline.append((job, construct, False))
-            return
-        driver = self.driver
-        driver.watch_over(job, construct, None if construct.tells_begin else driver.clock())
-        construct.release(job)
+    def release(self, jobs):
+        """Start jobs whose starts are stored: (job, construct)."""
+        driver, calls = self.driver, {}  # type: typing.Any, typing.Dict[TaskConstruct, list]
+        for job, construct in jobs:
+            if construct.inline:
+                self.inline.append((job, construct, False))
+                continue
+            driver.watch_over(job, construct, None if construct.tells_begin else driver.clock())
+            calls.setdefault(construct, []).append(job)
+        for construct, given in calls.items():
+            construct.release(given)
 
     def call_inline(self):
         """Run the first inline job whose start is stored."""
@@ -10408,7 +10423,7 @@ class _Starter:
         driver.batch.wait()
         driver.jobs[job] = construct
         try:
-            driver.stop.call(construct.release, job, job)
+            driver.stop.call(construct.release, (job,), job)
         except KeyboardInterrupt:
             if job not in [one for one, _ in driver.port.arrived]:
                 driver.port.done(job, Outcome(ACTIVE, 'interrupted', interrupted=True))
@@ -11100,8 +11115,7 @@ class Driver(PlanWalk):
             for job, construct in jobs:
                 construct.withdraw(job)
             raise
-        for job, construct in jobs:    # which go first, as somebody waits for them
-            starter.release(job, construct)
+        starter.release(jobs)    # These go first, as somebody waits for them.
         batch.settle()
 
     def _wait(self):

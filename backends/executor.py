@@ -103,7 +103,11 @@ class ExecutorConstruct(TaskConstruct):
         elif not isinstance(self._given, concurrent.futures.ThreadPoolExecutor):
             _pickled(name, (func, args, kwargs))
 
-    def release(self, job):
+    def release(self, jobs):
+        for job in jobs:
+            self._hand_over(job)
+
+    def _hand_over(self, job):
         try:
             future = self._submit(self._executor(job), job)
         except Exception as error:  # of the user's factory, of pickle, of any kind of executor

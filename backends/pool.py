@@ -185,7 +185,11 @@ class PoolConstruct(TaskConstruct):
                 self.port.watch(worker.sentinel, functools.partial(self._bury, self._pool))
         job.state = self._pool
 
-    def release(self, job):
+    def release(self, jobs):
+        for job in jobs:
+            self._hand_over(job)
+
+    def _hand_over(self, job):
         pool = self._pool or job.state    # the one of `prepare`, if there can be no other
         try:
             message = pool.message(job)
@@ -505,7 +509,7 @@ class _Worker:
             job.load(program=not self.forked)
         except (Exception, SystemExit) as error:
             return Outcome('failure', 'it could not be started: %s' % describe_error(error))
-        self.inline.release(job)
+        self.inline.release([job])
         return self.port.outcome
 
 

@@ -35,7 +35,6 @@ class BatchConstruct(TaskConstruct):
         super().open(port)
         self.jobs = {}      # job -> whether it is known to have begun
         self.killed = set()
-        self.calls = []     # the names of the jobs that each call of `release` was given
 
     def path(self, job):
         return os.path.join(self.folder, job.process + '.job')
@@ -50,8 +49,9 @@ class BatchConstruct(TaskConstruct):
             except FileExistsError:
                 number += 1
 
-    def release(self, job):
-        self.submit(job)
+    def release(self, jobs):
+        for job in jobs:
+            self.submit(job)
 
     def submit(self, job):
         self.jobs[job] = False

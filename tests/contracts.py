@@ -739,8 +739,8 @@ class RunningContract:
         for job in jobs:
             construct.check(job.name, job.func, job.args, job.kwargs, job.config)
             construct.prepare(job)
-        for job in jobs:
-            construct.release(job)
+        for given in [[job] for job in jobs] if construct.inline else [list(jobs)]:
+            construct.release(given)
 
     def run(self, construct, func, *args, **fields):
         job = self.job(func, *args, **fields)
@@ -1012,7 +1012,7 @@ class AdoptionContract:
         process = supervisor(tmp_path, '''
             job = make('a', wait_for_go, folder, 'a')
             if %r:
-                construct.release(job)
+                construct.release([job])
                 wait_until(lambda: os.path.exists(path('a.runs')))
             say([job])
             time.sleep(600)

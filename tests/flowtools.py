@@ -125,10 +125,11 @@ class SteppedConstruct(seq.TaskConstruct):
         self.reader, self.writer = os.pipe()
         port.watch(self.reader, self.end_one)
 
-    def release(self, job):
-        self.running.append(job)
-        self.started.append('%s@%s' % (job.name, job.sequence))
-        os.write(self.writer, b'.')
+    def release(self, jobs):
+        for job in jobs:
+            self.running.append(job)
+            self.started.append('%s@%s' % (job.name, job.sequence))
+            os.write(self.writer, b'.')
 
     def end_one(self):
         os.read(self.reader, 1)

@@ -550,8 +550,8 @@ def test_what_cannot_wake_the_supervisor_is_polled(memory_flow):          # sema
         def open(self, port):
             self.port, self.jobs, self.polled = port, [], 0
 
-        def release(self, job):
-            self.jobs.append(job)
+        def release(self, jobs):
+            self.jobs.extend(jobs)
 
         def poll(self):
             self.polled += 1

@@ -49,7 +49,7 @@ class TestInline(ConstructContract):
 
     def test_it_runs_in_the_thread_of_the_driver(self, construct):
         job = self.job(threading.get_ident)
-        construct.release(job)
+        construct.release([job])
         assert pickle.loads(construct.port.outcomes[job].result) == threading.get_ident()
 
     def test_a_function_that_accepts_eventor_gets_it(self, construct):
@@ -98,7 +98,7 @@ class TestThread(ConstructContract):
             gate.wait(PATIENCE)
             over.set()
         job = self.job(wait)
-        construct.release(job)
+        construct.release([job])
         construct.close()
         gate.set()
         assert over.wait(PATIENCE)
@@ -493,7 +493,7 @@ class NewInterpreter(ProcessContract):
                 construct.open(port)
                 job = seq.Job('a', func=work, config={'start_method': %r, 'capture': 'none'})
                 construct.prepare(job)
-                construct.release(job)
+                construct.release([job])
                 outcome = port.outcome(construct, job)
                 construct.settle(job)
                 construct.close()
@@ -526,7 +526,7 @@ class NewInterpreter(ProcessContract):
             construct.open(port)
             job = seq.Job('a', func=flow_module.work, config={'start_method': %r})
             construct.prepare(job)
-            construct.release(job)
+            construct.release([job])
             print(port.outcome(construct, job))
             construct.settle(job)
             construct.close()
@@ -585,7 +585,7 @@ class TestOrphans(AdoptionContract):
         process = supervisor(tmp_path, '''
             jobs = [make('a%d' % n, wait_for_go, folder, 'a%d' % n) for n in range(5)]
             for job in jobs:
-                construct.release(job)
+                construct.release([job])
             wait_until(lambda: all(os.path.exists(path('a%d.runs' % n)) for n in range(5)))
             say(jobs)
             time.sleep(600)
@@ -605,7 +605,7 @@ class TestOrphans(AdoptionContract):
     def test_an_outcome_that_was_delivered_and_not_settled_is_left(self, tmp_path):
         process = supervisor(tmp_path, '''
             job = make('a', add, 3)
-            construct.release(job)
+            construct.release([job])
             port.outcome(construct, job)
             say([job])
             time.sleep(600)
@@ -618,7 +618,7 @@ class TestOrphans(AdoptionContract):
     def test_a_settled_outcome_is_not_left(self, tmp_path):
         process = supervisor(tmp_path, '''
             job = make('a', add, 3)
-            construct.release(job)
+            construct.release([job])
             port.outcome(construct, job)
             construct.settle(job)
             say([job])
@@ -631,7 +631,7 @@ class TestOrphans(AdoptionContract):
     def test_a_stopped_supervisor_is_waited_for(self, tmp_path):
         process = supervisor(tmp_path, '''
             job = make('a', wait_for_go, folder, 'a')
-            construct.release(job)
+            construct.release([job])
             wait_until(lambda: os.path.exists(path('a.runs')))
             say([job])
             print(port.outcome(construct, job).status, flush=True)
@@ -655,7 +655,7 @@ class TestOrphans(AdoptionContract):
             import atexit
             atexit.register(print, 'at exit', flush=True)
             job = make('a', add, 3)
-            construct.release(job)
+            construct.release([job])
             port.outcome(construct, job)
             construct.settle(job)
             construct.close()

@@ -44,10 +44,11 @@ class Queue(TaskConstruct):
         super().open(port)
         self.threads = []
 
-    def release(self, job):
-        self.ended[job] = threading.Event()
-        self.threads.append(threading.Thread(target=self.run, args=(job,)))
-        self.threads[-1].start()
+    def release(self, jobs):
+        for job in jobs:
+            self.ended[job] = threading.Event()
+            self.threads.append(threading.Thread(target=self.run, args=(job,)))
+            self.threads[-1].start()
 
     def run(self, job):
         time.sleep(self.wait)
@@ -181,8 +182,8 @@ class Polled(TaskConstruct):
         super().open(port)
         self.times, self.over = [], threading.Event()
 
-    def release(self, job):
-        self.job = job
+    def release(self, jobs):
+        [self.job] = jobs
         threading.Thread(target=self.disturb, daemon=True).start()
 
     def disturb(self):
@@ -204,6 +205,32 @@ def test_a_construct_is_polled_in_its_own_cadence():
     gaps = [after - before for before, after in zip(seldom.times, seldom.times[1:])]
     assert min(gaps) > 0.3 and len(gaps) == 3
     assert often.times[-1] - often.times[0] < 50    # and not in the steps of the loop
+
+
+class Array(Queue):
+    """Notes which jobs it is given together, as for an array job."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def release(self, jobs):
+        self.given.append(sorted(job.name for job in jobs))
+        super().release(jobs)
+
+
+def test_the_jobs_of_one_commit_are_released_together_to_each_construct():
+    # semantics 6.2
+    one, other = Array(), Array()
+    flow = seq.Sequent('flow', ':memory:', config={'task_construct': one, 'max_concurrent': 9})
+    first = [flow.add_step(name, func=nothing) for name in 'abc']
+    first += [flow.add_step(name, func=nothing, config={'task_construct': other})
+              for name in 'xy']
+    for name in 'de':
+        flow.add_step(name, func=nothing, require=first)
+    assert flow.run() is True
+    assert one.given == [['a', 'b', 'c'], ['d', 'e']]
+    assert other.given == [['x', 'y']]
 
 
 # Work in another place ############################################################

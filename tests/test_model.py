@@ -588,10 +588,11 @@ def test_what_a_construct_does_to_the_arguments_of_a_job_reaches_no_other_step()
     seen = []
 
     class Adding(seq.InlineConstruct):
-        def release(self, job):
-            seen.append(dict(job.kwargs))
-            job.kwargs['n'] = len(seen)
-            super().release(job)
+        def release(self, jobs):
+            for job in jobs:
+                seen.append(dict(job.kwargs))
+                job.kwargs['n'] = len(seen)
+            super().release(jobs)
     flow = seq.Sequent('f', ':memory:', config={'task_construct': Adding()})
     for name in 'ab':
         flow.add_step(name, func=lambda n: None, loop=range(2))

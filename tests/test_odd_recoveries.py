@@ -220,7 +220,7 @@ if 'logdir' in CONFIG:
     CONFIG['logdir'] = os.path.join(FOLDER, CONFIG['logdir'])
 
 class Dying(seq.ProcessConstruct):
-    def release(self, job):
+    def release(self, jobs):
         """Die when the start of the job is stored, and its process has not passed its gate."""
         kill_me()
 

@@ -91,9 +91,10 @@ BACKEND = '''
     class MineConstruct(TaskConstruct):
         inline = True
 
-        def release(self, job):
-            print('at speed', job.config['speed'])
-            self.port.done(job, run_job(job))
+        def release(self, jobs):
+            for job in jobs:
+                print('at speed', job.config['speed'])
+                self.port.done(job, run_job(job))
 '''
 
 

@@ -42,8 +42,8 @@ class FileConstruct(TaskConstruct):
         job.state = self.folder / str(next(self.numbers))
         job.state.write_bytes(seq.pack_job(job))
 
-    def release(self, job):
-        self.running[job] = start_job(job.state)
+    def release(self, jobs):
+        self.running.update((job, start_job(job.state)) for job in jobs)
 
     def kill(self, job, force):
         os.killpg(self.running[job].pid, signal.SIGKILL if force else signal.SIGTERM)

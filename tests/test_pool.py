@@ -665,14 +665,14 @@ def recall_while_reported(line, journal):  # noqa: F811
                            args=(journal, '%s%d' % (name, line))) for name in 'abc']
         for job in (a, b):
             construct.prepare(job)
-            construct.release(job)
+            construct.release([job])
         journal.open('a%d' % line)
         wait_until(lambda: there.is_set() or a in port.outcomes, 'the report')
         jobs = [a, b, c] if there.is_set() else [a, b]
         if there.is_set():
             journal.wait_for('b%d.1' % line)
             construct.prepare(c)
-            construct.release(c)
+            construct.release([c])
             construct.recall(a)
             journal.open('c%d' % line)
         go_on.set()

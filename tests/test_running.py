@@ -504,9 +504,10 @@ class Construct(ThreadConstruct):
         self.name = name
         self.ran = ran
 
-    def release(self, job):
-        self.ran[job.name] = self.name
-        super().release(job)
+    def release(self, jobs):
+        for job in jobs:
+            self.ran[job.name] = self.name
+        super().release(jobs)
 
 
 def test_a_steps_config_counts_over_its_containers_over_the_flows():

@@ -2,7 +2,7 @@
 
 import datetime
 import functools
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 import sequent as seq
 
@@ -39,9 +39,10 @@ class HereConstruct(seq.TaskConstruct):
 
     inline = True
 
-    def release(self, job: seq.Job) -> None:
-        outcome = seq.run_job(job)
-        self.port.done(job, outcome._replace(warning=''))
+    def release(self, jobs: Sequence[seq.Job]) -> None:
+        for job in jobs:
+            outcome = seq.run_job(job)
+            self.port.done(job, outcome._replace(warning=''))
 
 
 def build() -> seq.Sequent:

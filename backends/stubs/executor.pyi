@@ -2,7 +2,7 @@
 
 from concurrent.futures import BrokenExecutor as BrokenExecutor
 from concurrent.futures import Executor
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from . import Job, TaskConstruct
 
@@ -11,4 +11,4 @@ LOOK_EVERY: float
 
 class ExecutorConstruct(TaskConstruct):
     def __init__(self, executor: Optional[Executor] = None) -> None: ...
-    def release(self, job: Job) -> None: ...
+    def release(self, jobs: Sequence[Job]) -> None: ...

@@ -1,7 +1,7 @@
 """The types of `sequent.pool`, which is backends/pool.py."""
 
 from concurrent.futures import BrokenExecutor as BrokenExecutor
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from . import Job, TaskConstruct
 
@@ -12,4 +12,4 @@ MOST: int
 
 class PoolConstruct(TaskConstruct):
     def recall(self, job: Job) -> None: ...
-    def release(self, job: Job) -> None: ...
+    def release(self, jobs: Sequence[Job]) -> None: ...
