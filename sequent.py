@@ -835,6 +835,11 @@ def _choices(name, known):
 # functions under 'call', are given by their names in the file.
 #
 #     'construct'     the `TaskConstruct` for task_construct='<name of the file>'
+#     'store'         the `Store` for store='<name of the file>://...'; it is given that text
+#     'observer'      the `Observer` for observe('<name of the file>') and config 'observers'
+#     'loader'        {'endings': ['.dag', ...], 'call': function}: makes a flow of a file that is
+#                     no Python module. The function is given (path, name=, store=), which are the
+#                     name and the store that the flow of a module has in that place.
 #     'accelerates'   the construct that the file makes faster
 #     'explains'      the verb that shows more where the file is there
 #     'config'        {key: the fields of a `ConfigKey`}: keys of configuration
@@ -5226,8 +5231,8 @@ def find_store(spec, synchronous='full'):
     """Return the store that a flow's ``store`` names.
 
     Args:
-        spec: a path; ``':memory:'``; a string ``'package.module:Class'``; a subclass of `Store`;
-            or an instance of one.
+        spec: a path; ``':memory:'``; ``'NAME://...'``, for a store in ``backends/NAME.py``; a
+            string ``'package.module:Class'``; a subclass of `Store`; or an instance of one.
         synchronous: for the store at a path: see `SqliteStore`.
 
     Raises:
@@ -5242,14 +5247,16 @@ def find_store(spec, synchronous='full'):
             raise FlowError("no store %r%s (a path is written './%s')"
                             % (spec, _choices(spec, [':memory:']), spec))
         module, colon, name = spec.partition(':')
+        if module.isidentifier() and name.startswith('//'):
+            return backend_class('store', module, FlowError, ['a path', ':memory:'])(spec)
         if colon and name.isidentifier() and all(map(str.isidentifier, module.split('.'))):
             spec = _named_store(spec, module, name)
     if isinstance(spec, type) and issubclass(spec, Store):
         return spec()
     if isinstance(spec, (str, os.PathLike)):
         return SqliteStore(os.fspath(spec), synchronous)
-    raise FlowTypeError("store must be a path, ':memory:', a Store or 'package.module:Class', "
-                        'not %r' % (spec,))
+    raise FlowTypeError("store must be a path, ':memory:', a Store, 'package.module:Class' or "
+                        "'NAME://...', not %r" % (spec,))
 
 
 def _named_store(spec, module, name):
@@ -9862,6 +9869,19 @@ class Observer:
         """
 
 
+def find_observer(spec):
+    """Return an observer: that of ``backends/NAME.py`` for the name, or the given `Observer`.
+
+    Raises:
+        ConfigError, FlowTypeError: there is no such observer.
+    """
+    if isinstance(spec, str):
+        spec = backend_class('observer', spec, ConfigError)()
+    if not isinstance(spec, Observer):
+        raise FlowTypeError('%r is no observer: derive its class from sequent.Observer' % (spec,))
+    return spec
+
+
 class _Observers:
     """Tells observers what happens, and leaves out those that raise."""
 
@@ -11285,6 +11305,8 @@ CONFIG_KEYS = {
     'tolerate': ConfigKey(None, 'tolerance', True,
         "failed iterations that a loop bears: a number, or a share such as '10%' (of what has a "
         'length, else looked at when the loop is over); not inherited'),
+    'observers': ConfigKey([], 'names', False,
+        'names of files in backends/ whose observers are told of the run'),
     'assume_dead': ConfigKey(False, 'bool', False,
         'take processes for dead that were recorded on another host and cannot be looked at'),
     'cwd': ConfigKey('', 'path', True,
@@ -11429,6 +11451,8 @@ _VALUE_KINDS = {  # type: typing.Dict[str, typing.Tuple[str, typing.Any, typing.
     'prefix': ("a str without '='", lambda value: isinstance(value, str) and not (
         set(value) & {'=', '\0'}), str),
     'construct': ('a task construct', lambda value: value is not None and value != '', str),
+    'names': ('a list of names', lambda value: isinstance(value, (list, tuple)) and all(
+        isinstance(one, str) for one in value), lambda text: re.split('[ ,]+', text.strip())),
     'JSON object': ("a dict of str: str or None (names without '=')", _are_variables, _read_json),
     'any': ('anything', lambda value: True, str),
 }
@@ -12611,7 +12635,9 @@ class _Flow(abc.ABC):
             preparation.configure(self._root, settings)
             for step in self._paths.values():
                 preparation.find_placeholders(step)
-            self._plan = self._compile(settings)
+            plan = self._compile(settings)
+            self.observers += map(find_observer, settings['observers'])
+            self._plan = plan
         return self._plan
 
     def open_store(self, create=True):
@@ -12777,11 +12803,12 @@ class _Flow(abc.ABC):
         self._current.recovery_run = value
 
     def observe(self, observer):
-        """Let an `Observer` be told of the runs that this object begins from now on."""
-        if not isinstance(observer, Observer):
-            raise FlowTypeError('%r cannot be observed by %r: derive its class from '
-                                'sequent.Observer' % (self, observer))
-        self.observers.append(observer)
+        """Let an `Observer` be told of the runs that this object begins from now on.
+
+        Args:
+            observer: the object, or the name of a file in ``backends/`` that has one.
+        """
+        self.observers.append(find_observer(observer))
 
     def preview(self, walk):
         """Return a context manager that gives what ``run()`` would do now: see `_Run.preview`."""
@@ -13120,7 +13147,7 @@ def _main(start, stdout):
             return _Session(options, start.recorded).run()
         with _output(stdout) as say:
             if options.text is None:
-                return _find_function(options)(options, say)
+                return _find_function(options.row)(options, say)
             for line in options.text.splitlines():
                 say(line)
             return _EXIT_SUCCESS
@@ -13893,6 +13920,10 @@ def _strange_flow(module, flow):
 def _load(target):
     """Import what MODULE names and return the module."""
     import importlib.util
+    if os.path.isfile(target) and not target.endswith('.py'):
+        for source, one in descriptions().items():
+            if target.endswith(tuple(one.get('loader', {}).get('endings', ()))):
+                return _load_other(target, source, one['loader']['call'])
     if target.endswith('.py') or os.sep in target or (os.altsep or os.sep) in target:
         return _load_file(target)
     sys.path.insert(0, os.getcwd())
@@ -13928,6 +13959,18 @@ def _load_file(path):
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     _common.program = name
     spec.loader.exec_module(module)
+    return module
+
+
+def _load_other(path, source, call):
+    """Return a module that holds the flow which a file in backends/ makes of another file."""
+    stem = os.path.splitext(os.path.abspath(path))[0]
+    module = types.ModuleType(os.path.basename(stem))  # type: typing.Any
+    load = _find_function({'source': source, 'call': call})
+    try:
+        module.flow = load(os.path.abspath(path), name=module.__name__, store=stem + '.run.db')
+    except (FlowError, FlowTypeError, ConfigError) as error:    # The file says so, not the loader.
+        raise _LoadError('%r cannot be loaded: %s' % (path, error)) from error
     return module
 
 
@@ -13998,7 +14041,7 @@ def _apply(flow, session):
     install_logging(flow.logging_level)
     flow.log_warnings()
     session.values.log_notes()
-    function = _find_function(options)
+    function = _find_function(options.row)
     try:
         if function is _run:
             return _run(flow, options)
@@ -14012,13 +14055,13 @@ def _apply(flow, session):
         raise RecoveryError('%s%s' % (error, _nearest(options.run_id or '', known))) from None
 
 
-def _find_function(options):
-    """Return the function for the verb, or for the option that takes its place."""
-    source, name = options.row['source'], options.row['call']
+def _find_function(row):
+    """Return the function that a description names: of a verb, an option or a loader."""
+    source = row['source']
     if not source:
-        return globals()[name]
+        return globals()[row['call']]
     try:
-        return getattr(load_backend(source), name)
+        return getattr(load_backend(source), row['call'])
     except ModuleNotFoundError as error:
         raise _UsageError('backends/%s.py needs the module %r, which is not installed'
                           % (source, error.name)) from error

@@ -189,3 +189,160 @@ def test_the_core_alone_names_what_was_not_run_and_a_file_adds_the_reasons(copy)
         {'path': 'c', 'reason': None}, {'path': 'mail', 'reason': None}]
     assert reasons.stdout.splitlines()[-1] == 'c was not run: it requires b, which failed'
     assert 'mail' not in reasons.stdout
+
+
+# Stores, observers, loaders #######################################################
+
+FILES = '''
+    import os
+    from . import SqliteStore
+
+    BACKEND = {'store': 'FolderStore'}
+
+
+    class FolderStore(SqliteStore):
+        def __init__(self, spec):
+            folder = spec.partition('://')[2]
+            os.makedirs(folder, exist_ok=True)
+            SqliteStore.__init__(self, os.path.join(folder, 'runs.db'))
+'''
+
+TELL = '''
+    import sys
+    from . import Observer
+
+    BACKEND = {'observer': 'Teller'}
+
+
+    class Teller(Observer):
+        def ended(self, run, ok):
+            sys.stderr.write('%s told: %s %s\\n' % (__name__, run.flow, run.status))
+'''
+
+LINES = '''
+    from . import Sequent
+
+    BACKEND = {'loader': {'endings': ['.lines', '.txt'], 'call': 'load'}}
+
+
+    def load(path, **given):
+        flow, before = Sequent(**given), ()
+        with open(path) as file:
+            for number, line in enumerate(file):
+                before = flow.add_step('line%d' % number, command=line.split(), require=before)
+        return flow
+'''
+
+
+def test_a_store_of_a_file_is_found_by_its_name_and_gets_the_text(copy):
+    # semantics 21.7
+    copy.add('folder.py', FILES)
+
+    assert copy('night', '--store', 'folder://here/and/there', '--run-id', 'r').returncode == 1
+
+    assert (copy.folder / 'here' / 'and' / 'there' / 'runs.db').exists()
+    assert not (copy.folder / 'night.run.db').exists()
+    shown = copy('night', 'status', '--store=folder://here/and/there')
+    assert 'flow night, run r, recovery 0: failure' in shown.stdout
+    copy.write('night.py', NIGHT.replace('Sequent(', "Sequent(store='folder://here/and/there', "))
+    assert 'run r, ' in copy('night', 'status').stdout
+    assert copy('night', 'recover').returncode == 1
+    assert len(json.loads(copy('night', 'history', '--json').stdout)) == 2
+
+
+def test_an_unknown_store_is_an_error_with_the_known_ones(copy):
+    # semantics 21.7
+    copy.add('folder.py', FILES)
+    copy.add('tell.py', TELL)
+
+    assert_refused(copy('night', '--store', 'foldre://x'),
+                   "no store 'foldre'; did you mean 'folder'? Known: a path, :memory:, folder", 3)
+    assert_refused(copy('night', '--store', 'tell://x'), "no store 'tell'", 3)
+    assert sorted(os.listdir(str(copy.folder))) == ['__pycache__', 'backends', 'night.py',
+                                                    'sequent.py']
+
+
+@pytest.mark.parametrize('way', ['environment', 'config', 'observe'])
+def test_an_observer_of_a_file_is_found_by_its_name(copy, way):
+    # semantics 21.7
+    copy.add('tell.py', TELL)
+    copy.add('again.py', TELL)
+    variables = {}
+    if way == 'environment':
+        variables['SEQUENT_OBSERVERS'] = 'tell,again'
+    elif way == 'config':
+        copy.write('night.py', NIGHT.replace("'inline'", "'inline', 'observers': ['tell']"))
+    else:
+        copy.write('night.py', NIGHT + "    flow.observe('tell')\n")
+
+    done = copy('night', **variables)
+
+    told = [line for line in done.stderr.splitlines() if ' told: ' in line]
+    assert done.returncode == 1
+    assert told == ['sequent.%s told: night failure' % name
+                    for name in ['tell'] + ['again'] * (way == 'environment')]
+
+
+@pytest.mark.parametrize('way', ['environment', 'config', 'observe', 'kind'])
+def test_an_unknown_observer_is_an_error_before_anything_starts(copy, way):
+    # semantics 21.7
+    copy.add('tell.py', TELL)
+    variables, text = {}, "no observer 'tel'; did you mean 'tell'? Known: tell"
+    if way == 'environment':
+        variables['SEQUENT_OBSERVERS'] = 'tell,tel'
+    elif way == 'config':
+        copy.write('night.py', NIGHT.replace("'inline'", "'inline', 'observers': ['tel']"))
+    elif way == 'observe':
+        copy.write('night.py', NIGHT + "    flow.observe('tel')\n")
+    else:
+        copy.write('night.py', NIGHT.replace("'inline'", "'inline', 'observers': 'tell'"))
+        text = "config 'observers' must be a list of names, not 'tell'"
+
+    done = copy('night', **variables)
+
+    assert done.returncode == 3 and text in done.stderr
+    assert 'it is a' not in done.stderr and not (copy.folder / 'night.run.db').exists()
+
+
+def test_a_loader_makes_a_flow_of_a_file_that_takes_every_verb(copy):
+    # semantics 21.7
+    copy.add('lines.py', LINES)
+    (copy.folder / 'jobs').mkdir()
+    path = os.path.join('jobs', 'monthly.lines')
+    copy.write(path, """\
+        echo one
+        test -e mended
+        echo three
+    """)
+
+    assert copy(path).returncode == 1
+    assert (copy.folder / 'jobs' / 'monthly.run.db').exists()
+    assert copy(path, 'list').stdout.splitlines()[:2] == ['monthly', '  line0: runs echo one']
+    assert 'line1  ' in copy(path, 'status').stdout
+    assert copy(path, 'log', 'line0').stdout == 'one\n'
+    (copy.folder / 'mended').write_text('')
+    assert copy(path, 'recover').returncode == 0
+    rows = json.loads(copy(path, 'status', '--json', '--all').stdout)['tasks']
+    assert [(one['path'], one['status'], one['recovery']) for one in rows] == [
+        ('line0', 'success', 0), ('line1', 'success', 1), ('line2', 'success', 1)]
+    assert 'parameters of %s:' % path in copy(path, '-h').stdout
+    shutil.copy(str(copy.folder / path), str(copy.folder / 'here.txt'))
+    assert copy('here.txt', '--store', 'x.db').returncode == 0
+
+
+def test_a_file_that_no_loader_knows_is_refused(copy):
+    # semantics 21.7, 20.2
+    copy.write('monthly.lines', 'echo one\n')
+
+    assert_refused(copy('./monthly.lines'), "there is no Python file './monthly.lines'", 3)
+    assert_refused(copy('monthly.lines'), "there is no module 'monthly.lines'", 3)
+    copy.add('lines.py', LINES)
+    assert_refused(copy('weekly.lines'), "there is no module 'weekly.lines'", 3)
+
+
+def test_what_is_wrong_in_a_file_is_said_without_the_lines_of_its_loader(copy):
+    # semantics 21.7, 20.2
+    copy.add('lines.py', LINES)
+    copy.write('empty.lines', '\n')
+
+    assert_refused(copy('empty.lines'), "'empty.lines' cannot be loaded: step 'line0': ", 3)
