@@ -828,6 +828,28 @@ def _choices(name, known):
     return '%s Known: %s' % (near, all_of_them) if near else '; known: %s' % all_of_them
 
 
+def _must_be(fits, who, wanted, value, error=FlowTypeError):
+    """Raise an error that says what something must be, if it does not fit."""
+    if not fits:
+        raise error('%s must be %s, not %r' % (who, wanted, value))
+
+
+def _member(kind, value, who):
+    """Return the member of an enum that a value names, or raise `FlowError`."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise FlowError('%s %r%s' % (who, value, _choices(value, kind))) from None
+
+
+def _is_int(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
 # Backends -------------------------------------------------------------------------
 #
 # A file in backends/ describes itself in one literal, ``BACKEND = {...}``, which is read without
@@ -963,14 +985,10 @@ class ResourcePool:
     """
 
     def __init__(self, name, resource_limit):
-        if not isinstance(name, str) or not name:
-            raise FlowTypeError('the name of a pool must be a non-empty str, not %r' % (name,))
-        if isinstance(resource_limit, bool) or not isinstance(resource_limit, int):
-            raise FlowTypeError('pool %r: resource_limit must be an int, not %r'
-                                % (name, resource_limit))
-        if resource_limit < 1:
-            raise FlowError('pool %r: resource_limit must be 1 or more, not %r'
-                            % (name, resource_limit))
+        _must_be(isinstance(name, str) and name, 'the name of a pool', 'a non-empty str', name)
+        limit = 'pool %r: resource_limit' % name
+        _must_be(_is_int(resource_limit), limit, 'an int', resource_limit)
+        _must_be(resource_limit >= 1, limit, '1 or more', resource_limit, FlowError)
         self.name = name
         self.resource_limit = resource_limit
 
@@ -5971,6 +5989,22 @@ class Parameter:
     def default_text(self):
         return None if self.default is None else str(self.default)
 
+    def check_default(self):
+        """Refuse a default that cannot be recorded as a text and read back."""
+        if self.default is None or self.default is ... or self.default.__class__ is str:
+            return
+        try:
+            found = self.read(self.default_text())
+            same, why = bool(found == self.default), 'gives %s' % _shown(repr, found)
+        except Exception as error:
+            same, why = False, 'raises %s' % describe_error(error)
+        if not same:
+            shown = ('***', '***', '***') if self.secret else (
+                _shown(repr, self.default), _shown(repr, _shown(str, self.default)), why)
+            raise FlowError('parameter %r: its default %s would be recorded as the text %s, of '
+                            'which its type does not make the same again (%s); give a type that '
+                            'does' % ((self.name,) + shown))
+
     def read(self, text):
         """Return the value that a text stands for; what ``convert`` raises is let through."""
         return None if text is None else self.convert(text)
@@ -6075,6 +6109,30 @@ class _Parameters:
     def missing(self):
         return [one for one in self.declared.values() if one.source is None]
 
+    def compare(self, run, recorded):
+        """Refuse to go on with a run whose parameters had other values: what is done used them."""
+        for name, text in recorded.items():
+            one = self.declared.get(name)
+            if one is None:
+                logger.info('parameter %r, recorded with the run, is not declared now', name)
+            elif isinstance(text, dict) and text.get('given') and one.source == 'default':
+                raise ParameterError(
+                    'run %r of flow %r was given a value for the secret parameter %r, which is '
+                    'not recorded: %s' % (run.run_id, run.flow, name, one.how()))
+            elif one.secret or isinstance(text, dict) or one.equals(text):
+                continue
+            elif name in self.forced:
+                logger.warning('parameter %r is %r from now on; it was %r', name, one.text, text)
+            else:
+                raise ParameterError(
+                    'run %r of flow %r has %r for parameter %r, which is %r now (%s); finished '
+                    'steps ran with the former: give it again by %s, or start a new run' % (
+                        run.run_id, run.flow, text, name, one.text, one.source,
+                        parameter_variable(name)))
+        for name in self.declared:
+            if name not in recorded:
+                logger.info('parameter %r is new: it was not recorded with the run', name)
+
     def recorded(self):
         """Return what a run keeps of them."""
         return {one.name: {'secret': True, 'given': one.source != 'default'} if one.secret
@@ -6082,6 +6140,47 @@ class _Parameters:
 
 
 _parameters = _Parameters()
+
+
+def parameter(name, default=..., type=None, help='', secret=False):
+    """Declare a parameter of the flows of a module, and return its value.
+
+    It comes from the first of these that gives one: ``--set NAME=VALUE`` of the command line, the
+    environment variable ``SEQUENT_PARAM_<NAME>`` (in capitals), the default. It is recorded with
+    each run that begins afterwards. A recovery goes on with the recorded values: on the command
+    line they hold; where the program itself recovers, another value is a `ParameterError`.
+
+    Args:
+        name: an identifier.
+        default: its value when none is given; without a default it must be given. None: there
+            need not be one. A str is a text like one that is given: ``type`` is called with it.
+        type: makes a value of a text, like ``int``. Without it the type of the default counts
+            if that is a str, int, float or bool, else str. For ``bool`` the texts are true,
+            false, yes, no, on, off, 1 and 0. ``type(str(default)) == default`` must hold.
+        help: says what it is for, on the command line.
+        secret: its value is not recorded, and ``***`` stands for it in the errors and messages
+            that the library keeps and shows. A recovery needs it again: best in the environment.
+
+    Raises:
+        ParameterError: it is missing, or ``type`` refuses what is given.
+        FlowError, FlowTypeError: it cannot be declared so.
+    """
+    _must_be(isinstance(name, str), 'the name of a parameter', 'a str', name)
+    _must_be(name.isidentifier(), 'the name of a parameter', 'an identifier', name, FlowError)
+    if type is not None and not callable(type):
+        raise FlowTypeError('parameter %r: type must make a value of a text, like int, not be %r'
+                            % (name, type))
+    made = None if type is None else made_by_call(type)
+    if made is not None:
+        raise FlowTypeError('parameter %r: a call of its type %r makes %s, not a value; give a '
+                            'function that returns the value' % (name, type, made))
+    _must_be(isinstance(help, str), 'parameter %r: help' % name, 'a str', help)
+    if type is None:
+        type = default.__class__ if default.__class__ in (int, float, bool) else str
+    one = Parameter(name, default, _boolean if type is bool else type, help, bool(secret))
+    one.check_default()
+    _parameters.declare(one)
+    return one.value
 
 
 def pack_parameters(secrets=True):
@@ -11340,15 +11439,14 @@ def config_key(name):
 def _check_value(key, value, who):
     """Return a configuration value, converted; raise `ConfigError` if it is not of its kind."""
     kind = config_key(key).kind
-    if kind not in _VALUE_KINDS:
-        choices = kind.split('|') if '|' in kind else start_methods()
-        if value in choices or value is None and kind == 'start method':
-            return value
-        raise ConfigError('%s: config %r cannot be %r%s' % (
-            who, key, value, _choices(value, choices)))
-    wanted, check, _ = _VALUE_KINDS[kind]
-    if not check(value):
-        raise ConfigError('%s: config %r must be %s, not %r' % (who, key, wanted, value))
+    if kind in _VALUE_KINDS:
+        wanted, fits, _ = _VALUE_KINDS[kind]
+        _must_be(fits(value), '%s: config %r' % (who, key), wanted, value, ConfigError)
+    else:
+        choices = kind.split('|') if '|' in kind else [None] + start_methods()
+        if value not in choices:
+            raise ConfigError('%s: config %r cannot be %r%s' % (
+                who, key, value, _choices(value, choices)))
     if kind == 'JSON object':
         return dict(value)
     return os.fspath(value) if kind == 'path' else value
@@ -11369,27 +11467,10 @@ def _environment_settings(keys):
     return found
 
 
-def _check_level(level, who):
-    known = isinstance(level, int) or (
-        isinstance(level, str) and isinstance(logging.getLevelName(level), int))
-    if isinstance(level, bool) or not known:
-        raise ConfigError('%s: logging_level must be a level of logging, such as logging.INFO, '
-                          'not %r' % (who, level))
-
-
 def _check_text(text, what):
     """Refuse what neither a store nor the environment can hold."""
-    if '\0' in text or not _is_ascii(text) and (
-            text != text.encode('utf-8', 'replace').decode('utf-8')):
+    if '\0' in text or text != _encodable(text):
         raise FlowError('%s cannot be %r: it must be text without null characters' % (what, text))
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-
-
-def _is_int(value):
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_delay(value):
@@ -11474,9 +11555,8 @@ def _read_config(config, tag, who):
         config = config[part]
     if config is None:
         return {}
-    if not isinstance(config, dict):
-        raise ConfigError('%s: config must be a dict or the path of a JSON file, not %r'
-                          % (who, config))
+    _must_be(isinstance(config, dict), who + ': config', 'a dict or the path of a JSON file',
+             config, ConfigError)
     return config
 
 
@@ -11497,14 +11577,12 @@ def _checked_config(config, who, warnings, on_step=False):
             known = [CONFIG_KEYS] + [one.get('config', {}) for one in descriptions().values()]
             warnings.append('%s: unknown config key %r is ignored%s'
                             % (who, key, _nearest(key, itertools.chain(*known))))
-        elif on_step and not one.on_steps:
-            warnings.append('%s: config key %r means nothing on a step; set it on the flow'
-                            % (who, key))
-        elif key == 'tolerate' and not on_step:
-            warnings.append('%s: config key %r means nothing here; set it on a step with a loop'
-                            % (who, key))
-        else:
+        elif one.on_steps if on_step else key != 'tolerate':
             checked[key] = _check_value(key, value, who)
+        else:
+            warnings.append('%s: config key %r means nothing %s' % (
+                who, key, 'on a step; set it on the flow' if on_step
+                else 'here; set it on a step with a loop'))
     return checked
 
 
@@ -11518,72 +11596,6 @@ def _check_legacy_logging(value, who, warnings, checked):
                         % (who, ', '.join(map(repr, unused))))
     if legacy.get('logdir'):
         checked.setdefault('logdir', _check_value('logdir', legacy['logdir'], who))
-
-
-def parameter(name, default=..., type=None, help='', secret=False):
-    """Declare a parameter of the flows of a module, and return its value.
-
-    It comes from the first of these that gives one: ``--set NAME=VALUE`` of the command line, the
-    environment variable ``SEQUENT_PARAM_<NAME>`` (in capitals), the default. It is recorded with
-    each run that begins afterwards. A recovery goes on with the recorded values: on the command
-    line they hold; where the program itself recovers, another value is a `ParameterError`.
-
-    Args:
-        name: an identifier.
-        default: its value when none is given; without a default it must be given. None: there
-            need not be one. A str is a text like one that is given: ``type`` is called with it.
-        type: makes a value of a text, like ``int``. Without it the type of the default counts
-            if that is a str, int, float or bool, else str. For ``bool`` the texts are true,
-            false, yes, no, on, off, 1 and 0. ``type(str(default)) == default`` must hold.
-        help: says what it is for, on the command line.
-        secret: its value is not recorded, and ``***`` stands for it in the errors and messages
-            that the library keeps and shows. A recovery needs it again: best in the environment.
-
-    Raises:
-        ParameterError: it is missing, or ``type`` refuses what is given.
-        FlowError, FlowTypeError: it cannot be declared so.
-    """
-    _check_parameter(name, type, help)
-    convert = str if type is None else type
-    for kind in (str, int, float, bool):
-        if type is None and default.__class__ is kind:
-            convert = kind
-    one = Parameter(name, default, _boolean if convert is bool else convert, help, bool(secret))
-    if default is not None and default is not ... and default.__class__ is not str:
-        _check_default(one)
-    _parameters.declare(one)
-    return one.value
-
-
-def _check_parameter(name, convert, text):
-    if not isinstance(name, str):
-        raise FlowTypeError('the name of a parameter must be a str, not %r' % (name,))
-    if not name.isidentifier():
-        raise FlowError('the name of a parameter must be an identifier, not %r' % name)
-    if convert is not None and not callable(convert):
-        raise FlowTypeError('parameter %r: type must make a value of a text, like int, not be %r'
-                            % (name, convert))
-    made = None if convert is None else made_by_call(convert)
-    if made is not None:
-        raise FlowTypeError('parameter %r: a call of its type %r makes %s, not a value; give a '
-                            'function that returns the value' % (name, convert, made))
-    if not isinstance(text, str):
-        raise FlowTypeError('parameter %r: help must be a str, not %r' % (name, text))
-
-
-def _check_default(one):
-    """Refuse a default that cannot be recorded as a text and read back."""
-    try:
-        found = one.read(one.default_text())
-        same, why = bool(found == one.default), 'gives %s' % _shown(repr, found)
-    except Exception as error:
-        same, why = False, 'raises %s' % describe_error(error)
-    if not same:
-        shown = ('***', '***', '***') if one.secret else (
-            _shown(repr, one.default), _shown(repr, _shown(str, one.default)), why)
-        raise FlowError('parameter %r: its default %s would be recorded as the text %s, of which '
-                        'its type does not make the same again (%s); give a type that does'
-                        % ((one.name,) + shown))
 
 
 # What the command line says while it loads a flow's module; see `main`.
@@ -11702,32 +11714,6 @@ _NO_FUNC = ('step %r has no func: give it func=, command= or steps inside it; fu
             'a step that does nothing and succeeds at once')
 
 
-def _check_parameters(last, noted):
-    """Refuse to go on with a run whose parameters had other values: what is done used them."""
-    recorded = noted.get('parameters', {})
-    for name, text in recorded.items():
-        one = _parameters.declared.get(name)
-        if one is None:
-            logger.info('parameter %r, recorded with the run, is not declared now', name)
-        elif isinstance(text, dict) and text.get('given') and one.source == 'default':
-            raise ParameterError(
-                'run %r of flow %r was given a value for the secret parameter %r, which is '
-                'not recorded: %s' % (last.run_id, last.flow, name, one.how()))
-        elif one.secret or isinstance(text, dict) or one.equals(text):
-            continue
-        elif name in _parameters.forced:
-            logger.warning('parameter %r is %r from now on; it was %r', name, one.text, text)
-        else:
-            raise ParameterError(
-                'run %r of flow %r has %r for parameter %r, which is %r now (%s); finished '
-                'steps ran with the former: give it again by %s, or start a new run' % (
-                    last.run_id, last.flow, text, name, one.text, one.source,
-                    parameter_variable(name)))
-    for name in _parameters.declared:
-        if name not in recorded:
-            logger.info('parameter %r is new: it was not recorded with the run', name)
-
-
 class _Run:
     """One run of a flow: what it builds on, its lock and open store, its driver, its result.
 
@@ -11745,8 +11731,13 @@ class _Run:
     """
 
     def __init__(self, flow, mode, run_id, recovery_run):
+        who = 'flow %r' % flow.name
+        _must_be(recovery_run is None or _is_int(recovery_run) and recovery_run >= 0,
+                 who + ': recovery_run', 'an int of 0 or more', recovery_run)
+        _must_be(run_id is None or isinstance(run_id, str), who + ': run_id', 'a str', run_id)
+        _check_text(run_id or '', who + ': run_id')
         self.flow = flow
-        self.mode = mode
+        self.mode = mode = _member(RunMode, mode, who + ': unknown run_mode')
         self.run_id = run_id or ''
         if not run_id and mode == RunMode.restart:
             self.run_id = '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
@@ -11959,7 +11950,7 @@ class _Run:
         if last is None:
             return self._run_record(run), None, self._refuse_orphans()
         noted = json_object(last.steps)
-        _check_parameters(last, noted)
+        _parameters.compare(last, noted.get('parameters', {}))
         given = noted.get('triggers', [])
         if (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
                 and all(one in given for one in self.flow.pending)):    # semantics 7.5
@@ -12076,24 +12067,6 @@ class _Run:
         return outstanding + (0 if self.driver.begun else initial), left
 
 
-def _checked_mode(mode, who):
-    try:
-        return RunMode(mode)
-    except ValueError:
-        raise FlowError('%s: unknown run_mode %r%s'
-                        % (who, mode, _choices(mode, RunMode))) from None
-
-
-def _check_run(who, run_id, recovery_run):
-    if recovery_run is not None and (isinstance(recovery_run, bool)
-                                     or not isinstance(recovery_run, int) or recovery_run < 0):
-        raise FlowTypeError('%s: recovery_run must be an int of 0 or more, not %r'
-                            % (who, recovery_run))
-    if run_id is not None and not isinstance(run_id, str):
-        raise FlowTypeError('%s: run_id must be a str, not %r' % (who, run_id))
-    _check_text(run_id or '', '%s: its run_id' % who)
-
-
 def _checked_func(who, func, command):
     """Return what a step calls, or None; a `Command` where it was given ``command``."""
     func = None if func is ... else func
@@ -12101,13 +12074,12 @@ def _checked_func(who, func, command):
         raise FlowTypeError('%s: give func or command, not both' % who)
     if command is not None:
         try:
-            func = command if isinstance(command, Command) else Command(command)
+            return command if isinstance(command, Command) else Command(command)
         except (FlowError, FlowTypeError) as error:
             raise type(error)('%s: %s' % (who, error)) from None
     if func is None:
         return None
-    if not callable(func):
-        raise FlowTypeError('%s: func must be callable, not %r' % (who, func))
+    _must_be(callable(func), who + ': func', 'callable', func)
     made = made_by_call(func)
     if made == 'a coroutine' and _run_coroutine is None:
         raise FlowTypeError('%s: its func %r is an async function, which needs Python 3.7; '
@@ -12120,45 +12092,26 @@ def _checked_func(who, func, command):
 
 
 def _checked_amounts(who, what, pairs):
-    if not isinstance(pairs, (tuple, list)):
-        raise FlowTypeError('%s: %s must be a list of (pool, amount), not %r' % (who, what, pairs))
+    who = '%s: %s' % (who, what)
+    _must_be(isinstance(pairs, (tuple, list)), who, 'a list of (ResourcePool, amount)', pairs)
     for pair in pairs:
-        if not (isinstance(pair, (tuple, list)) and len(pair) == 2
-                and isinstance(pair[0], ResourcePool) and isinstance(pair[1], int)
-                and not isinstance(pair[1], bool)):
-            raise FlowTypeError('%s: %s must be a list of (ResourcePool, int), not of %r'
-                                % (who, what, pair))
-        if pair[1] < 0:
-            raise FlowError('%s: %s %d of %r: must be 0 or more' % (who, what, pair[1], pair[0]))
+        _must_be(isinstance(pair, (tuple, list)) and len(pair) == 2
+                 and isinstance(pair[0], ResourcePool) and _is_int(pair[1]),
+                 who, 'a list of (ResourcePool, int)', pairs)
+        _must_be(pair[1] >= 0, '%s of %r' % (who, pair[0]), '0 or more', pair[1], FlowError)
     return tuple((pool, amount) for pool, amount in pairs if amount)
 
 
 def _checked_recovery(who, recovery):
-    if not isinstance(recovery, dict):
-        raise FlowTypeError('%s: recovery must be a dict of status: replay, not %r'
-                            % (who, recovery))
-    checked = {}
-    for status, replay in recovery.items():
-        status = _checked_status(who, 'recovery', status, TaskStatus)
-        if replay not in StepReplay.__members__:
-            raise FlowError('%s: recovery of %s must be rerun or skip, not %r'
-                            % (who, status, replay))
-        checked[status] = StepReplay(replay).value
-    return checked
-
-
-def _checked_status(who, what, status, statuses):
-    if status not in statuses.__members__:
-        raise FlowError('%s: %s of unknown status %r%s'
-                        % (who, what, status, _choices(status, statuses.__members__)))
-    return statuses(status).value
+    _must_be(isinstance(recovery, dict), who + ': recovery', 'a dict of status: replay', recovery)
+    return {_member(TaskStatus, status, who + ': recovery of unknown status').value:
+            _member(StepReplay, replay, '%s: recovery of %s: unknown replay' % (who, status)).value
+            for status, replay in recovery.items()}
 
 
 def _checked_delay(who, delay):
-    if not _is_number(delay):
-        raise FlowTypeError('%s: delay must be seconds, not %r' % (who, delay))
-    if delay < 0 or delay == float('inf'):
-        raise FlowError('%s: delay must be 0 or more seconds, not %r' % (who, delay))
+    _must_be(_is_number(delay), who + ': delay', 'seconds', delay)
+    _must_be(0 <= delay < math.inf, who + ': delay', '0 or more seconds', delay, FlowError)
     return delay
 
 
@@ -12467,21 +12420,20 @@ class _Flow(abc.ABC):
     def __init__(self, name='', store='', run_mode=RunMode.restart, recovery_run=None, run_id='',
                  logging_level=logging.INFO, config={}, config_tag=''):
         path, self.module = _caller()
-        if not isinstance(name, str):
-            raise FlowTypeError('the name of a flow must be a str, not %r' % (name,))
+        _must_be(isinstance(name, str), 'the name of a flow', 'a str', name)
         # The path of the calling file without .py: its flow and its store are called so.
         self._stem = path and (path[:-3] if path.endswith('.py') else path)
         self.name = name or os.path.basename(self._stem or 'sequent')
         who = 'flow %r' % self.name
         self._given_store = store
-        run_mode = _checked_mode(run_mode, who)
-        _check_run(who, run_id, recovery_run)
         self._given_run_id = run_id or ''
         config = _read_config(config, config_tag, who)
         legacy = config.get('LOGGING') if isinstance(config.get('LOGGING'), dict) else {}
         self.logging_level = legacy.get('logging_level', logging_level)
-        _check_level(self.logging_level, who)
-        _check_text(self.name, '%s: its name' % who)
+        _must_be(_is_int(self.logging_level) or isinstance(self.logging_level, str) and _is_int(
+            logging.getLevelName(self.logging_level)), who + ': logging_level',
+                 'a level of logging, such as logging.INFO', self.logging_level, ConfigError)
+        _check_text(self.name, 'the name of a flow')
         self._warnings = []  # type: typing.List[str]
         self._config = _checked_config(config, who, self._warnings)
         self._options = {}         # what the command line says
@@ -12535,7 +12487,7 @@ class _Flow(abc.ABC):
             raise RecoveryError('there is no recovery %d: they are counted from 0' % recovery_run)
         run = self._current
         self._current = _Run(
-            self, run.mode if run_mode is None else RunMode(run_mode),
+            self, run.mode if run_mode is None else run_mode,
             run_id or (run.run_id if run_mode is None else self._given_run_id),
             run.recovery_run if recovery_run is None else recovery_run)
         if logging_level is not None:
@@ -12547,22 +12499,17 @@ class _Flow(abc.ABC):
         who = 'step %r' % (name,)
         if self._closed or self._current.driver is not None:
             raise ClosedError('%s cannot be added to %r: it has been run' % (who, self))
-        if not isinstance(name, str):
-            raise FlowTypeError('the name of a step must be a str, not %r' % (name,))
-        if not name:
-            raise FlowError('the name of a step must not be empty')
+        _must_be(isinstance(name, str), 'the name of a step', 'a str', name)
+        _must_be(name, 'the name of a step', 'a non-empty str', name, FlowError)
         _check_text(name, 'the name of a step')
         if parent.func is not None:
             raise FlowError('%s cannot be added to step %r: that has a func, so it cannot be a '
                             'container' % (who, parent.path))
         func = _checked_func(who, func, command)
-        if not isinstance(handles, bool):
-            raise FlowTypeError('%s: handles must be True or False, not %r' % (who, handles))
-        if not isinstance(args, (tuple, list)):
-            raise FlowTypeError('%s: args must be a tuple or list, not %r' % (who, args))
-        if not isinstance(kwargs, dict) or kwargs and any(
-                not isinstance(key, str) for key in kwargs):
-            raise FlowTypeError('%s: kwargs must be a dict with str keys, not %r' % (who, kwargs))
+        _must_be(isinstance(handles, bool), who + ': handles', 'True or False', handles)
+        _must_be(isinstance(args, (tuple, list)), who + ': args', 'a tuple or list', args)
+        _must_be(isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs),
+                 who + ': kwargs', 'a dict with str keys', kwargs)
         if (args or kwargs) and isinstance(func, Command):
             raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
                                 'or kwargs' % who)
@@ -12702,8 +12649,7 @@ class _Flow(abc.ABC):
         """
         if in_child():
             raise _load_ends('flow() is not for a child process')
-        if isinstance(max_loops, bool) or not isinstance(max_loops, int):
-            raise FlowTypeError('max_loops must be an int, not %r' % (max_loops,))
+        _must_be(_is_int(max_loops), 'max_loops', 'an int', max_loops)
         if _common.session is not None:
             _common.session.take_over(self)
         if self._closed:
@@ -12733,19 +12679,18 @@ class _Flow(abc.ABC):
     def _begin_anew(self, run_mode, run_id, recovery_run):
         """Let go of the run of this object, and begin another or recover one; return the former.
         """
-        who = 'flow %r' % self.name
-        run_mode, before = _checked_mode(run_mode, who), self._current
-        _check_run(who, run_id, recovery_run)
-        if recovery_run is not None and run_mode != RunMode.recover:
-            raise FlowTypeError('%s: recovery_run is for run_mode recover, not %s'
-                                % (who, run_mode))
+        before = self._current
+        if run_mode != RunMode.restart and run_id in (None, ''):
+            run_id = before.run_id if before.began else self._given_run_id
+        run = _Run(self, run_mode, run_id, recovery_run)
+        if recovery_run is not None and run.mode != RunMode.recover:
+            raise FlowTypeError('flow %r: recovery_run is for run_mode recover, not %s'
+                                % (self.name, run.mode))
         if before.began:
             self._refuse_used_iterators()
         if before.held is not None:
             before.let_go()
-        if run_mode != RunMode.restart:
-            run_id = run_id or (before.run_id if before.began else self._given_run_id)
-        self._current = _Run(self, run_mode, run_id, recovery_run)
+        self._current = run
         return before
 
     def _run(self, run, max_loops):
@@ -12791,7 +12736,7 @@ class _Flow(abc.ABC):
 
     @run_mode.setter
     def run_mode(self, value):
-        self._current.mode = _checked_mode(value, 'flow %r' % self.name)
+        self._current.mode = _member(RunMode, value, 'flow %r: unknown run_mode' % self.name)
 
     @property
     def recovery_run(self):
@@ -12935,8 +12880,7 @@ class Eventor(_Flow):
         Raises:
             FlowError: the name is known with another expression.
         """
-        if not isinstance(name, str) or not name:
-            raise FlowTypeError('the name of an event must be a non-empty str, not %r' % (name,))
+        _must_be(isinstance(name, str) and name, 'the name of an event', 'a non-empty str', name)
         given = expr is not None and expr != ()
         require = parse_expression(expr, self, 'event %r' % name) if given else None
         known = self._events.get(name)
@@ -12976,12 +12920,11 @@ class Eventor(_Flow):
         return step
 
     def _checked_triggers(self, who, triggers):
-        if not isinstance(triggers, dict):
-            raise FlowTypeError('%s: triggers must be a dict of status: events, not %r'
-                                % (who, triggers))
+        _must_be(isinstance(triggers, dict), who + ': triggers', 'a dict of status: events',
+                 triggers)
         checked = []
         for status, events in triggers.items():
-            status = _checked_status(who, 'triggers', status, StepStatus)
+            status = _member(StepStatus, status, who + ': triggers of unknown status').value
             events = events if isinstance(events, (tuple, list)) else (events,)
             for event in events:
                 self._check_event(who, event)
