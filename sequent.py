@@ -11861,27 +11861,22 @@ class _Run:
 
     def _name_runs(self, last, named):
         """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
-        name = self.flow.name
         if last is not None and named:
             return
-        recent, undone = self.store.latest_runs(name, 5), [ACTIVE, 'stopped']
-        if last is None:
-            recent, undone = recent[:1], undone + [FAILURE]
-        else:
-            logger.info('run %s of flow %s, the latest one, began at %s: %s', last.run_id,
-                        name, local_time(last.started), ENDS[last.status])
-        for one in recent:
-            if (one.status in undone and (last is None or one.run_id != last.run_id)
-                    and not (one.status == ACTIVE and process_alive(one.process))):
+        for one in self.store.latest_runs(self.flow.name, 1 if last is None else 5):
+            known = one.run_id, self.flow.name, local_time(one.started), ENDS[one.status]
+            if last is not None and one.run_id == last.run_id:
+                logger.info('run %s of flow %s, the latest one, began at %s: %s', *known)
+            elif (one.status in (ACTIVE, 'stopped') or one.status == FAILURE and last is None) and (
+                    one.status != ACTIVE or not process_alive(one.process)):
                 logger.warning(
                     'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
-                    'it by its name (recover --run-id %s)', one.run_id, name,
-                    local_time(one.started), ENDS[one.status], one.run_id)
+                    'it by its name (recover --run-id %s)', *known, one.run_id)
                 break
 
     def _new_record(self):
         """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
-        process, now, name, store = process_identity(), time.time(), self.flow.name, self.store
+        now, process, name, store = time.time(), process_identity(), self.flow.name, self.store
         last = store.latest(name, self.run_id)
         if self.mode == RunMode.restart:
             if last is not None:
@@ -11896,9 +11891,9 @@ class _Run:
             raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
                 store, '%r ' % self.run_id if self.run_id else '', name))
         if self.recovery_run is not None and self.recovery_run > last.recovery:
-            raise RecoveryError('nothing to recover: run %r of flow %r has no recovery %d, the '
-                                'latest is %d' % (last.run_id, name, self.recovery_run,
-                                                  last.recovery))
+            raise RecoveryError(
+                'nothing to recover: run %r of flow %r has no recovery %d, the latest is %d'
+                % (last.run_id, name, self.recovery_run, last.recovery))
         self.run_id = last.run_id
         run = last._replace(mode=self.mode.value, status=ACTIVE, ended=None, process=process)
         if self.mode == RunMode.recover:
@@ -12002,11 +11997,9 @@ class _Run:
     def _run_record(self, run):
         """Return a `RunRecord` with what the flow consists of now."""
         import json
-        steps = {'signatures': self._signatures, 'base': self._base,
-                 'triggers': self.flow.pending}  # type: typing.Dict[str, object]
-        if _parameters.declared:
-            steps['parameters'] = _parameters.recorded()
-        return run._replace(steps=json.dumps(steps))
+        return run._replace(steps=json.dumps({
+            'signatures': self._signatures, 'base': self._base, 'triggers': self.flow.pending,
+            'parameters': _parameters.recorded()}))
 
     def _refuse_orphans(self):
         """Refuse a new run beside what an earlier one left running (semantics 6.5).
@@ -12151,11 +12144,8 @@ class _Preparation:
             step.serial = construct.inline
             # That one takes long is to be said of what runs, not of what is queued.
             step.queues = construct.queues and settings['warn_after'] is None
-            if type(step.func) is types.FunctionType and not (step.args or step.kwargs):
-                given = step.func, (), {}  # type: typing.Any
-            else:    # with None for what is not known yet
-                given = [filled(one, lambda placeholder: None)
-                         for one in (step.func, step.args, step.kwargs)]
+            given = [filled(one, lambda placeholder: None)    # which is not known yet
+                     for one in (step.func, step.args, step.kwargs)]
             construct.check(step.path, *given, settings)
         for child in step.children:
             self.configure(child, settings)
@@ -12308,7 +12298,7 @@ class _Container:
             FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
         """
         flow, parent = self._place()
-        forgotten, who = func is ... and command is None, 'step %r' % (name,)
+        who = 'step %r' % (name,)
         if more:
             raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
                                 'for what it waits for, loop= for what it goes over'
@@ -12329,7 +12319,9 @@ class _Container:
             _check_places(who, [step.func, step.args, step.kwargs])
         if require != () and require is not None:
             step.require = parse_expression(require, flow, who)
-        return flow._register(step, forgotten)
+        if func is ... and command is None:
+            flow._without_func.append(step)
+        return flow._register(step)
 
     def add_event(self, require=None):
         """Name an expression, for use in requirements (semantics 2.4).
@@ -12522,25 +12514,20 @@ class _Flow(abc.ABC):
             'config': _NOTHING if config == {} else _checked_config(
                 _read_config(config, '', who), who, self._warnings, on_step=True)}
 
-    def _register(self, step, without_func=False):
-        """Add a step to its container; return it.
-
-        ``without_func``: it was given none, so it must become a container.
-        """
+    def _register(self, step):
+        """Add a step to its container; return it."""
         known = self._paths.get(step.path)
-        if known is not None:
-            same = known.parent is step.parent
+        if known is not None and known.parent is step.parent:
             raise FlowError('two steps named %r in %s' % (
-                step.name, 'step %r' % step.parent.path if step.parent.path else repr(self))
-                if same else 'step %r in %r and step %r in %r would both have the path %r; '
-                'rename one' % (known.name, known.parent.path or self.name, step.name,
-                                step.parent.path or self.name, step.path))
+                step.name, 'step %r' % step.parent.path if step.parent.path else repr(self)))
+        if known is not None:
+            raise FlowError('step %r in %r and step %r in %r would both have the path %r; rename '
+                            'one' % (known.name, known.parent.path or self.name, step.name,
+                                     step.parent.path or self.name, step.path))
         self._paths[step.path] = step
         if not step.parent.children:
             step.parent.children = []
         step.parent.children.append(step)
-        if without_func:
-            self._without_func.append(step)
         return step
 
     @abc.abstractmethod
@@ -12609,16 +12596,12 @@ class _Flow(abc.ABC):
         given = self._options.get('store')
         if given is None:
             given = self._given_store
-        if given is None or given == '':
-            given = self._default_store()
+        if (given is None or given == '') and self._stem:
+            given = self._stem + '.run.db'
+        elif given is None or given == '':
+            given = os.path.abspath('sequent.run.db')
+            logger.warning('flow %r is in no file: its store is %s', self.name, given)
         return find_store(given, self.settings()['synchronous'])
-
-    def _default_store(self):
-        if self._stem:
-            return self._stem + '.run.db'
-        path = os.path.abspath('sequent.run.db')
-        logger.warning('flow %r is in no file: its store is %s', self.name, path)
-        return path
 
     # The run.
 
