@@ -20,7 +20,7 @@ goes on after a failure. ``Eventor`` is the layer below: events, steps, associat
 The file reads downward; no section names a later one:
 
     1 Compatibility      what depends on the version of Python or SQLite
-    2 Vocabulary         statuses, errors, records, the table of status changes
+    2 Vocabulary         statuses, errors, records
     3 Model              expressions, events, steps, pools
     4 Plan               the model compiled: counters, scopes, checks
     5 Engine             a pure state machine: inputs and a time in, actions out
@@ -627,22 +627,6 @@ RUN_RESTART, RUN_RECOVER, RUN_CONTINUE = RunMode.restart, RunMode.recover, RunMo
 
 # Inside, statuses are plain strings: the members compare equal to them, and strings are faster.
 READY, ACTIVE, SUCCESS, FAILURE, COMPLETE = 'ready', 'active', 'success', 'failure', 'complete'
-
-#: Every change of a task's stored status that may happen, and why. None: not stored yet.
-STATUS_CHANGES = {
-    (None, READY): 'its requirement holds (a due time says that its delay is not over); or the '
-                   'attempt before this one has failed and may be made again',
-    (None, ACTIVE): 'it became ready and started within one turn',
-    (None, SUCCESS): 'nothing to call: a leaf without func, an empty loop',
-    (None, FAILURE): 'it became ready within the turn in which it had to fail',
-    (READY, ACTIVE): 'it got its slot and its resources',
-    (READY, SUCCESS): 'nothing to call',
-    (READY, FAILURE): 'its resources can never be granted',
-    (ACTIVE, SUCCESS): 'its function returned; all iterations of a container succeeded',
-    (ACTIVE, FAILURE): 'its function raised or died; something in a container failed unhandled',
-    (ACTIVE, READY): 'its start was committed ahead, but a stop came before it was called, or '
-                     'what it was queued for died',
-}
 
 
 class SequentError(Exception):
@@ -11714,20 +11698,14 @@ _NO_FUNC = ('step %r has no func: give it func=, command= or steps inside it; fu
             'a step that does nothing and succeeds at once')
 
 
-class _Run:
-    """One run of a flow: what it builds on, its lock and open store, its driver, its result.
+class _Origin:
+    """What a run of a flow begins with: anew, or with what an earlier supervisor has left.
 
     Args:
         flow: the facade.
         mode: a `RunMode`.
         run_id: the name of the run; '': a new one, or the latest run of the flow.
         recovery_run: with recover: the recovery whose end it begins with; None: the latest.
-
-    Attributes:
-        began: whether the store holds it.
-        driver: its `Driver`, once it has begun here; None again after a signal or an error.
-        outcome: its result, once it is over.
-        held: the ExitStack that gives back the store and the lock, or None.
     """
 
     def __init__(self, flow, mode, run_id, recovery_run):
@@ -11742,17 +11720,138 @@ class _Run:
         if not run_id and mode == RunMode.restart:
             self.run_id = '%s-%s' % (time.strftime('%Y%m%d-%H%M%S'), os.urandom(3).hex())
         self.recovery_run = recovery_run
-        self.began = False
-        self.driver = None  # type: typing.Any
-        self.outcome = None  # type: typing.Optional[bool]
-        self.held = None  # type: typing.Any
-        self._stop = None       # the `Stop` that a signal or an error has made necessary
         self._base = -1         # the recovery whose end this one began with
         self._signatures = {}  # type: typing.Dict[str, str]
 
     @property
     def store(self):
         return self.flow.store
+
+    def new_record(self):
+        """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
+        now, process, name, store = time.time(), process_identity(), self.flow.name, self.store
+        last = store.latest(name, self.run_id)
+        if self.mode == RunMode.restart:
+            if last is not None:
+                raise FlowError(
+                    'flow %r already has a run %r in %r; recover or continue it, or choose '
+                    'another run_id' % (name, self.run_id, store))
+            return RunRecord(name, self.run_id, started=now, process=process), None
+        if store.volatile and self.mode == RunMode.recover:
+            raise RecoveryError("nothing to recover: ':memory:' does not keep all that a recovery "
+                                'needs; give the flow store=MemoryStore()')
+        if last is None:
+            raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
+                store, '%r ' % self.run_id if self.run_id else '', name))
+        if self.recovery_run is not None and self.recovery_run > last.recovery:
+            raise RecoveryError(
+                'nothing to recover: run %r of flow %r has no recovery %d, the latest is %d'
+                % (last.run_id, name, self.recovery_run, last.recovery))
+        self.run_id = last.run_id
+        run = last._replace(mode=self.mode.value, status=ACTIVE, ended=None, process=process)
+        if self.mode == RunMode.recover:
+            run = run._replace(recovery=last.recovery + 1, started=now)
+        return run, last
+
+    def look_ahead(self):
+        """Find out what the run builds on; refuse to go on with what does not fit.
+
+        The store is open; nothing is changed.
+
+        Returns:
+            the `RunRecord` to begin, None if there is nothing to continue; the latest record of
+            the same run, or None; the `_History` of what it builds on, or None; and the records
+            of earlier runs that nobody has ended.
+        """
+        run, last = self.new_record()
+        _refuse_living(self.store, run.flow, run.run_id, not self.flow.settings()['exclusive'])
+        if not (self.store.volatile or self._signatures):
+            self._signatures = step_signatures(self.flow.compile())
+        if last is None:
+            return self.noted(run), None, None, self._refuse_orphans()
+        noted = json_object(last.steps)
+        _parameters.compare(last, noted.get('parameters', {}))
+        given = noted.get('triggers', [])
+        if (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
+                and all(one in given for one in self.flow.pending)):    # semantics 7.5
+            return None, last, None, []
+        self._base = last.recovery if self.recovery_run is None else self.recovery_run
+        if self.mode == RunMode.continue_:
+            self._base = noted.get('base', last.recovery - 1)
+        history = _History(self.store, run, self.flow.compile(), self.flow.settings(),
+                           self._base, self._signatures, {last.recovery: noted})
+        for event, sequence in history.triggers():
+            self.flow.count_sequence(event, sequence)
+            if event not in self.flow.compile().events:
+                logger.warning('event %r, which the run was told to raise, is gone', event)
+            elif [event, sequence] not in self.flow.pending:
+                self.flow.pending.append([event, sequence])
+        return self.noted(run), last, history, []
+
+    def noted(self, run):
+        """Return a `RunRecord` with what the flow consists of now."""
+        import json
+        return run._replace(steps=json.dumps({
+            'signatures': self._signatures, 'base': self._base, 'triggers': self.flow.pending,
+            'parameters': _parameters.recorded()}))
+
+    def _refuse_orphans(self):
+        """Refuse a new run beside what an earlier one left running (semantics 6.5).
+
+        Returns:
+            the `RunRecord`s of earlier runs that nobody has ended.
+        """
+        name, settings = self.flow.name, self.flow.settings()
+        if not settings['exclusive']:
+            return []
+        dead = [old for old in self.store.active_runs(name) if old.run_id != self.run_id]
+        stopped = []    # Their constructs may have left something running.
+        if any(one.calls and one.step.construct.leaves for one in self.flow.compile().steps):
+            stopped = [old for old in self.store.latest_runs(name, 5) if old.status == 'stopped']
+        for old in dead + stopped:
+            history = _History(self.store, old, self.flow.compile(), settings)
+            history.look()
+            for record, _, _, sight in history.living.values():
+                raise AlreadyRunningError(
+                    'flow %r cannot start anew: step %r at %s of its run %r still runs as %s '
+                    'since %s; wait for it, end it, or recover that run' % (
+                        name, record.path, record.sequence, old.run_id, sight.text,
+                        local_time(record.started)))
+        return dead
+
+    def name_runs(self, last, named):
+        """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
+        if last is not None and named:
+            return
+        for one in self.store.latest_runs(self.flow.name, 1 if last is None else 5):
+            known = one.run_id, self.flow.name, local_time(one.started), ENDS[one.status]
+            if last is not None and one.run_id == last.run_id:
+                logger.info('run %s of flow %s, the latest one, began at %s: %s', *known)
+            elif one.status not in ((SUCCESS,) if last is None else (SUCCESS, FAILURE)) and (
+                    one.status != ACTIVE or not process_alive(one.process)):
+                logger.warning(
+                    'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
+                    'it by its name (recover --run-id %s)', *known, one.run_id)
+                break
+
+
+class _Run(_Origin):
+    """One run of a flow: its lock and open store, its driver, its result.
+
+    Attributes:
+        began: whether the store holds it.
+        driver: its `Driver`, once it has begun here; None again after a signal or an error.
+        outcome: its result, once it is over.
+        held: the ExitStack that gives back the store and the lock, or None.
+    """
+
+    def __init__(self, *origin):
+        super().__init__(*origin)
+        self.began = False
+        self.driver = None  # type: typing.Any
+        self.outcome = None  # type: typing.Optional[bool]
+        self.held = None  # type: typing.Any
+        self._stop = None       # the `Stop` that a signal or an error has made necessary
 
     def is_over(self):
         """Return whether there is a result, and nothing was triggered since."""
@@ -11828,7 +11927,7 @@ class _Run:
                 self._lock(held, run.run_id)
                 self.held = held.pop_all()
             self.outcome = None
-        self.store.begin(self._run_record(run))
+        self.store.begin(self.noted(run))
         self.driver.observers.tell('begun', run)
 
     @_without_collecting()
@@ -11837,12 +11936,11 @@ class _Run:
         named = bool(self.run_id)
         with contextlib.ExitStack() as held:
             store = self._open(held, self.mode == RunMode.restart)
-            run, last = self._new_record()    # for what is not there no store is made
+            self.new_record()    # It names the run; and for what is not there no store is made.
             store.open()
-            self._lock(held, run.run_id)
-            self._refuse_living(run)
-            self._name_runs(last, named)
-            self.driver = self._begin(run, last)
+            self._lock(held, self.run_id)
+            # Only now, because another supervisor may have been at work until just now.
+            self._begin(named, *self.look_ahead())
             if self.driver is not None:
                 self.held = held.pop_all()
 
@@ -11856,64 +11954,16 @@ class _Run:
         self.store.lock(name, run_id, self.flow.settings()['exclusive'])
         held.callback(self.store.unlock, name, run_id)
 
-    def _refuse_living(self, run):
-        _refuse_living(self.store, run.flow, run.run_id, not self.flow.settings()['exclusive'])
-
-    def _name_runs(self, last, named):
-        """Name the run that is gone on with, if nobody chose it, and one that is left undone."""
-        if last is not None and named:
-            return
-        for one in self.store.latest_runs(self.flow.name, 1 if last is None else 5):
-            known = one.run_id, self.flow.name, local_time(one.started), ENDS[one.status]
-            if last is not None and one.run_id == last.run_id:
-                logger.info('run %s of flow %s, the latest one, began at %s: %s', *known)
-            elif (one.status in (ACTIVE, 'stopped') or one.status == FAILURE and last is None) and (
-                    one.status != ACTIVE or not process_alive(one.process)):
-                logger.warning(
-                    'run %s of flow %s is not done, it began at %s: %s; to go on with it, recover '
-                    'it by its name (recover --run-id %s)', *known, one.run_id)
-                break
-
-    def _new_record(self):
-        """Return the `RunRecord` to begin, and the latest one of the same run (or None)."""
-        now, process, name, store = time.time(), process_identity(), self.flow.name, self.store
-        last = store.latest(name, self.run_id)
-        if self.mode == RunMode.restart:
-            if last is not None:
-                raise FlowError(
-                    'flow %r already has a run %r in %r; recover or continue it, or choose '
-                    'another run_id' % (name, self.run_id, store))
-            return RunRecord(name, self.run_id, started=now, process=process), None
-        if store.volatile and self.mode == RunMode.recover:
-            raise RecoveryError("nothing to recover: ':memory:' does not keep all that a recovery "
-                                'needs; give the flow store=MemoryStore()')
-        if last is None:
-            raise RecoveryError('nothing to recover: %r holds no run %sof flow %r' % (
-                store, '%r ' % self.run_id if self.run_id else '', name))
-        if self.recovery_run is not None and self.recovery_run > last.recovery:
-            raise RecoveryError(
-                'nothing to recover: run %r of flow %r has no recovery %d, the latest is %d'
-                % (last.run_id, name, self.recovery_run, last.recovery))
-        self.run_id = last.run_id
-        run = last._replace(mode=self.mode.value, status=ACTIVE, ended=None, process=process)
-        if self.mode == RunMode.recover:
-            run = run._replace(recovery=last.recovery + 1, started=now)
-        return run, last
-
-    def _begin(self, run, last):
-        """Return the `Driver` of a run whose lock is held; None: there is nothing to do."""
+    def _begin(self, named, run, last, history, dead):
+        """Make the `Driver` of a run whose lock is held; none if there is nothing to do."""
         flow, store, settings = self.flow, self.store, self.flow.settings()
-        if last is not None:
-            # Again, under the lock: another supervisor may have been at work until just now.
-            run, last = self._new_record()
-        found = self._look_back(run, last)
         self.began = last is not None
-        if found is None:
+        self.name_runs(last, named)
+        if run is None:
             logger.info('run %s of flow %s is over (%s): nothing to do', last.run_id, flow.name,
                         last.status)
             self.outcome = last.status == SUCCESS
-            return None
-        run, history, dead = found
+            return
         if history is not None:
             history.look(settle=True)
             history.log_differences()
@@ -11923,107 +11973,10 @@ class _Run:
         self.began = True
         for old in dead:    # not earlier: `begin` looks for those that have begun meanwhile
             store.finish(old._replace(status='stopped'))
-        driver = Driver(flow.compile(), store, run, settings, history, flow,
-                        settings['logdir'] or store.logs)
-        driver.triggers.extend(map(tuple, flow.pending))
-        driver.observers.tell('begun', run)
-        return driver
-
-    def _look_back(self, run, last):
-        """Find out what a run builds on; refuse to go on with what does not fit.
-
-        Args:
-            run: the `RunRecord` to begin.
-            last: the latest record of the same run, or None.
-
-        Returns:
-            the record as it is to be stored, the `_History` or None, and the records of earlier
-            runs that nobody has ended. None: there is nothing to continue.
-        """
-        if not (self.store.volatile or self._signatures):
-            self._signatures = step_signatures(self.flow.compile())
-        if last is None:
-            return self._run_record(run), None, self._refuse_orphans()
-        noted = json_object(last.steps)
-        _parameters.compare(last, noted.get('parameters', {}))
-        given = noted.get('triggers', [])
-        if (self.mode == RunMode.continue_ and last.status in (SUCCESS, FAILURE)
-                and all(one in given for one in self.flow.pending)):    # semantics 7.5
-            return None
-        self._base = last.recovery if self.recovery_run is None else self.recovery_run
-        if self.mode == RunMode.continue_:
-            self._base = noted.get('base', last.recovery - 1)
-        history = _History(self.store, run, self.flow.compile(), self.flow.settings(),
-                           self._base, self._signatures, {last.recovery: noted})
-        for event, sequence in history.triggers():
-            self.flow.count_sequence(event, sequence)
-            if event not in self.flow.compile().events:
-                logger.warning('event %r, which the run was told to raise, is gone', event)
-            elif [event, sequence] not in self.flow.pending:
-                self.flow.pending.append([event, sequence])
-        return self._run_record(run), history, []
-
-    @contextlib.contextmanager
-    def preview(self, walk):
-        """Give a walk through what ``run()`` would do now, or None if there is nothing to do.
-
-        Nothing is changed, made or locked.
-
-        Args:
-            walk: makes a `PlanWalk`, called with plan, store, run, settings, history, flow and a
-                list of sentences about what was edited since the run that is gone on with.
-
-        Raises:
-            As ``run()``, where that would refuse to start.
-        """
-        flow, differences = self.flow, []  # type: typing.Any, list
-        plan = flow.compile()
-        with contextlib.ExitStack() as held:
-            store = self._open(held, create=False)
-            run, last = self._new_record()
-            self._refuse_living(run)
-            found = self._look_back(run, last)
-            if found is None:
-                yield None
-                return
-            run, history, _ = found
-            if history is not None:
-                history.look()
-                differences = history.log_differences()
-            found = walk(plan, store, run, flow.settings(), history, flow, differences)
-            found.triggers.extend(map(tuple, flow.pending))
-            yield found
-
-    def _run_record(self, run):
-        """Return a `RunRecord` with what the flow consists of now."""
-        import json
-        return run._replace(steps=json.dumps({
-            'signatures': self._signatures, 'base': self._base, 'triggers': self.flow.pending,
-            'parameters': _parameters.recorded()}))
-
-    def _refuse_orphans(self):
-        """Refuse a new run beside what an earlier one left running (semantics 6.5).
-
-        Returns:
-            the `RunRecord`s of earlier runs that nobody has ended.
-        """
-        name, settings = self.flow.name, self.flow.settings()
-        if not settings['exclusive']:
-            return []
-        dead = [old for old in self.store.active_runs(name) if old.run_id != self.run_id]
-        stopped = []    # Their constructs may have left something running.
-        if any(one.calls and one.step.construct.leaves for one in self.flow.compile().steps):
-            stopped = [old for old in self.store.latest_runs(name, 5) if old.status == 'stopped']
-        for old in dead + stopped:
-            history = _History(self.store, old, self.flow.compile(), settings)
-            history.look()
-            for record, _, _, sight in history.living.values():
-                raise AlreadyRunningError(
-                    'flow %r cannot start anew: step %r at %s of its run %r still runs as %s '
-                    'since %s; wait for it, end it, or recover that run' % (
-                        name, record.path, record.sequence, old.run_id, sight.text,
-                        local_time(record.started)))
-        return dead
+        self.driver = Driver(flow.compile(), store, run, settings, history, flow,
+                             settings['logdir'] or store.logs)
+        self.driver.triggers.extend(map(tuple, flow.pending))
+        self.driver.observers.tell('begun', run)
 
     # What happened.
 
@@ -12403,8 +12356,8 @@ def _check_loop(who, loop):
         raise FlowTypeError('%s: %s' % (who, wrong))
 
 
-class _Flow(abc.ABC):
-    """What `Sequent` and `Eventor` share: names, configuration, the life of a run."""
+class _Declaration(abc.ABC):
+    """What a flow consists of: its name, its configuration, its steps, its store."""
 
     _prefix = 'SEQUENT_'
     _concurrency = 0    # the default of ``max_concurrent``; 0: the number of CPUs
@@ -12448,42 +12401,11 @@ class _Flow(abc.ABC):
     def __repr__(self):
         return '<%s %s>' % (type(self).__name__, self.name)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.close()
-
-    def __call__(self, max_loops=-1, **how):
-        return self.run(max_loops, **how)
-
-    def __reduce__(self):
-        path = self.store.path if isinstance(self.store, SqliteStore) else None
-        return FlowReference, (self.name, path, self.run_id, self.module)
-
-    get_step_name = FlowReference.get_step_name
-    get_step_sequence = FlowReference.get_step_sequence
-
     def log_warnings(self):
         """Log, once, what was found questionable while the flow was made."""
         for warning in self._warnings:
             logger.warning('%s', warning)
         self._warnings = []
-
-    def override(self, store=None, run_mode=None, run_id=None, recovery_run=None,
-                 logging_level=None, config=None):
-        """Let the command line have its say: what is not None counts before all else."""
-        self._options = {'store': store, 'config': _checked_config(
-            config or {}, 'command line', self._warnings)}
-        if recovery_run is not None and recovery_run < 0:
-            raise RecoveryError('there is no recovery %d: they are counted from 0' % recovery_run)
-        run = self._current
-        self._current = _Run(
-            self, run.mode if run_mode is None else run_mode,
-            run_id or (run.run_id if run_mode is None else self._given_run_id),
-            run.recovery_run if recovery_run is None else recovery_run)
-        if logging_level is not None:
-            self.logging_level = logging_level
 
     def _checked(self, parent, name, func, command, args, kwargs, acquires, releases, recovery,
                  config, handles):
@@ -12603,7 +12525,40 @@ class _Flow(abc.ABC):
             logger.warning('flow %r is in no file: its store is %s', self.name, given)
         return find_store(given, self.settings()['synchronous'])
 
-    # The run.
+
+class _Flow(_Declaration):
+    """What `Sequent` and `Eventor` share: the life of a run."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __call__(self, max_loops=-1, **how):
+        return self.run(max_loops, **how)
+
+    def __reduce__(self):
+        path = self.store.path if isinstance(self.store, SqliteStore) else None
+        return FlowReference, (self.name, path, self.run_id, self.module)
+
+    get_step_name = FlowReference.get_step_name
+    get_step_sequence = FlowReference.get_step_sequence
+
+    def override(self, store=None, run_mode=None, run_id=None, recovery_run=None,
+                 logging_level=None, config=None):
+        """Let the command line have its say: what is not None counts before all else."""
+        self._options = {'store': store, 'config': _checked_config(
+            config or {}, 'command line', self._warnings)}
+        if recovery_run is not None and recovery_run < 0:
+            raise RecoveryError('there is no recovery %d: they are counted from 0' % recovery_run)
+        run = self._current
+        self._current = _Run(
+            self, run.mode if run_mode is None else run_mode,
+            run_id or (run.run_id if run_mode is None else self._given_run_id),
+            run.recovery_run if recovery_run is None else recovery_run)
+        if logging_level is not None:
+            self.logging_level = logging_level
 
     def run(self, max_loops=-1, run_mode=None, run_id=None, recovery_run=None):
         """Run the flow (semantics 8).
@@ -12738,9 +12693,14 @@ class _Flow(abc.ABC):
         """
         self.observers.append(find_observer(observer))
 
-    def preview(self, walk):
-        """Return a context manager that gives what ``run()`` would do now: see `_Run.preview`."""
-        return self._current.preview(walk)
+    def look_ahead(self):
+        """Return (`RunRecord`, `_History` or None) with which ``run()`` would begin now; None in
+        place of the record if there is nothing to do.
+
+        The store is open; nothing is changed. Raises what ``run()`` would raise before it starts.
+        """
+        run, _, history, _ = self._current.look_ahead()
+        return run, history
 
     def is_running(self):
         """Return whether `run` has been called and has not returned."""

@@ -5,6 +5,7 @@ succeeds. Nothing is started, called, stored, locked or made.
 """
 
 import collections
+import contextlib
 import hashlib
 import json
 import logging
@@ -49,10 +50,26 @@ BACKEND = {
 }
 
 
+@contextlib.contextmanager
 def preview(flow):
-    """Return a context manager that gives the `DryRun` of what ``flow.run()`` would do now, or
-    None if there is nothing to do; it raises what ``run()`` would raise before it starts."""
-    return flow.preview(DryRun)
+    """Give the `DryRun` of what ``flow.run()`` would do now, or None if there is nothing to do.
+
+    Nothing is changed, made or locked. Raises what ``run()`` would raise before it starts.
+    """
+    plan, store, differences = flow.compile(), flow.open_store(create=False), []
+    try:
+        run, history = flow.look_ahead()
+        if run is None:
+            yield None
+            return
+        if history is not None:
+            history.look()
+            differences = history.log_differences()
+        walk = DryRun(plan, store, run, flow.settings(), history, flow, differences)
+        walk.triggers.extend(map(tuple, flow.pending))
+        yield walk
+    finally:
+        flow.close_store()
 
 
 class Foreseen(typing.NamedTuple):
