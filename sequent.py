@@ -6809,6 +6809,26 @@ def find_process(identity, outcome):
         time.sleep(0.005)    # the supervisor has died this moment
 
 
+def _look_at_process(job):
+    """Return the `Sight` of a job that an earlier supervisor has started as a process."""
+    identity = find_process(job.process, job.outcome)
+    # First ask whether the process lives, then look for its outcome: in the other order, the
+    # outcome of a process that ends in between would be lost.
+    alive = process_alive(identity) if identity else False
+    outcome = read_outcome(job.outcome) if job.outcome else None
+    known = _read_identity(identity)
+    text = 'process %s' % known.get('pid')
+    if outcome is not None:
+        return Sight('ended', outcome, text=text)
+    if alive is None:
+        return Sight('unknown', text='%s on host %r' % (text, known.get('host')))
+    if alive:
+        job.process, job.log = identity, known.get('log')
+        age = process_age(identity)
+        return Sight('running', None, None if age is None else job.now() - age, text)
+    return Sight('ended' if identity else 'never_began', text=text)
+
+
 # Programs: what to run -------------------------------------------------------------
 
 def _braces():
@@ -7984,22 +8004,7 @@ class ProcessConstruct(TaskConstruct):
         self._blind.add(job)
 
     def look(self, job):
-        identity = find_process(job.process, job.outcome)
-        # First ask whether the process lives, then look for its outcome: in the other order, the
-        # outcome of a process that ends in between would be lost.
-        alive = process_alive(identity) if identity else False
-        outcome = read_outcome(job.outcome) if job.outcome else None
-        known = _read_identity(identity)
-        text = 'process %s' % known.get('pid')
-        if outcome is not None:
-            return Sight('ended', outcome, text=text)
-        if alive is None:
-            return Sight('unknown', text='%s on host %r' % (text, known.get('host')))
-        if alive:
-            job.process, job.log = identity, known.get('log')
-            age = process_age(identity)
-            return Sight('running', None, None if age is None else job.now() - age, text)
-        return Sight('ended' if identity else 'never_began', text=text)
+        return _look_at_process(job)
 
     def adopt(self, job):
         known = _read_identity(job.process)
@@ -9481,11 +9486,6 @@ class _History:
         """Return the [event, sequence] pairs that the run was told to raise from outside."""
         return self._noted(self.base_run()).get('triggers', [])
 
-    def is_new(self, path):
-        """Whether it is known that a step was not there in the run that is gone on with."""
-        before = self.recorded(self.base_run())
-        return bool(before) and path not in before
-
     def log_differences(self):
         """Name the steps that are gone, new or of another kind since the run that is gone on
         with; return the sentences."""
@@ -9580,23 +9580,20 @@ class _DriverPort(Port):
     Attributes:
         arrived: the jobs that have ended, with their outcomes; from any thread.
         calls: what other threads ask for: (function, future or None).
-        limit: a function that takes note that a job has begun; set by the driver.
         thread: the driver's thread, once it has begun.
     """
 
-    def __init__(self, store, batch, config):
-        self.config = config
+    def __init__(self, driver):
+        self.config = driver.settings
         self.stopping = False
-        self.volatile = store.volatile
-        self._store = store
-        self._batch = batch
+        self.volatile = driver.store.volatile
+        self._driver = driver
         self.arrived = collections.deque()  # type: typing.Deque[tuple]
         self.calls = collections.deque()  # type: typing.Deque[tuple]
         self.thread = None  # type: typing.Optional[int]
         self._selector = None  # type: typing.Any
         self._waker = ()  # type: typing.Any
         self._sleeps = False    # whoever has something for the loop is to wake it
-        self.limit = None  # type: typing.Any
 
     def open(self):
         import selectors
@@ -9622,7 +9619,8 @@ class _DriverPort(Port):
         self._selector.unregister(fd)
 
     def private_fds(self):
-        fds = [end.fileno() for end in self._waker] + list(self._store.private_fds())
+        fds = [end.fileno() for end in self._waker] + list(
+            self._driver.store.private_fds())
         with contextlib.suppress(AttributeError):    # select() has none
             fds.append(self._selector.fileno())
         return fds
@@ -9633,11 +9631,11 @@ class _DriverPort(Port):
 
     def moved(self, job):
         if job.task is not None and job.task.status == ACTIVE:
-            self._batch.note_moved(job.task)
+            self._driver.batch.note_moved(job.task)
 
     def began(self, job, when):
         job.began = when
-        self.call(functools.partial(self.limit, job))
+        self.call(functools.partial(self._driver.note_begin, job))
 
     def call(self, function):
         self.calls.append((function, None))
@@ -10612,7 +10610,6 @@ class _Constructs:
         self.queueing = []  # type: typing.List[typing.Any]
         self._stopped = {}    # pid of a stopped process -> since when we know
         self._polled = {}     # construct -> when it was polled last
-        driver.port.limit = self._limit
 
     def open(self, construct):
         """Let a construct begin to work, if it has not."""
@@ -10655,15 +10652,6 @@ class _Constructs:
                     continue
                 self._polled[construct] = now
             construct.poll()
-
-    def _limit(self, job):
-        """Take note that a job has begun elsewhere: its timeout counts from then."""
-        driver, construct = self._driver, self._driver.jobs.get(job)
-        if construct is not None:
-            driver.limits.begin(job, construct, job.began)
-        if construct is not None and job.task is not None:
-            job.task.started = job.began
-            driver.port.moved(job)
 
     def _warn_of_stopped(self):
         """Warn of processes that do nothing because a signal has stopped them."""
@@ -10914,15 +10902,8 @@ class Stop:
         for job in driver.starter.drop():
             jobs.pop(job, None)
             driver.outcomes.interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
-        self.end_jobs(force=False)
-        until = time.monotonic() + driver.settings['shutdown_grace']
-        while self._waits() and time.monotonic() < until and not self._urged:
-            self._drain(min(0.5, max(0.0, until - time.monotonic())))
-        self.end_jobs(force=True)
-        until = time.monotonic() + 5.0
-        while time.monotonic() < until and any(
-                one.can_kill and not one.leaves for one in jobs.values()):
-            self._drain(0.2)
+        self._end_jobs(False, driver.settings['shutdown_grace'])
+        self._end_jobs(True, 5.0)
         self.abandoned = [(job, construct) for job, construct in jobs.items()
                           if not construct.leaves]
         for job, _ in self.abandoned:
@@ -10934,19 +10915,18 @@ class Stop:
         if self._broken is not broken:
             raise self._broken
 
-    def end_jobs(self, force):
-        """Ask all that runs to end; ``force``: do not ask."""
-        for job, construct in list(self.driver.jobs.items()):
-            if construct.leaves:
-                continue
-            if construct.can_kill:
+    def _end_jobs(self, force, patience):
+        """Ask all that runs to end, and wait so many seconds; ``force``: do not ask."""
+        jobs = self.driver.jobs
+        for job, construct in list(jobs.items()):
+            if construct.can_kill and not construct.leaves:
                 construct.kill(job, force)
-            elif construct.queues:
+            elif construct.queues and not construct.leaves:
                 construct.recall(job)
-
-    def _waits(self):
-        """Return whether something runs that the stop is to end."""
-        return any(not one.leaves for one in self.driver.jobs.values())
+        until = time.monotonic() + patience
+        while time.monotonic() < until and (force or not self._urged) and any(
+                one.can_kill or not force for one in jobs.values() if not one.leaves):
+            self._drain(min(0.2, max(0.0, until - time.monotonic())))
 
     def _drain(self, timeout):
         """Take what has ended while the run is being stopped."""
@@ -11084,7 +11064,7 @@ class Driver(PlanWalk):
         PlanWalk.__init__(self, plan, store, run, settings, history, flow)
         self.logdir = os.path.abspath(logdir) if logdir else logdir  # tasks may be elsewhere
         self._private_logdir = ''
-        self.port = _DriverPort(store, self.batch, settings)
+        self.port = _DriverPort(self)
         self.limits = _Limits(self.timers, settings['shutdown_grace'])
         self.relay = LogRelay()
         self.starter = _Starter(self)
@@ -11246,6 +11226,14 @@ class Driver(PlanWalk):
             self.limits.begin(job, construct, began)
         if construct.relays and job.config['capture'] == 'relay':
             self.relay.add(job)
+
+    def note_begin(self, job):
+        """Take note that a job has begun elsewhere: its timeout counts from then."""
+        if job in self.jobs:
+            self.limits.begin(job, self.jobs[job], job.began)
+            if job.task is not None:
+                job.task.started = job.began
+                self.port.moved(job)
 
     def failed(self, task):
         PlanWalk.failed(self, task)

@@ -224,7 +224,8 @@ class DryRun(PlanWalk):
             if (scope.step.path, scope.sequence) in self._others:
                 return 'its loop item is another one'
             scope = scope.parent
-        return 'it is new' if self.history.is_new(task.step.path) else 'it was not started'
+        before = self.history.recorded(self.history.base_run())
+        return 'it is new' if before and task.step.path not in before else 'it was not started'
 
     def _tell_skipped(self, task, earlier):
         if earlier.status == FAILURE and self.run_record.mode == 'continue':
