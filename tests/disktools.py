@@ -14,7 +14,7 @@ import sys
 import pytest
 
 import sequent
-from runtools import DEADLINE, HERE, Journal, Supervisor
+from runtools import DEADLINE, HERE, Journal, Supervisor, wait_until
 
 STEPS = ('process', 'inline', 'program', 'last')
 FLOW = '''\
@@ -148,14 +148,15 @@ class Night:
             return {one.path: one.status for one in store.tasks(run)
                     if one.kind == 'leaf'} if run else {}
 
-    def process_of(self, step):
-        """Return what is stored of the process of a step, JSON, or None."""
-        store = sequent.SqliteStore(self.store)
-        store.open(create=False)
-        with contextlib.closing(store):
-            run = store.latest('flow', 'r1')
-            found = [one.process for one in store.tasks(run) if one.path == step] if run else []
-        return found[0] if found else None
+    def await_only(self, step):
+        """Wait until a step runs, and all other steps that began are stored as successes.
+
+        Otherwise, a disk that is full from now on could end the run before that step has ended.
+        """
+        def alone():
+            statuses = self.statuses()
+            return statuses.pop(step, None) == 'active' and set(statuses.values()) <= {'success'}
+        wait_until(alone, 'only %s to run' % step)
 
     def recover(self):
         """Recover the run, or run it, if it never began; check that nothing is lost by that."""

@@ -194,7 +194,7 @@ def test_a_full_disk_ends_the_run_and_with_room_recovery_loses_nothing(night, na
     with tmpfs(night.data, 1 << 20):
         supervisor = night.start('run', HOLD=name, QUIET='1', SIZE='20000')
         night.journal.wait_for(name + ' begins')
-        wait_until(lambda: '"pid"' in (night.process_of(name) or ''), 'the process of ' + name)
+        night.await_only(name)
         # Outcomes have a full disk of their own, because the store gives back room as its commit
         # fails.
         os.mkdir(night.store + '.outcomes', 0o700)
@@ -229,7 +229,7 @@ def test_an_orphan_that_cannot_write_its_outcome_waits_for_room(night, name):
     with tmpfs(night.data, 1 << 20):
         supervisor = night.start('run', HOLD=name, QUIET='1')
         night.journal.wait_for(name + ' begins')
-        wait_until(lambda: '"pid"' in (night.process_of(name) or ''), 'the process of ' + name)
+        night.await_only(name)
         filling = fill(night.data)
         supervisor.kill()
         supervisor.wait()
