@@ -102,8 +102,8 @@ def _in_common(name, value):
 # says after "Without:" happens where a version of Python has the name no more.
 
 
-def _private(thing, path):
-    """Return an attribute of an attribute ... of a thing: ``'_popen.finalizer._args'``.
+def private_name(thing, path):
+    """Return an attribute of an attribute ... of a thing: ``'_bootstrap._module_locks'``.
 
     None: the standard library has no such name any more.
     """
@@ -117,7 +117,7 @@ def calling_frame(depth):
 
     Without: None. ``inspect.currentframe`` would do, but importing inspect takes long.
     """
-    frame_at = _private(sys, '_getframe')
+    frame_at = private_name(sys, '_getframe')
     return frame_at(depth + 1) if frame_at is not None else None
 
 
@@ -145,7 +145,7 @@ else:
 
 if sys.version_info >= (3, 12):
     @contextlib.contextmanager
-    def _fork_beside_threads():
+    def fork_beside_threads():
         """Do not warn of a fork beside threads.
 
         Of what a thread may hold at the fork, the child uses nothing that is not made anew there.
@@ -156,7 +156,7 @@ if sys.version_info >= (3, 12):
             yield
 else:
     @contextlib.contextmanager
-    def _fork_beside_threads():
+    def fork_beside_threads():
         yield
 
 
@@ -177,14 +177,20 @@ def interpreter_command(*arguments):
     if not arguments and hasattr(sys, 'orig_argv'):    # new in Python 3.10
         return [sys.executable] + sys.orig_argv[1:]
     import subprocess
-    flags = _private(subprocess, '_args_from_interpreter_flags')
-    command = [sys.executable] + (flags() if flags else [])
+    switches = private_name(subprocess, '_args_from_interpreter_flags')    # Without: none
+    command = [sys.executable] + (switches() if switches else [])
     if arguments or sys.argv[0] == '-c':
         return command + list(arguments) if arguments else None
     spec = getattr(sys.modules['__main__'], '__spec__', None)
     if spec is not None and spec.name != '__main__':    # That is the name in a folder or a zip.
         return command + ['-m', spec.name] + sys.argv[1:]
     return command + sys.argv
+
+
+def flush_streams():
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):    # closed, or replaced
+            stream.flush()
 
 
 def run_exit_handlers():
@@ -194,12 +200,10 @@ def run_exit_handlers():
     Without: nothing is called.
     """
     import atexit
-    run = _private(atexit, '_run_exitfuncs')
+    run = private_name(atexit, '_run_exitfuncs')
     if run is not None:
         run()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):    # closed, or replaced
-            stream.flush()
+    flush_streams()
 
 
 def _renew_stream_locks():
@@ -208,7 +212,7 @@ def _renew_stream_locks():
     What these threads had not written yet is the supervisor's. Without: a stream that only a
     handler of logging has keeps its lock, and the child may wait for that for ever.
     """
-    handlers = [reference() for reference in list(_private(logging, '_handlerList') or ())]
+    handlers = [reference() for reference in list(private_name(logging, '_handlerList') or ())]
     if sys.version_info < (3, 7):    # since then logging itself renews its locks
         logging._lock = threading.RLock()
         for handler in handlers:
@@ -232,11 +236,11 @@ def _forget_foreign_threads():
     where threading has not made it. Without: a child that is forked by such a thread may wait for
     its own end, or die at it.
     """
-    queues = _private(sys.modules.get('concurrent.futures.thread'), '_threads_queues')
+    queues = private_name(sys.modules.get('concurrent.futures.thread'), '_threads_queues')
     if queues is not None:
         queues.clear()
     main = threading.main_thread()
-    make_lock = _private(main, '_set_tstate_lock')
+    make_lock = private_name(main, '_set_tstate_lock')
     if make_lock is not None and vars(main).get('_tstate_lock', False) is None:
         make_lock()
 
@@ -247,7 +251,7 @@ def _await_threads():
     Without: the task ends beside what its threads still do.
     """
     from multiprocessing import util
-    for wait in _private(threading, '_shutdown'), _private(util, '_exit_function'):
+    for wait in private_name(threading, '_shutdown'), private_name(util, '_exit_function'):
         if wait is not None:
             wait()
 
@@ -257,7 +261,7 @@ def _import_locks():
 
     Without: threads may wait for one another's imports for ever.
     """
-    return _private(importlib, '_bootstrap._module_locks') or {}
+    return private_name(importlib, '_bootstrap._module_locks') or {}
 
 
 @contextlib.contextmanager
@@ -290,24 +294,17 @@ def _forget_foreign_imports():
         if owner is not None and owner != threading.get_ident():
             del locks[name]
             module = sys.modules.get(name)
-            if _private(module, '__spec__._initializing'):
+            if private_name(module, '__spec__._initializing'):
                 del sys.modules[name]
-
-
-if not hasattr(os, 'fork'):
-    _UNFIT_METHODS = ('fork', 'forkserver')  # type: typing.Tuple[str, ...]
-elif sys.version_info >= (3, 7):
-    _UNFIT_METHODS = ()
-else:
-    _UNFIT_METHODS = ('forkserver',)  # it does not tell yet how a process has ended
 
 
 def start_methods():
     """Return the values that config ``start_method`` can have here, the default first."""
-    import multiprocessing
-    known = multiprocessing.get_all_start_methods()
-    return sorted((one for one in known if one not in _UNFIT_METHODS),
-                  key=lambda one: one != _START_METHOD)
+    if not hasattr(os, 'fork'):
+        return ['spawn']
+    if sys.version_info < (3, 7):    # A forkserver does not tell yet how a process has ended.
+        return ['fork', 'spawn']
+    return ['fork', 'spawn', 'forkserver']
 
 
 def _freeze_garbage():
@@ -359,110 +356,35 @@ if hasattr(os, 'register_at_fork'):  # since 3.7, where there is fork
 else:
     _this_process = os.getpid
 
-def _pipes_of(process):
-    """Return the descriptors that multiprocessing has open here for a process that was started.
 
-    Without: only that which tells its end; the children of others inherit the rest, too.
-    """
-    known = _private(process, '_popen.finalizer._args')    # since 3.7
-    return [process.sentinel] if known is None else [fd for fd in known if isinstance(fd, int)]
+def as_process(run, name, line, parent):
+    """Return a function that calls ``run()`` in a process made by os.fork(), as multiprocessing
+    does in a child of its own: with its name, its number, and what is registered for a fork.
 
-
-if sys.version_info >= (3, 7):
-    def _close_process(process):
-        """Close the descriptors of a process that has ended."""
-        process.close()
-else:
-    def _close_process(process):
-        process._popen = None    # whose end closes them
-
-
-def pipes_in(frames, names=('parent_r', 'child_w', 'child_r', 'parent_w')):
-    """Yield the descriptors that multiprocessing has by some names in a call that forks.
-
-    Without: each failed start takes four descriptors for good, and the children of a tender share
-    the pipe by which the end of the tender is seen.
+    Without: to multiprocessing the child is the process that has forked it.
 
     Args:
-        frames: as traceback.walk_tb() or traceback.walk_stack() yields them.
-    """
-    for frame, _ in frames:
-        if frame.f_code.co_filename.endswith('popen_fork.py'):
-            for name in set(names) & set(frame.f_locals):
-                yield frame.f_locals[name]
-
-
-def _close_forgotten(error):
-    """Close the pipes that multiprocessing leaves open when it cannot fork: an OSError."""
-    import traceback
-    for fd in pipes_in(traceback.walk_tb(error.__traceback__)):
-        os.close(fd)
-
-
-def _forget_process(process):
-    """Let a process go on alone: multiprocessing does not wait for its end any more.
-
-    Without: this program ends with the process, or after it.
-    """
-    from multiprocessing import process as module
-    children = _private(module, '_children')
-    if children is not None:
-        children.discard(process)
-        process._popen = None    # whose end closes its descriptors
-
-
-def _preload_here():
-    """Have the server of start method forkserver load this file once, instead of each child.
-
-    Without: each child loads it.
-    """
-    from multiprocessing import forkserver
-    known = _private(forkserver, '_forkserver._preload_modules')
-    if known is not None and __name__ not in known:
-        forkserver.set_forkserver_preload([*known, __name__])
-
-
-def renew_after_fork():
-    """In a child made by os.fork(), do what multiprocessing does in a child of its own.
-
-    Without: what others have registered for such a child is not called.
-    """
-    from multiprocessing import util
-    for renew in (_private(util, '_run_after_forkers'),
-                  _private(threading.main_thread(), '_set_native_id')):
-        if renew is not None:
-            renew()
-
-
-def count_process():
-    """Give this process the next number that multiprocessing has for processes.
-
-    A child that it forks has the number that this process has then. Without: all have the same.
+        line: descriptor of a socket whose other end is the parent's, so that
+            ``parent_process()`` can tell its end.
+        parent: pid of the parent.
     """
     import multiprocessing
-    process = multiprocessing.current_process()  # type: typing.Any
-    numbers = _private(process, '_identity')
-    if numbers:
-        process._identity = (*numbers[:-1], numbers[-1] + 1)
+    process = multiprocessing.get_context(  # type: typing.Any
+        'fork').Process(target=run, name=name)
+    process._parent_pid = parent
 
-
-def interpreter_switches():
-    """Return the switches with which this Python was started, for another one. Without: none."""
-    import subprocess
-    switches = _private(subprocess, '_args_from_interpreter_flags')
-    return [] if switches is None else switches()
-
-
-if sys.version_info >= (3, 8):
-    def parent_pid():
-        """Return the pid of the process that has made this one by multiprocessing."""
-        import multiprocessing
-        parent = multiprocessing.parent_process()
-        return None if parent is None else parent.pid
-else:
-    def parent_pid():
-        import multiprocessing
-        return _private(multiprocessing.current_process(), '_parent_pid')
+    def begin():
+        bootstrap = private_name(process, '_bootstrap')
+        if sys.version_info < (3, 7) and 'random' in sys.modules:    # since then any fork does
+            sys.modules['random'].seed()
+        if bootstrap is None:
+            (private_name(multiprocessing.process, '_children') or set()).clear()
+            run()
+        elif sys.version_info >= (3, 8):
+            bootstrap(line)
+        else:
+            bootstrap()
+    return begin
 
 
 def _environment_setter():
@@ -477,7 +399,7 @@ def _environment_setter():
     try:
         import ctypes
         putenv = ctypes.PyDLL(None).putenv
-        content, encode = _private(environ, '_data'), environ.encodevalue
+        content, encode = private_name(environ, '_data'), environ.encodevalue
     except (ImportError, OSError, AttributeError, TypeError):    # as on Windows
         content = None
     if content is None:
@@ -566,9 +488,6 @@ _AS_IT_IS = sum(getattr(os, name, 0) for name in ('O_NOFOLLOW', 'O_NONBLOCK', 'O
 # What every process task needs: a process group, and a moment in which no signal is handled.
 _HAS_GROUPS = all(hasattr(os, name) for name in ('killpg', 'setsid')) and hasattr(
     signal, 'pthread_sigmask')
-
-# 3.14 made forkserver the default of multiprocessing; fork is asked for explicitly.
-_START_METHOD = 'fork' if hasattr(os, 'fork') else 'spawn'
 
 
 # 2 Vocabulary ####################################################################
@@ -847,6 +766,7 @@ def _is_number(value):
 #                     no Python module. The function is given (path, name=, store=), which are the
 #                     name and the store that the flow of a module has in that place.
 #     'accelerates'   the construct that the file makes faster
+#     'start_methods' the values of config ``start_method`` that need the file
 #     'explains'      the verb that shows more where the file is there
 #     'config'        {key: the fields of a `ConfigKey`}: keys of configuration
 #     'verbs'         {verb: {'help': text, 'call': function, ...}}: verbs of the command line.
@@ -6236,9 +6156,8 @@ logger.addFilter(_clean_record)
 # Standard streams ---------------------------------------------------------------
 #
 # The log of cron may be on a full disk, a terminal may be closed, the reader of a pipe may have
-# ended. Without this section, print() in a task would then raise, no process could be started
-# (multiprocessing flushes both streams before each start), and the interpreter would end with 120,
-# because what it cannot write remains in a buffer.
+# ended. Without this section, print() in a task would then raise, and the interpreter would end
+# with 120, because what it cannot write remains in a buffer.
 
 
 class _LastingStream:
@@ -7068,8 +6987,7 @@ class Program:
             self.process.returncode = 255
             raise ProgramError('how it ended is not known, as this program ignores SIGCHLD or '
                                'waits for processes that are not its own') from None
-        self.process.returncode = code = (
-            -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+        self.process.returncode = code = exit_code(status)
         return code
 
     def end(self):
@@ -7286,6 +7204,11 @@ def _checked_codes(ok):
 # Programs: how they end -----------------------------------------------------------
 
 
+def exit_code(status):
+    """Return the exit code that os.waitpid() told, or minus the number of the signal."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
 def manner_of_end(code):
     """Return how a process ended, by its exit code, which is negative for a signal."""
     if code >= 0:
@@ -7403,7 +7326,7 @@ def pack_job(job, known=None, secrets=False):
     try:
         if call:
             content = pickled(call)
-            main = _main_origin() if b'__main__' in content else None
+            main = main_origin() if b'__main__' in content else None
             parcel = content, main, logging.getLogger().level
         packed = pickle.dumps((plain, config, parcel), protocol=4)
     except Exception as error:
@@ -7732,16 +7655,17 @@ def is_shortage(error):
 class Child:
     """What `ProcessConstruct` knows of a process of its own (``job.state``)."""
 
-    __slots__ = ('process', 'pid', 'identity', 'fd', 'pidfd', 'inbox', 'killed', 'forced',
+    __slots__ = ('pid', 'identity', 'fd', 'pidfd', 'inbox', 'over', 'code', 'killed', 'forced',
                  'waited', 'unread', 'reported')
 
-    def __init__(self, process=None, pid=None, fd=None):
-        self.process = process
+    def __init__(self, pid=None, fd=None):
         self.pid = pid
         self.identity = None     # as `process_identity` tells it
         self.fd = fd             # our end of the pair, None once it is closed
         self.pidfd = None
         self.inbox = bytearray()
+        self.over = False        # whether it has ended
+        self.code = None         # its exit code then, or minus the signal; None: unknown
         self.killed = self.forced = False
         self.waited = False      # whether it has been waiting for its work
         self.reported = None     # the outcome, once it has come
@@ -7765,55 +7689,35 @@ class Child:
             close_private(self.fd)
             self.fd = None
 
-    def alive(self, job):
-        return self.exitcode() is None and not self.is_gone()
+    def ended(self):
+        """Return whether it has ended; if so, reap it and note its exit code."""
+        if not self.over:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.over, self.code = bool(pid), exit_code(status) if pid else None
+            except ChildProcessError:
+                self.over = True    # Somebody else has reaped it, or SIGCHLD is ignored.
+        return self.over
 
-    def is_gone(self):
-        """Whether its exit code is lost: somebody else has reaped it, or SIGCHLD is ignored."""
-        if type(self.process).__name__ == 'ForkServerProcess':
-            return False    # the server reaps it, and tells a little later
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return self.process.exitcode is None    # else another thread of ours has
-        except PermissionError:
-            pass    # it has other rights
-        return False
-
-    def ended(self, job, patience=0.0):
-        """Return whether the process has ended, after waiting up to ``patience`` seconds."""
+    def await_end(self, patience):
+        """Return whether it has ended, after waiting up to ``patience`` seconds."""
         deadline = time.monotonic() + patience
-        while self.alive(job):
+        while not self.ended():
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.0005)
         return True
 
-    def exitcode(self):
-        """Return the exit code of a process that has ended, or minus the signal; None: unknown."""
-        return self.process.exitcode
-
-    def close(self):
-        """Give back what a process that has ended still takes."""
-        with start_lock:    # as in `let_go`
-            self.process.join()
-            own_fds.difference_update(_pipes_of(self.process))
-            _close_process(self.process)
-
-    def let_go(self):
-        """Let a process go on alone: neither we nor multiprocessing wait for its end."""
-        with start_lock:    # a start in another thread looks at all of them
-            own_fds.difference_update(_pipes_of(self.process))
-            _forget_process(self.process)
+    def part(self):
+        """Give back what is kept for it: it has ended, or goes on alone."""
 
     def cause(self):
         """Return how a process ended that has left no outcome."""
-        code = self.exitcode()
-        if code is None:
+        if self.code is None:
             return ('ended before its outcome was delivered; how is not known, as this program '
                     'ignores SIGCHLD or waits for processes that are not its own')
-        return manner_of_end(code) + (
-            ' before its outcome was delivered' if code >= 0 else '')
+        return manner_of_end(self.code) + (
+            ' before its outcome was delivered' if self.code >= 0 else '')
 
     def lost(self, job):
         """Return whether it has ended at its gate, so that nothing of the job has run."""
@@ -7876,18 +7780,19 @@ class Orphan(Child):
 
     __slots__ = ()
 
-    def alive(self, job):
-        return bool(process_alive(job.process))
+    def __init__(self, identity):
+        super().__init__()
+        self.identity = identity
 
-    def exitcode(self):
-        return None
+    def ended(self):
+        return not process_alive(self.identity)
 
     def cause(self):
         return ('process %s, started by an earlier supervisor, ended without leaving an outcome'
                 % (self.pid or '(of a program)'))
 
     def lost(self, job):
-        if self.killed or 'keeper' in _read_identity(job.process):
+        if self.killed or 'keeper' in _read_identity(self.identity):
             return False    # a program is released before it has a process
         # A released child makes its log first or, if it is to have none, a mark.
         signs = [path for path in (job.log, job.outcome and job.outcome + '.began') if path]
@@ -7908,9 +7813,9 @@ def _mark_of(job):
 class ProcessConstruct(TaskConstruct):
     """Runs each function in a process of its own, which leads a session of its own.
 
-    Processes are made by multiprocessing, by config ``start_method``: ``fork`` where there is one,
-    else ``spawn``, which needs functions that can be imported. A process stays until its outcome
-    is stored; if the supervisor is gone instead, it leaves the outcome in a file (semantics 7.6).
+    Processes are forked, or started by backends/spawn.py as config ``start_method`` says. A
+    process stays until its outcome is stored; if the supervisor is gone instead, it leaves the
+    outcome in a file (semantics 7.6).
     """
 
     can_kill = True
@@ -7939,26 +7844,18 @@ class ProcessConstruct(TaskConstruct):
                                  "'thread'} or 'inline'" % (name, sys.platform))
         if isinstance(func, Command):
             import subprocess  # noqa: F401 (once here, and not in each child)
-        method = start_method(config, name)
-        if method == 'fork' or isinstance(func, Command) and _START_METHOD == 'fork':
-            return
-        for what, value in (('function', func), ('arguments', (args, kwargs))):
-            try:
-                if _needs_main(pickled(value)) and _main_origin() is None:
-                    raise ValueError('it is of the main program, which is in no file')
-            except Exception as error:
-                raise ConstructError(
-                    'step %r: its %s cannot be sent to a process started by %r (%s); use a '
-                    "function at the top of a module, or start_method 'fork'"
-                    % (name, what, method, describe_error(error))) from error
+        method = _child_method(func, config, name)
+        if method != 'fork':
+            _spawner(method, name).check(name, func, args, kwargs, method)
 
     def prepare(self, job):
-        method = start_method(job.config, job.name)
-        if isinstance(job.func, Command) and _START_METHOD == 'fork':
-            method = 'fork'    # The child of a program needs no new interpreter.
+        method = _child_method(job.func, job.config, job.name)
         with start_lock:
-            child = self.port.tender.child(job) if self.port.tender and method == 'fork' else None
-            job.state = child = child or _start_child(job, method)
+            if method != 'fork':
+                child = _spawner(method, job.name).start(job, method)
+            else:
+                child = self.port.tender and self.port.tender.child(job) or _fork_child(job)
+        job.state = child
         self._children.add(child)
         if child.identity is None:
             child.identity = process_identity(child.pid, waited=child.waited,
@@ -7996,7 +7893,7 @@ class ProcessConstruct(TaskConstruct):
             return    # Its outcome is on its way.
         child.killed, child.forced = True, force
         number = signal.SIGKILL if force else signal.SIGTERM
-        if not child.signal(number) and child.alive(job):
+        if not child.signal(number) and not child.ended():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, number)    # It has not made its group yet.
         if not force:
@@ -8008,7 +7905,7 @@ class ProcessConstruct(TaskConstruct):
 
     def adopt(self, job):
         known = _read_identity(job.process)
-        child = job.state = Orphan()
+        child = job.state = Orphan(job.process)
         self._jobs.add(job)
         if 'program' in known:    # Its tender could not say which process it is.
             self._blind.add(job)
@@ -8045,7 +7942,7 @@ class ProcessConstruct(TaskConstruct):
             if child in done:
                 logger.warning('process %d has finished, and goes on trying to leave its outcome '
                                'in a file: see to the disk, and recover the run', child.pid)
-                child.let_go()
+                child.part()
         self._leaving = [one for one in self._leaving if one[0] not in done]
         self._reap_all(6.0)
         for child, _ in self._leaving:
@@ -8090,7 +7987,7 @@ class ProcessConstruct(TaskConstruct):
     def _check(self, job, patience=0.0):
         """See whether a job has ended, and report that."""
         child = job.state
-        if job not in self._jobs or child.reported is None and not child.ended(job, patience):
+        if job not in self._jobs or child.reported is None and not child.await_end(patience):
             return
         if child.killed and not child.forced and child.leaves_others():
             self._blind.add(job)    # Others of its group have still their time to end.
@@ -8104,7 +8001,7 @@ class ProcessConstruct(TaskConstruct):
             except Exception as error:
                 outcome = Outcome(FAILURE, describe_error(error))
         self._finish(job, outcome or Outcome(FAILURE, child.cause(), lost=child.lost(job),
-                                             code=child.exitcode()))
+                                             code=child.code))
 
     def _finish(self, job, outcome):
         self._forget(job)
@@ -8150,13 +8047,10 @@ class ProcessConstruct(TaskConstruct):
         now = time.monotonic()
         staying = []
         for child, patience in self._leaving:
-            if child.exitcode() is not None:
+            if child.ended():
                 if child.killed and patience == math.inf:
                     child.signal(signal.SIGKILL)    # what it has left behind
-                child.close()
-                continue
-            if child.is_gone():
-                child.let_go()
+                child.part()
                 continue
             if now >= patience:
                 child.end()
@@ -8165,30 +8059,30 @@ class ProcessConstruct(TaskConstruct):
         self._leaving = staying
 
 
-def _start_child(job, method):
-    """Return the `Child` for a job, which waits at its gate."""
-    child = Child()
-    child.fd, theirs = make_line()
-    try:
-        child.process = _make_process(job, method, theirs)
-        start_process(child.process, method == 'fork')
-        child.pid = child.process.pid
-    finally:
-        theirs.close()
-        if child.pid is None:
-            child.hang_up()
-    return child
-
-
 def start_method(config, name):
     """Return the start method of a step; raise ConstructError for one that is not known here."""
-    method = config.get('start_method') or _START_METHOD
-    if method != _START_METHOD:
-        known = start_methods()
-        if method not in known:
-            raise ConstructError('step %r: no start_method %r here%s' % (
-                name, method, _choices(method, known)))
+    known = start_methods()
+    method = config.get('start_method') or known[0]
+    if method not in known:
+        raise ConstructError('step %r: no start_method %r here%s' % (
+            name, method, _choices(method, known)))
     return method
+
+
+def _child_method(func, config, name):
+    """Return the start method for a child: that of a program needs no new interpreter."""
+    method = start_method(config, name)
+    return start_methods()[0] if isinstance(func, Command) else method
+
+
+def _spawner(method, name):
+    """Return the backend that starts processes by another method than fork."""
+    backend = load_backend('spawn')
+    if backend is None:
+        raise ConstructError(
+            'step %r: start_method %r needs the file backends/spawn.py: copy it to a folder '
+            'backends beside %s' % (name, method, os.path.abspath(__file__)))
+    return backend
 
 
 def make_line():
@@ -8200,19 +8094,40 @@ def make_line():
     return ours.detach(), theirs
 
 
-def _make_process(job, method, theirs):
-    import multiprocessing
-    context = multiprocessing.get_context(method)
-    if method == 'forkserver':
-        _preload_here()
-    name = '%s %s' % (job.name, job.sequence)
-    if method == 'fork':
-        return context.Process(target=_forked, args=(job, theirs), name=name)
-    return context.Process(target=_spawned, args=(pack_job(job, secrets=True), theirs), name=name)
+def _fork_child(job):
+    """Return the `Child` for a job, which waits at its gate."""
+    child, supervisor = Child(), os.getpid()
+    child.fd, theirs = make_line()
+    try:
+        child.pid = fork(as_process(functools.partial(_forked, job, theirs, supervisor),
+                                    '%s %s' % (job.name, job.sequence), theirs.fileno(),
+                                    supervisor))
+    finally:
+        theirs.close()
+        if child.pid is None:
+            child.hang_up()
+    return child
+
+
+def fork(run):
+    """Fork a process that calls ``run()``, which does not return; return its pid.
+
+    Raises:
+        OSError: the system is short of processes.
+    """
+    flush_streams()    # else the child would write once more what is in their buffers
+    with starting(), fork_beside_threads():
+        pid = os.fork()
+        if not pid:
+            try:
+                run()
+            finally:
+                os._exit(1)
+    return pid
 
 
 @contextlib.contextmanager
-def starting(forked):
+def starting():
     """Start processes meanwhile, in which no signal is handled before they have left the
     supervisor's ways.
 
@@ -8222,36 +8137,10 @@ def starting(forked):
     with start_lock:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, CHILD_SIGNALS)
         try:
-            with _sqlite_use.none(), _fork_beside_threads() if forked else _hidden_main():
+            with _sqlite_use.none():
                 yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def start_process(process, forked):
-    try:
-        with starting(forked):
-            process.start()
-            own_fds.update(_pipes_of(process))
-    except OSError as error:
-        _close_forgotten(error)
-        raise
-
-
-@contextlib.contextmanager
-def _hidden_main():
-    """Keep multiprocessing from loading the main module in a child: we do that, after the gate.
-
-    What other threads look up in it meanwhile they find.
-    """
-    main = sys.modules['__main__']
-    double = type(sys)('__main__')
-    double.__dict__.update(vars(main), __file__=None, __spec__=None)
-    sys.modules['__main__'] = double
-    try:
-        yield
-    finally:
-        sys.modules['__main__'] = main
 
 
 def _send(fd, content):
@@ -8270,14 +8159,7 @@ def occupy_standard_fds():
     os.close(fd)
 
 
-def _needs_main(pickled):
-    """Return whether something in a pickle is found in the main module."""
-    import pickletools
-    return b'__main__' in pickled and any(
-        value == '__main__' for _, value, _ in pickletools.genops(pickled))
-
-
-def _main_origin():
+def main_origin():
     """Return (name, path) of the module that was started, by one of which a child can load it,
     or None."""
     main = sys.modules.get(_common.program)
@@ -8320,10 +8202,10 @@ def _loading_only():
         _loading.only = before
 
 
-def _forked(job, line):
+def _forked(job, line, supervisor):
     """Where a forked child begins."""
     leave_supervisor()
-    serve_child(functools.partial(_pass_gate, job, line), watched_supervisor(True))
+    serve_child(functools.partial(pass_gate, job, line), lambda: os.getppid() == supervisor)
 
 
 def leave_supervisor(more=()):
@@ -8365,13 +8247,6 @@ _leavers = _in_common('leavers', {})
 _leavers[__name__] = _leave
 
 
-def _spawned(parcel, line):
-    """Where a child begins that is an interpreter of its own."""
-    lasting_streams.__enter__()
-    serve_child(functools.partial(_pass_gate, unpack_job(parcel), line),
-                watched_supervisor(False))
-
-
 def serve_child(take, lives):
     """Wait at the gate, run the job, deliver its outcome. Does not return.
 
@@ -8394,7 +8269,7 @@ def serve_child(take, lives):
         os._exit(code)
 
 
-def _pass_gate(job, line, lives):
+def pass_gate(job, line, lives):
     """Wait for the supervisor's word; return what `serve_child` asks for."""
     own_signals()
     fd = line.detach()
@@ -8434,15 +8309,6 @@ def own_signals(handlers=None):
     for number, handler in handlers.items():
         signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def watched_supervisor(forked):
-    """Return what tells whether the supervisor lives."""
-    pid = parent_pid()
-    if forked:
-        return lambda: os.getppid() == pid
-    identity = process_identity(pid)    # a fork server may have made us
-    return lambda: process_alive(identity) is not False
 
 
 def _receive(fd, lives):
@@ -8577,15 +8443,6 @@ def _open_log_streams():
             for fd in (1, 2)]
 
 
-def flush_streams():
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):
-            pass  # closed, or a full disk: there is nobody left to tell
-
-
 def _deliver(job, fd, identity, outcome, lives):
     """Give the outcome to the supervisor and wait until it is stored; else leave it in a file."""
     try:
@@ -8623,7 +8480,7 @@ def _say_at_last(text):
         pass  # closed, or on the disk that is full: there is nobody left to tell
 
 
-# Process: a spawned child ----------------------------------------------------------
+# Process: a child that loads modules ----------------------------------------------------------
 
 
 class _PatientFinder:
@@ -8846,6 +8703,7 @@ def _named_class(spec):
     except (ImportError, AttributeError, ValueError) as error:
         raise ConstructError('task construct %r cannot be loaded (%s)'
                              % (spec, describe_error(error))) from error
+
 
 # 8 Driver ########################################################################
 #

@@ -61,6 +61,7 @@ from . import (  # type: ignore
     TaskConstruct,
     describe_error,
     flush_streams,
+    fork_beside_threads,
     lasting_streams,
     leave_supervisor,
     manner_of_end,
@@ -69,6 +70,8 @@ from . import (  # type: ignore
     pack_job,
     pack_outcome,
     pack_parameters,
+    process_alive,
+    process_identity,
     process_stopped,
     set_stdin,
     start_method,
@@ -76,7 +79,6 @@ from . import (  # type: ignore
     take_parameters,
     unpack_job,
     unpack_outcome,
-    watched_supervisor,
 )
 from .executor import _PATIENCE, BrokenExecutor, _PoolParts, _some_ended
 
@@ -307,7 +309,7 @@ class _Pool:
                                'capture', 'keep_result', 'stdin') if name in job.config})
         self._executor = self._parts = self._line = None  # type: typing.Any
         try:
-            with starting(self._method == 'fork'):
+            with starting(), self._ways():
                 self._start(context, workers, port)
         except RuntimeError as error:    # can't start new thread
             self.bury()
@@ -317,6 +319,12 @@ class _Pool:
             if error.errno and not isinstance(error, BrokenPipeError):
                 raise    # the system is short of something, perhaps
             raise OSError('a worker ended while it started (%s)' % error) from error
+
+    def _ways(self):
+        if self._method == 'fork':
+            return fork_beside_threads()
+        from .spawn import hidden_main
+        return hidden_main()
 
     def _start(self, context, workers, port):
         """Start all the workers, while what they inherit is as it must be."""
@@ -330,7 +338,7 @@ class _Pool:
         # after each job.
         self._executor = executor = _make_executor(workers + MOST, self._method, (
             self._calls, self._cells, self._claim, self._common, self._line[0], forked, more,
-            port.config.get('stdin')))
+            port.config.get('stdin'), process_identity()))
         executor._max_workers = workers
         # All of them before its thread begins, which takes for granted that there come no more.
         start = getattr(executor, '_launch_processes', executor._adjust_process_count)
@@ -516,7 +524,7 @@ class _Worker:
 _worker = None
 
 
-def _enter(calls, cells, claim, common, line, forked, more, stdin):
+def _enter(calls, cells, claim, common, line, forked, more, stdin, supervisor):
     """Where a worker begins."""
     global _worker
     if forked:
@@ -528,17 +536,16 @@ def _enter(calls, cells, claim, common, line, forked, more, stdin):
         lasting_streams.__enter__()
         take_parameters(parameters)
         logging.getLogger().setLevel(level)
-    lives = watched_supervisor(forked)
-    threading.Thread(target=_watch, args=(line, lives), daemon=True).start()
+    threading.Thread(target=_watch, args=(line, supervisor), daemon=True).start()
     _worker = _Worker(calls, cells, claim, common, forked)
 
 
-def _watch(line, lives):
+def _watch(line, supervisor):
     """End this worker, with what it has started, when the supervisor has ended.
 
     That is not seen by the line alone: what the user's program has forked holds its end open.
     """
-    while lives() and not line.poll(LOOK_EVERY):
+    while process_alive(supervisor) is not False and not line.poll(LOOK_EVERY):
         pass
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -37,7 +37,8 @@ from . import (  # type: ignore
     StoreError,
     backend_names,
     describe_error,
-    interpreter_switches,
+    interpreter_command,
+    load_backend,
     manner_of_end,
     process_members,
     start_methods,
@@ -158,12 +159,11 @@ def _in_trial(what, nested=False, waiting=None):
     Args:
         waiting: a context manager within which it is waited, or None.
     """
-    switches = interpreter_switches()
     patience = PATIENCE / 4 if nested else PATIENCE
     try:
         process = subprocess.Popen(
-            [sys.executable, '-B'] + switches + ['-c', _TRIAL, __name__, json.dumps(sys.path)]
-            + list(what), start_new_session=not nested, stdin=subprocess.DEVNULL,
+            interpreter_command('-B', '-c', _TRIAL, __name__, json.dumps(sys.path), *what),
+            start_new_session=not nested, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={name: value for name, value in os.environ.items()
                  if not name.startswith('SEQUENT_')})
@@ -210,7 +210,7 @@ def trials():
              ]  # type: typing.List[typing.Tuple[str, ...]]
     if processes:
         found += [('process steps by %s, SQLite store' % method, 'flow', '', 'process', method)
-                  for method in start_methods()]
+                  for method in start_methods() if method == 'fork' or load_backend('spawn')]
         found.append(('programs, SQLite store', 'flow', '', 'program'))
     else:
         found.append(('process steps: this system has no process groups and signal masks',))

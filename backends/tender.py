@@ -52,12 +52,11 @@ import typing  # noqa: F401 (in comments)
 
 from . import (  # type: ignore
     CHILD_SIGNALS, Child, Command, FAILURE, Job, Outcome, Placeholder, ProcessConstruct,
-    Program, ProgramError, await_line, begin_elsewhere, close_private, count_process,
-    find_construct, flush_streams, framed, leave_supervisor, make_line, manner_of_end,
+    Program, ProgramError, as_process, await_line, begin_elsewhere, close_private,
+    find_construct, flush_streams, fork, framed, leave_supervisor, make_line, manner_of_end,
     missing_of_frame, occupy_standard_fds, own_fds, own_signals, pack_job, pack_outcome,
-    pipes_in, prepare_children, process_alive, process_identity, process_members, refuse_name,
-    renew_after_fork, run_job, serve_child, start_lock, start_process, take_frame, unpack_job,
-    write_aside, write_outcome)
+    prepare_children, process_alive, process_identity, process_members, refuse_name, run_job,
+    serve_child, start_lock, take_frame, unpack_job, write_aside, write_outcome)
 
 BACKEND = {'accelerates': 'process'}
 
@@ -179,10 +178,9 @@ class Tender:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             own_fds.add(ours.fileno())
             self._socket = ours  # type: typing.Any
-            self._process = multiprocessing.get_context('fork').Process(
-                target=_begin, args=(theirs, steps, process_identity()), name='tender')
             try:
-                start_process(self._process, True)
+                self._process = Child(fork(functools.partial(
+                    _begin, theirs, steps, process_identity())))
             except BaseException:
                 self._hang_up()
                 raise
@@ -349,10 +347,10 @@ class Tender:
     def lives(self, patience=0.0):
         """Return whether it lives, after waiting up to ``patience`` seconds for its end. If it
         does not, nobody could tell how its programs end: end them."""
-        if not self._ended and Child(self._process, self.pid).ended(None, patience):
+        if not self._ended and self._process.await_end(patience):
             self._ended = True
             logger.error('the process that watches over programs %s; they are ended',
-                         manner_of_end(self._process.exitcode or 0))
+                         manner_of_end(self._process.code or 0))
             self._end_session()
         return not self._ended
 
@@ -392,22 +390,16 @@ class Tender:
             self._end_process()
 
     def _end_process(self):
-        tender = Child(self._process, self.pid)
-        if not tender.ended(None, 2.0):
+        if not self._process.await_end(2.0):
             if self.leaving:
                 logger.warning('process %d, which watches over programs of which one has '
                                'finished, goes on trying to leave its outcome in a file: see to '
                                'the disk, and recover the run', self.pid)
-                tender.let_go()
                 return
             self.end()
-            tender.ended(None, 2.0)
-        if self._process.exitcode:
+            self._process.await_end(2.0)
+        if self._process.code:
             self._end_session()
-        if self._process.exitcode is None:    # Somebody else has reaped it.
-            tender.let_go()
-        else:
-            tender.close()
 
 
 def _current_folder():
@@ -451,13 +443,15 @@ class _TendedFunction(_Tended):
         self.waited = True
         self.asked = self.missed = None    # when we first asked for its end, and saw it untold
 
-    def exitcode(self):
-        return self.tender.exitcode(self.pid)
-
-    def is_gone(self):
-        if self.tender.is_there():
+    def ended(self):
+        if self.over:
+            return True
+        self.code = self.tender.exitcode(self.pid)
+        if self.code is None and self.tender.is_there():
             self._doubt_tender()    # which tells a little later
-        return not self.tender.is_there() and process_alive(self.identity) is False
+        self.over = self.code is not None or (  # type: bool
+            not self.tender.is_there() and process_alive(self.identity) is False)
+        return self.over
 
     def _doubt_tender(self):
         """Do without a tender that has been stopped: a child has ended, and it does not tell."""
@@ -470,10 +464,8 @@ class _TendedFunction(_Tended):
             elif now - self.missed > patience:
                 self.tender.do_without('it does not tell how a child of its has ended')
 
-    def close(self):
+    def part(self):
         self.tender.forget(self.pid)
-
-    let_go = close
 
     def lost(self, job):
         if not self.unread or self.killed:
@@ -482,7 +474,7 @@ class _TendedFunction(_Tended):
         return True
 
     def cause(self):
-        if self.exitcode() is None:
+        if self.code is None:
             return ('ended before its outcome was delivered; how is not known, as the server that '
                     'has forked it is gone')
         return super().cause()
@@ -495,7 +487,6 @@ class _TendedProgram(_Tended):
         super().__init__(tender, order)
         self.identity = '%s, "program": 1}' % tender.identity[:-1]
         self.told = False    # whether the tender has said which process it is
-        self.over = False    # whether it has said how that has ended
         self.settled = False
         self.deadline = float('inf')    # when it has to have ended after a SIGKILL
 
@@ -511,7 +502,7 @@ class _TendedProgram(_Tended):
 
     def outcome(self):
         outcome = super().outcome() if self.told else None
-        self.over = self.over or outcome is not None
+        self.over = self.over or outcome is not None  # type: bool
         return outcome
 
     def signal(self, number):
@@ -545,23 +536,13 @@ class _TendedProgram(_Tended):
     def give_up(self):
         self.tender.end()
 
-    def alive(self, job):
-        if not self.over and time.monotonic() > self.deadline:
+    def ended(self):
+        if self.settled or self.over:
+            return True
+        if time.monotonic() > self.deadline:
             self.tender.end()    # It has been stopped, or hangs.
         # A line ends a little before its process.
-        lives = self.tender.lives(0.5 if self.fd is None else 0.0)
-        return lives and not self.over and self.fd is not None
-
-    def exitcode(self):
-        return 0 if self.over or self.settled else None
-
-    def is_gone(self):
-        return not self.tender.lives()
-
-    def close(self):
-        pass    # The tender reaps it.
-
-    let_go = close
+        return not self.tender.lives(0.5 if self.fd is None else 0.0) or self.fd is None
 
     def lost(self, job):
         return self.unread and not self.killed
@@ -579,7 +560,6 @@ def _begin(orders, steps, supervisor):
     code = 1
     try:
         leave_supervisor()
-        own_fds.update(pipes_in(traceback.walk_stack(None), ['child_w']))    # which tells our end
         tending = _Tending(orders, steps, supervisor)
         own_signals()
         tending.run()
@@ -720,14 +700,8 @@ class _Tending:
 
     def _fork(self, line):
         """Fork a child that waits on its line."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, CHILD_SIGNALS)
-        try:
-            pid = os.fork()
-            if not pid:
-                self._begin_child(line)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        count_process()    # as if the supervisor had forked the child
+        pid = fork(as_process(functools.partial(self._begin_child, line), 'spare', line,
+                              self._parent))
         os.close(line)
         self.children[pid] = None
         self._orders.send(b'ready %d' % pid)
@@ -735,12 +709,9 @@ class _Tending:
     def _begin_child(self, line):
         """Where a child begins. Does not return."""
         signal.set_wakeup_fd(-1)
-        if sys.version_info < (3, 7) and 'random' in sys.modules:    # since then any fork does
-            sys.modules['random'].seed()  # type: ignore[attr-defined]
         for fd in own_fds:    # what Python has of them lives until we end
             os.close(fd)
         own_fds.clear()
-        renew_after_fork()
         serve_child(functools.partial(self._await_job, line),
                     lambda: process_alive(self._supervisor) is not False)
 

@@ -17,6 +17,9 @@ METHODS = [one for one in multiprocessing.get_all_start_methods()
            if one != 'forkserver' or sys.version_info >= (3, 7)]
 SPAWNED = [one for one in METHODS if one != 'fork']
 
+#: What every start method needs.
+FILES = ['sequent.py', 'backends/spawn.py']
+
 #: What notes that it ran, and by `LAST` that it sees its module to the end.
 HEAD = '''
 import functools
@@ -105,11 +108,13 @@ class Host:
             self.write('', *(parts[:number] + ('__init__.py',)))
 
     def vendor(self, *parts):
-        shutil.copy(os.path.join(ROOT, 'sequent.py'), self.path(*(parts + ('sequent.py',))))
+        for file in FILES:
+            shutil.copy(os.path.join(ROOT, file), self.path(*(parts + (file,))))
 
     def zip(self, name, **members):
         with zipfile.ZipFile(self.path(name), 'w') as archive:
-            archive.write(os.path.join(ROOT, 'sequent.py'), 'sequent.py')
+            for file in FILES:
+                archive.write(os.path.join(ROOT, file), file)
             for member, text in members.items():
                 archive.writestr(member + '.py', text)
 

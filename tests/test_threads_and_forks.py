@@ -451,7 +451,7 @@ def test_a_child_sets_variables_though_another_thread_was_setting_one():
             put('SEQUENT_NOISE', '1')    # of one character, it is handed to the C library again
 
     def fork():
-        with sequent._fork_beside_threads():
+        with sequent.fork_beside_threads():
             pid = os.fork()
         if not pid:
             os.environ['SEQUENT_NOISE'] = '2'

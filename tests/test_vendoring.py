@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 
+import sequent
 from runtools import wait_until
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -215,6 +216,20 @@ def test_the_core_alone_says_which_file_an_option_needs(tmp_path, option):
     assert (done.returncode, done.stdout) == (2, '')
     assert '%s needs the file backends/%s.py: copy it to a folder backends beside %s' % (
         option, name, tmp_path / 'sequent.py') in done.stderr
+
+
+@pytest.mark.parametrize('method', sequent.start_methods()[1:])
+def test_the_core_alone_says_before_the_run_which_file_a_start_method_needs(tmp_path, method):
+    # semantics 4.16
+    shutil.copy(os.path.join(ROOT, 'sequent.py'), str(tmp_path))
+    (tmp_path / 'night.py').write_text(ALONE + "flow.add_step('d', func=print, config=%r)\n" % {
+        'start_method': method})
+
+    done = run(tmp_path, '-m', 'sequent', 'night')
+
+    assert (done.returncode, done.stdout) == (3, '')
+    assert ("step 'd': start_method %r needs the file backends/spawn.py: copy it to a folder "
+            'backends beside %s' % (method, tmp_path / 'sequent.py')) in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which('unshare') is None,
