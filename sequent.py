@@ -782,7 +782,9 @@ def _is_number(value):
 #         'short'     the same option as one letter: '-o'
 #         'metavar'   how the help calls its value; without it the option has none
 #         'call'      the function that is called in place of that of the verb
-#         'options'   the options of the core that go with this one, too
+#         'options'   further options that go with this one; of two options with a 'call', the one
+#                     that takes the other counts
+#         'pure'      True: what the module prints goes to standard error
 
 
 def load_backend(name):
@@ -13004,85 +13006,71 @@ def _assignment(text):
     return name, value
 
 
-_RUNS = ['--run-id', '--construct', '--max-concurrent', '--assume-dead', '--json']
+def _verb(call, help, *options, **more):
+    return dict(more, call=call, help=help, options=list(options))
+
+
+_RUNS = ['--run-id', '--construct', '--max-concurrent', '--assume-dead']
 
 #: The verbs, in the form in which the files in backends/ describe theirs.
 _VERBS = {
-    'run': {'call': '_run', 'options': _RUNS, 'help': 'run the flow as a new run (the default)'},
-    'recover': {
-        'call': '_run', 'options': _RUNS + ['--recovery-run', '--force-set'],
-        'help': 'run again what is not done in an earlier run: failed, interrupted, never '
-                'started'},
-    'continue': {
-        'call': '_run', 'options': _RUNS + ['--force-set'],
-        'help': 'go on with a run where it stopped, as the same run and recovery'},
-    'list': {
-        'call': '_list', 'options': ['--json'],
-        'help': 'show the plan: steps, loops, requirements'},
-    'status': {
-        'call': '_status', 'of_run': True,
-        'options': ['--run-id', '--recovery-run', '--json', '--all'],
-        'help': 'show the tasks of a run; iterations of loops as counts, failed and running ones '
-                'in full'},
-    'history': {
-        'call': '_history', 'of_run': True, 'options': ['--run-id', '--json'],
-        'help': 'show the runs in the store, every recovery on a line of its own'},
-    'log': {
-        'call': '_log', 'of_run': True, 'options': ['--run-id', '--recovery-run'],
-        'words': ['STEP', '[SEQUENCE]'], 'ask': 'the log of which step? Give its path',
-        'help': 'print the log of the last attempt of a task'},
-    'stop': {
-        'call': 'ask', 'of_run': True, 'options': ['--run-id'],
-        'help': 'stop a run that goes on, as a SIGTERM does'},
-}  # type: typing.Dict[str, dict]
+    'run': _verb('_run', 'run the flow as a new run (the default)', *_RUNS),
+    'recover': _verb(
+        '_run', 'run again what is not done in an earlier run: failed, interrupted, never started',
+        '--force-set', '--recovery-run', *_RUNS),
+    'continue': _verb('_run', 'go on with a run where it stopped, as the same run and recovery',
+                      '--force-set', *_RUNS),
+    'list': _verb('_list', 'show the plan: steps, loops, requirements'),
+    'status': _verb(
+        '_status', 'show the tasks of a run; iterations of loops as counts, failed and running '
+        'ones in full', '--run-id', '--recovery-run', '--all', of_run=True),
+    'history': _verb('_history', 'show the runs in the store, every recovery on a line of its own',
+                     '--run-id', of_run=True),
+    'log': _verb('_log', 'print the log of the last attempt of a task', '--run-id',
+                 '--recovery-run', of_run=True, words=['STEP', '[SEQUENCE]'],
+                 ask='the log of which step? Give its path'),
+    'stop': _verb('ask', 'stop a run that goes on, as a SIGTERM does', '--run-id', of_run=True),
+}
+
+
+def _option(help, metavar=None, **more):
+    return dict(more, help=help, **({'metavar': metavar} if metavar else {}))
+
 
 #: The options, in the same form, with more that argparse is told.
 _OPTIONS = {
-    '--flow': {'metavar': 'NAME', 'help': 'which flow, where the module has several'},
-    '--store': {'metavar': 'PATH', 'help': "the store, instead of the flow's own"},
-    '--set': {
-        'metavar': 'NAME=VALUE', 'type': _assignment, 'action': 'append',
-        'help': 'give a parameter of the flow its value; so does the environment variable '
-                'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A '
-                'recovery has the values of its run without it'},
-    '--force-set': {
-        'help': 'recover, continue: let --set change a value, though finished steps ran with the '
-                'old one'},
-    '--run-id': {
-        'metavar': 'ID',
-        'help': 'the name of the new run, or which run to recover, continue, show, stop or hold '
-                '(default: the latest)'},
-    '--recovery-run': {
-        'metavar': 'N', 'type': int,
-        'help': 'recover: start from the end of that recovery; status, log: show it'},
-    '--construct': {
-        'metavar': 'NAME', 'help': 'what runs functions: process, thread, inline, ...'},
-    '--max-concurrent': {
-        'metavar': 'N', 'type': int, 'help': 'tasks running at one time; below 1: no limit'},
-    '--log-level': {
-        'metavar': 'LEVEL', 'type': _log_level, 'dest': 'log_level',
-        'help': 'debug, info, warning, error or critical'},
-    '-q': {
-        'dest': 'log_level', 'action': 'store_const', 'const': logging.WARNING,
-        'help': 'log warnings and errors only'},
-    '-v': {
-        'dest': 'log_level', 'action': 'store_const', 'const': logging.DEBUG,
-        'help': 'log everything'},
-    '--assume-dead': {
-        'help': 'run, recover, continue: take processes for dead that were started on another '
-                'host and cannot be looked at'},
-    '--json': {'help': 'print JSON; after a run, how it ended'},
-    '--all': {'help': 'status, --dry-run: show every task'},
-    '--version': {'help': 'show the version, and which file this is'},
-    '--help': {'short': '-h', 'help': 'show this text'},
-}  # type: typing.Dict[str, dict]
+    '--flow': _option('which flow, where the module has several', 'NAME'),
+    '--store': _option("the store, instead of the flow's own", 'PATH'),
+    '--set': _option(
+        'give a parameter of the flow its value; so does the environment variable '
+        'SEQUENT_PARAM_NAME, which others cannot see in the list of processes. A recovery has the '
+        'values of its run without it', 'NAME=VALUE', type=_assignment, action='append'),
+    '--force-set': _option('recover, continue: let --set change a value, though finished steps '
+                           'ran with the old one'),
+    '--run-id': _option('the name of the new run, or which run to recover, continue, show, stop '
+                        'or hold (default: the latest)', 'ID'),
+    '--recovery-run': _option('recover: start from the end of that recovery; status, log: show '
+                              'it', 'N', type=int),
+    '--construct': _option('what runs functions: process, thread, inline, ...', 'NAME'),
+    '--max-concurrent': _option('tasks running at one time; below 1: no limit', 'N', type=int),
+    '--log-level': _option('debug, info, warning, error or critical', 'LEVEL', type=_log_level,
+                           dest='log_level'),
+    '-q': _option('log warnings and errors only', dest='log_level', action='store_const',
+                  const=logging.WARNING),
+    '-v': _option('log everything', dest='log_level', action='store_const', const=logging.DEBUG),
+    '--assume-dead': _option('run, recover, continue: take processes for dead that were started '
+                             'on another host and cannot be looked at'),
+    '--all': _option('status, --dry-run: show every task'),
+    '--version': _option('show the version, and which file this is'),
+    '--help': _option('show this text', short='-h'),
+}
 
 #: The options that go with every verb.
 _COMMON = ['--flow', '--store', '--set', '--log-level', '-q', '-v', '--version', '--help']
 
 #: The options and verbs that need a file in backends/: {name: name of the file}.
 _BESIDE = {'--dry-run': 'dry_run', '-n': 'dry_run', '--self-check': 'self_check',
-           'hold': 'hold', 'release': 'hold'}
+           '--json': 'as_json', 'hold': 'hold', 'release': 'hold'}
 
 
 def _parse_arguments(argv, stdout):
@@ -13146,9 +13134,7 @@ class _Grammar:
         for name, row in self.options.items():
             more = {key: row[key] for key in (
                 'metavar', 'type', 'dest', 'action', 'const', 'help') if key in row}  # type: dict
-            if row['call']:
-                more.update(dest='instead', action='store_const', const=row)
-            elif not more.keys() & {'metavar', 'action'}:
+            if not more.keys() & {'metavar', 'action'}:
                 more['action'] = 'store_true'
             into = level if more.get('dest') == 'log_level' else parser
             into.add_argument(*filter(None, (row.get('short'), name)), **more)
@@ -13158,15 +13144,17 @@ class _Grammar:
         """Return (options, what is wrong with them or None); an option that is not given is None.
         """
         options, rest = self.parser.parse_known_args(argv)
-        given = [name for name, row in self.options.items() if self._place(name, row) in options
-                 and not (row['call'] and options.instead is not row)]
-        places = {'instead'}.union(self._place(*one) for one in self.options.items())
-        for place in places - vars(options).keys():
+        places = {name: row.get('dest', name.strip('-').replace('-', '_'))
+                  for name, row in self.options.items()}
+        given = [name for name, place in places.items() if place in options]
+        for place in set(places.values()) - vars(options).keys():
             setattr(options, place, None)
         words = [one for one in rest if not one.startswith('-')]
         options.module, options.verb = (words + [None, 'run'][len(words):])[:2]
         options.words = words[2:]
-        options.row = options.instead or self.verbs.get(options.verb, {})
+        verb = self.verbs.get(options.verb, {})
+        options.row, options.of_run = self._acting(given) or verb, verb.get('of_run', False)
+        options.pure = any(self.options[name].get('pure') for name in given)
         try:
             for one in rest:
                 if one.startswith('-'):
@@ -13182,10 +13170,12 @@ class _Grammar:
             return options, str(error)
         return options, None
 
-    @staticmethod
-    def _place(name, row):
-        """Return the attribute that holds the value of an option."""
-        return 'instead' if row['call'] else row.get('dest', name.strip('-').replace('-', '_'))
+    def _acting(self, given):
+        """Return the option that takes the place of the verb: of several, the one that takes the
+        others; or None."""
+        rows = [self.options[name] for name in given if self.options[name]['call']]
+        return max(rows, default=None, key=lambda row: len(
+            set(given).intersection(row.get('options', ()))))
 
     @staticmethod
     def _refuse_unknown(what, name, advice, known):
@@ -13219,8 +13209,8 @@ class _Grammar:
             takers = self.options[name].get('verbs', []) + [
                 one for rows in (self.verbs, self.options) for one, row in rows.items()
                 if name in row.get('options', ())]
-            instead = options.instead and options.instead['name']
-            if name not in _COMMON and not {options.verb, instead} & set(takers):
+            if name not in _COMMON and options.verb not in takers and (
+                    options.row['name'] not in takers):
                 raise _UsageError('%s goes with %s, not with %s' % (
                     name, ' and '.join(filter(None, [', '.join(takers[:-1]), takers[-1]])),
                     options.verb))
@@ -13229,28 +13219,45 @@ class _Grammar:
 # Output ---------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _output(stdout):
-    """Give a function that prints a line; a reader that goes away, like ``head``, ends it."""
-    if stdout is None:
-        raise _OutputError('standard output is closed')
-    stdout = getattr(stdout, 'plain', stdout)    # which raises what goes wrong
-    encoding = stdout.encoding or 'utf-8'
+class _Printer:
+    """Prints lines on standard output, for functions that are given ``say``."""
 
-    def say(text, is_json=False):
+    def __init__(self, stdout):
+        self._stdout = getattr(stdout, 'plain', stdout)    # which raises what goes wrong
+        self._encoding = getattr(self._stdout, 'encoding', None) or 'utf-8'
+        self.said = False
+
+    def __call__(self, text, is_json=False):
+        if self._stdout is None:
+            raise _OutputError('standard output is closed')
+        self.said = True
         text = text if is_json else _in_one_line(text)
-        stdout.write(text.encode(encoding, 'backslashreplace').decode(encoding) + '\n')
+        self._try(self._stdout.write,
+                  text.encode(self._encoding, 'backslashreplace').decode(self._encoding) + '\n')
 
-    try:
-        yield say
-        stdout.flush()
-    except SequentError:
-        raise
-    except OSError as error:
-        _discard(stdout)
-        if not isinstance(error, BrokenPipeError):
+    def flush(self):
+        self._try(self._stdout.flush)
+
+    def _try(self, method, *given):
+        try:
+            method(*given)
+        except OSError as error:
+            _discard(self._stdout)
             raise _OutputError('standard output cannot be written: %s'
                                % (error.strerror or error)) from error
+
+
+@contextlib.contextmanager
+def _output(stdout):
+    """Give a `_Printer`; a reader that goes away, like ``head``, ends what prints."""
+    say = _Printer(stdout)
+    try:
+        yield say
+        if say.said:
+            say.flush()
+    except _OutputError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            raise
 
 
 def _in_one_line(text):
@@ -13338,7 +13345,7 @@ class _Values:
         self.settled = recorded is not None
         self.recorded = recorded or {}
         self.recovering = options.verb in ('recover', 'continue')
-        self.looking = options.row.get('of_run', False)
+        self.looking = options.of_run
 
     def give(self):
         """Have the parameters that are declared from now on take what is given."""
@@ -13465,9 +13472,9 @@ class _Session:
         try:
             if self.options.verb == 'help':
                 return self._help()
-            if not self.options.json:
-                return self._run()
-            with contextlib.redirect_stdout(sys.stderr):  # what the module prints is no JSON
+            with contextlib.ExitStack() as stack:
+                if self.options.pure:    # What the module prints does not belong there.
+                    stack.enter_context(contextlib.redirect_stdout(sys.stderr))
                 return self._run()
         finally:
             self.values.leave()
@@ -13530,10 +13537,10 @@ class _Session:
 
     def _warn_of_the_rest(self, flow, frame):
         """Say what of the module does not run because the program ends with this flow."""
-        found = _what_follows(frame)
-        if found:
-            logger.warning('%s: what follows flow() at line %d does not run, from line %d on: the '
-                           'command line ends the program there', *found)
+        logger.debug('the command line ends the program where the module runs its flow')
+        advice = load_backend('what_follows')
+        if advice is not None:
+            advice.warn(frame)
         others = [one.name for one in self.flows if one is not flow]
         if others:
             logger.warning('the module makes other flows, which the command line does not run: %s',
@@ -13713,53 +13720,6 @@ def _modules_in(folder, suffix):
         return []
 
 
-def _what_follows(frame):
-    """Return (file, line, line of what follows) for a call that a module makes while it is loaded.
-
-    The call may stand in functions: each of them is looked at. None: nothing follows, or it is
-    not known.
-    """
-    while frame is not None:
-        code, line = frame.f_code, frame.f_lineno
-        if code.co_filename != _what_follows.__code__.co_filename:
-            following = _statement_after(code.co_filename, line)
-            if following and code.co_name != '<lambda>':
-                return code.co_filename, line, following
-        if code.co_name == '<module>':
-            break
-        frame = frame.f_back
-    return None
-
-
-def _statement_after(path, line):
-    """Return the line of what comes after the statement at a line of a file; None for nothing.
-
-    After the body of a loop comes the loop again, after that of a function nothing. Closing a
-    flow is nothing: it has been done.
-    """
-    import ast
-    try:
-        with open(path, 'rb') as source:
-            body = ast.parse(source.read()).body  # type: typing.Any
-    except (OSError, SyntaxError, ValueError):  # in a zip, or edited meanwhile: it stays unsaid
-        return None
-    while body and body[0].lineno <= line:
-        here = [one for one in body if one.lineno <= line][-1]
-        if not isinstance(here, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            after = [one.lineno for one in body if one.lineno > line and not _closes(one)]
-            if after or isinstance(here, (ast.For, ast.While)):
-                return after[0] if after else here.lineno
-        inner = [getattr(here, name, None) for name in ('body', 'orelse', 'handlers')]
-        body = next((one for one in reversed(inner) if one and one[0].lineno <= line), None)
-    return None
-
-
-def _closes(statement):
-    import ast
-    function = getattr(getattr(statement, 'value', None), 'func', None)
-    return isinstance(function, ast.Attribute) and function.attr == 'close'
-
-
 # Verbs ----------------------------------------------------------------------------
 
 _RUN_MODES = {'run': RunMode.restart, 'recover': RunMode.recover, 'continue': RunMode.continue_}
@@ -13773,12 +13733,9 @@ def _apply(flow, session):
     install_logging(flow.logging_level)
     flow.log_warnings()
     session.values.log_notes()
-    function = _find_function(options.row)
     try:
-        if function is _run:
-            return _run(flow, options)
         with _output(options.stdout) as say:
-            return function(flow, options, say) or _EXIT_SUCCESS
+            return _find_function(options.row)(flow, options, say) or _EXIT_SUCCESS
     except RecoveryError as error:
         if options.verb not in _RUN_MODES:
             raise
@@ -13817,12 +13774,8 @@ def _override(flow, options):
                   options.log_level, config)
 
 
-def _run(flow, options):
-    ok = flow.run()
-    if options.json:
-        with _output(options.stdout) as say:
-            say_json(say, _closing_result(flow, ok))
-    return _EXIT_SUCCESS if ok else _EXIT_FAILURE
+def _run(flow, options, say):
+    return _EXIT_SUCCESS if flow.run() else _EXIT_FAILURE
 
 
 @contextlib.contextmanager
@@ -13833,43 +13786,6 @@ def opened_store(flow):
         yield store
     finally:
         flow.close_store()
-
-
-def say_json(say, value):
-    say(_json(value, indent=2), True)
-
-
-def _json(value, **form):
-    """Return a value as JSON, with the secrets in its texts masked; JSON itself escapes."""
-    import json
-
-    def shown(value):
-        if isinstance(value, str):
-            return masked(value)
-        if isinstance(value, dict):
-            return {name: shown(one) for name, one in value.items()}
-        return [shown(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-    return json.dumps(shown(value), **form)
-
-
-def _closing_result(flow, ok):
-    """Return what ``--json`` prints at the end of a run.
-
-    A failure inside a container whose failure was made good is listed as handled, too.
-    """
-    failures = {True: [], False: []}  # type: typing.Dict[bool, list]
-    with opened_store(flow) as store:
-        view = RunView.find(store, flow.name, flow.run_id)
-        run, failed = view.run, list(view.tasks(FAILURE))
-        good = view.made_good(failed)
-    for record in failed:
-        fields = _task_fields(record, good)
-        # What failed in an earlier recovery, and was not reached in this one, does not count.
-        if fields['handled'] or not ok or record.recovery == run.recovery:
-            failures[fields['handled']].append(fields)
-    return {'ok': ok, 'flow': flow.name, 'run_id': run.run_id, 'recovery': run.recovery,
-            'status': run.status, 'handled': failures[True], 'unhandled': failures[False]}
 
 
 # status, history ------------------------------------------------------------------
@@ -13924,30 +13840,13 @@ def _run_status(view):
         'elsewhere': ' (its supervisor cannot be seen from here)'}.get(view.supervisor(), '')
 
 
-def _run_fields(view):
-    run = view.run
-    return {'flow': run.flow, 'run_id': run.run_id, 'recovery': run.recovery, 'mode': run.mode,
-            'status': run.status, 'supervisor': view.supervisor(), 'start': run.started,
-            'end': run.ended, 'parameters': view.parameters()}
-
-
-def _task_fields(record, good):
-    return {'path': record.path, 'sequence': record.sequence, 'kind': record.kind,
-            'status': record.status, 'handled': (record.path, record.sequence) in good,
-            'recovery': record.recovery,
-            'attempt': record.attempt, 'due': record.due, 'start': record.started,
-            'end': record.ended, 'error': record.error}
-
-
 def _status(flow, options, say):
     with opened_store(flow) as store:
         view = RunView.find(store, flow.name, options.run_id, options.recovery_run)
-        if view is not None:
-            (_say_status_json if options.json else _say_status)(say, view, options.all)
-        elif options.json:
-            say_json(say, {'flow': flow.name, 'run_id': None, 'counts': [], 'tasks': []})
-        else:
+        if view is None:
             say('no run of flow %s in %s' % (flow.name, store_name(store)))
+        else:
+            _say_status(say, view, options.all)
 
 
 def _say_status(say, view, in_full):
@@ -13964,23 +13863,6 @@ def _say_status(say, view, in_full):
         row for one in steps for row in rows.fold(one)))
     for path, reason in view.not_run(steps):
         say('%s was not run%s' % (path, ': ' + reason if reason else ''))
-
-
-def _say_status_json(say, view, in_full):
-    """Print a run and its tasks, a line each."""
-    steps, good = view.summary(), view.made_good(view.tasks(FAILURE))
-    counts = [] if in_full else [{'path': one.path, 'kind': one.kind, 'status': status, 'n': n}
-                                 for one in steps for status, n in one.counts.items()]
-    head = dict(_run_fields(view), counts=counts, not_run=[
-        {'path': path, 'reason': reason} for path, reason in view.not_run(steps)])
-    say(_json(head)[:-1] + ', "tasks": [', True)
-    before = None
-    for record in view.tasks() if in_full else (
-            record for one in steps for record in one.records):
-        if before is not None:
-            say(before + ',', True)
-        before = _json(_task_fields(record, good))
-    say((before or '') + ']}', True)
 
 
 class _TaskRows:
@@ -14020,22 +13902,25 @@ class _TaskRows:
         return text[len(self.day):] if text.startswith(self.day) else text
 
 
+def viewed_runs(flow, options, store):
+    """Return the `RunView` of each recovery of each run that the options choose."""
+    if options.run_id:
+        RunView.find(store, flow.name, options.run_id)
+    return [RunView(store, run)
+            for run in store.runs(flow.name if options.flow or options.run_id else None)
+            if options.run_id in (None, run.run_id)]
+
+
 def _history(flow, options, say):
     with opened_store(flow) as store:
-        if options.run_id:
-            RunView.find(store, flow.name, options.run_id)
-        views = [RunView(store, run)
-                 for run in store.runs(flow.name if options.flow or options.run_id else None)
-                 if options.run_id in (None, run.run_id)]
-        if options.json:
-            say_json(say, [_run_fields(view) for view in views])
-        elif not views:
+        views = viewed_runs(flow, options, store)
+        if not views:
             say('no runs in %s' % store_name(store))
-        else:
-            say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
-                (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(view),
-                 local_time(run.started), _span(run.started, run.ended))
-                for view in views for run in [view.run]])
+            return
+        say_table(say, ('flow', 'run', 'recovery', 'mode', 'status', 'start', 'duration'), [
+            (run.flow, run.run_id, str(run.recovery), run.mode, _run_status(view),
+             local_time(run.started), _span(run.started, run.ended))
+            for view in views for run in [view.run]])
 
 
 # log ------------------------------------------------------------------------------
@@ -14096,9 +13981,10 @@ def _find_log(flow, run, store, record):
 # list -----------------------------------------------------------------------------
 
 
-def _list(flow, options, say):
+def listed(flow):
+    """Return the plan of a flow as plain values, as ``list`` shows them."""
     flow.compile()
-    plan = {
+    return {
         'flow': flow.name,
         'parameters': [{'name': one.name, 'value': '***' if one.secret else one.text,
                         'secret': one.secret, 'source': one.source, 'help': one.help}
@@ -14106,10 +13992,11 @@ def _list(flow, options, say):
         'events': [{'name': event.name, 'raised_by': ' or '.join(
             expression_text(source) for source in event.sources) or None}
             for event in getattr(flow, '_events', {}).values()],
-        'steps': [_step_fields(step) for step in flow._root.children]}  # type: dict
-    if options.json:
-        say_json(say, plan)
-        return
+        'steps': [_step_fields(step) for step in flow._root.children]}
+
+
+def _list(flow, options, say):
+    plan = listed(flow)
     say(flow.name)
     for one in plan['parameters']:
         say('  parameter %s=%s (%s)%s' % (one['name'], _readable(one['value']), one['source'],

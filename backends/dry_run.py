@@ -27,10 +27,10 @@ from . import (  # type: ignore
     cut_text,
     expression_text,
     has_begun,
+    load_backend,
     local_time,
     opened_store,
     plan_text,
-    say_json,
     say_table,
 )
 
@@ -42,7 +42,7 @@ BACKEND = {
             'short': '-n',
             'call': 'dry_run',
             'verbs': ['run', 'recover', 'continue'],
-            'options': ['--all'],
+            'options': ['--all', '--json'],
             'help': 'run, recover, continue: show what would run and why, if all goes well, and '
                     'change nothing',
         },
@@ -395,8 +395,8 @@ def dry_run(flow, options, say):
         if head['mode'] == 'restart':
             head['run_id'] = options.run_id    # that of a new run is another one each time
         foreseen = dry.foresee()
-        if options.json:
-            say_json(say, _dry_json(head, foreseen, options.all))
+        if _wants_json(options):
+            load_backend('as_json').say_json(say, _dry_json(head, foreseen, options.all))
             return 0
         say('flow %s, %s: a dry run, nothing is changed' % (run.flow, (
             'new run' if run.mode == 'restart' else
@@ -407,12 +407,17 @@ def dry_run(flow, options, say):
     return 0
 
 
+def _wants_json(options):
+    """Whether the option --json is given, which is there with the file backends/as_json.py."""
+    return getattr(options, 'json', False)
+
+
 def _say_over(flow, options, say):
     """Say that there is nothing to recover or continue; return the run's exit code."""
     with opened_store(flow) as store:
         run = store.latest(flow.name, flow.run_id)
-    if options.json:
-        say_json(say, dict(_dry_fields(run, []), counts=[], tasks=[]))
+    if _wants_json(options):
+        load_backend('as_json').say_json(say, dict(_dry_fields(run, []), counts=[], tasks=[]))
     else:
         say('run %s of flow %s is over (%s): nothing to do' % (run.run_id, run.flow, run.status))
     return 0 if run.status == SUCCESS else 1

@@ -78,13 +78,13 @@ def self_check(options, say):
     """Print a page on what this host can do; return 1 if something fails that must work.
 
     Args:
-        options: of the command line; ``store`` is a path or None, ``stdout`` is where data goes.
-        say: prints a line.
+        options: of the command line; ``store`` is a path or None.
+        say: prints a line; ``say.flush()`` writes out what was printed.
     """
     def say_now(text):
         for line in text.split('\n'):
             say(line)
-        options.stdout.flush()
+        say.flush()
 
     before, check = {}, _SelfCheck()
     if threading.current_thread() is threading.main_thread():

@@ -141,7 +141,7 @@ def test_the_help_shows_the_verbs_and_options_of_files_and_loads_none_of_them(co
     (['night', 'count'], 'count the tasks of which status?: '),
     (['night', 'count', 'a', 'b', 'c'], "unexpected argument 'c'"),
     (['count', 'night'], 'the module comes first'),
-    (['night', 'count', 'a', '--json'], '--json goes with run, recover, continue, list, status'),
+    (['night', 'count', 'a', '--all'], '--all goes with status and --greet, not with count'),
     (['night', 'status', '--loud'], '--loud goes with count and run, not with status'),
     (['night', 'status', '--greet'], '--greet goes with list, not with status'),
     (['night', 'count', 'a', '--unti', 'x'], "unknown option '--unti'; did you mean '--unit'?"),
@@ -162,6 +162,16 @@ def test_a_verb_whose_file_lacks_a_module_says_which(copy):
     assert_refused(copy('night', 'graph'), "backends/graph.py needs the module 'graphviz_of_old'")
 
 
+def test_two_options_that_take_the_place_of_the_verb_go_together_where_one_says_so(copy):
+    # semantics 21.6
+    copy.add('as_json.py')
+    copy.add('dry_run.py')
+
+    for arguments in (['-n', '--json'], ['--json', '-n', '--all']):
+        assert json.loads(copy('night', *arguments).stdout)['over'] is False
+    assert not (copy.folder / 'night.run.db').exists()
+
+
 @pytest.mark.parametrize('verb', ['hold', 'release'])
 def test_the_core_alone_says_which_file_a_verb_needs(copy, verb):
     # semantics 21.6
@@ -179,6 +189,7 @@ def test_the_core_alone_says_which_file_a_verb_needs(copy, verb):
 
 def test_the_core_alone_names_what_was_not_run_and_a_file_adds_the_reasons(copy):
     # semantics 3.5
+    copy.add('as_json.py')
     assert copy('night').returncode == 1
     names, fields = copy('night', 'status'), copy('night', 'status', '--json')
     copy.add('why_not.py')
@@ -237,6 +248,7 @@ LINES = '''
 def test_a_store_of_a_file_is_found_by_its_name_and_gets_the_text(copy):
     # semantics 21.7
     copy.add('folder.py', FILES)
+    copy.add('as_json.py')
 
     assert copy('night', '--store', 'folder://here/and/there', '--run-id', 'r').returncode == 1
 
@@ -307,6 +319,7 @@ def test_an_unknown_observer_is_an_error_before_anything_starts(copy, way):
 def test_a_loader_makes_a_flow_of_a_file_that_takes_every_verb(copy):
     # semantics 21.7
     copy.add('lines.py', LINES)
+    copy.add('as_json.py')
     (copy.folder / 'jobs').mkdir()
     path = os.path.join('jobs', 'monthly.lines')
     copy.write(path, """\
@@ -346,3 +359,15 @@ def test_what_is_wrong_in_a_file_is_said_without_the_lines_of_its_loader(copy):
     copy.write('empty.lines', '\n')
 
     assert_refused(copy('empty.lines'), "'empty.lines' cannot be loaded: step 'line0': ", 3)
+
+
+def test_the_core_alone_goes_on_where_a_module_runs_its_flow_and_a_file_warns_of_the_rest(copy):
+    # semantics 20.4
+    copy.write('night.py', NIGHT + "    flow()\n    print('never')\n")
+    alone = copy('night')
+    copy.add('what_follows.py')
+    warned = copy('night')
+
+    assert (alone.returncode, alone.stdout) == (1, 'it is a\n')
+    assert (warned.returncode, warned.stdout) == (1, 'it is a\n')
+    assert 'what follows flow() at line 14 does not run, from line 15 on' in warned.stderr
