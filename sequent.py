@@ -3488,8 +3488,8 @@ class Store(abc.ABC):
     (recovery, attempt).
 
     `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `keep_plan`,
-    `plan`, `post`, `requests`, `answers`, `wakeup`, `fold` and `summary` have defaults; the rest
-    is abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
+    `plan`, `post`, `requests`, `answers`, `wakeup` and `summary` have defaults; the rest is
+    abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -3654,14 +3654,6 @@ class Store(abc.ABC):
         None: the driver looks every ``sleep_between_loops`` seconds.
         """
         return None
-
-    def fold(self, run, path, sequence, kind):
-        """Take a success of which only the number can still be asked for; return whether it did.
-
-        The driver asks a `volatile` store before it makes a record, which is not committed then.
-        Earlier records of the task are dropped.
-        """
-        return False
 
     @abc.abstractmethod
     def outcomes(self, run, sequence, upto):
@@ -4081,8 +4073,7 @@ class _LockingStore(Store):
         """Return the `_LockFile`: it depends on the process."""
 
     def lock(self, flow, run_id, exclusive=True):
-        file = self._lock_file()
-        taken = []
+        file, taken = self._lock_file(), []
         try:
             for offset, alone in ((_lock_offset('flow', flow), exclusive),
                                   (_lock_offset('run', flow, run_id), True)):
@@ -4244,16 +4235,13 @@ class MemoryStore(_LockingStore):
             self._answers.append((request, text))
             self._requests.remove(request)
         for record in records:
-            if self.volatile and (record.kind == 'iteration' or record.status == SUCCESS and (
-                    self.fold(run, record.path, record.sequence, record.kind))):
+            if self.volatile and record.kind == 'iteration':
                 continue
-            kept.add(record)
-
-    def fold(self, run, path, sequence, kind):
-        if not (self.volatile and _in_later_iteration(sequence)):
-            return False
-        self._kept[run[:2]].fold(path, sequence, kind)
-        return True
+            if self.volatile and record.status == SUCCESS and (
+                    _in_later_iteration(record.sequence)):
+                kept.fold(record)
+            else:
+                kept.add(record)
 
     def outcomes(self, run, sequence, upto):
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
@@ -4273,15 +4261,10 @@ class MemoryStore(_LockingStore):
         return iter(self._kept.get(run[:2], _NOTHING_KEPT).records())
 
     def summary(self, run, upto=None):
-        found = super().summary(run, upto)
+        known = {(one.path, one.kind): one for one in super().summary(run, upto)}
         kept = self._kept.get(run[:2], _NOTHING_KEPT)
-        if not kept.folded:
-            return found
-        known = {(one.path, one.kind): one for one in found}
-        for (path, kind), n in kept.folded.items():
-            if (path, kind) not in known:
-                known[path, kind] = StepSummary(path, kind)
-            known[path, kind].count(SUCCESS, n, None, None)
+        for key, n in kept.folded.items():
+            known.setdefault(key, StepSummary(*key)).count(SUCCESS, n, None, None)
         order = {path: place for place, path in enumerate(kept.paths)}
         return sorted(known.values(), key=lambda one: order[one.path])
 
@@ -4298,29 +4281,22 @@ class _Kept:
         self._numbers = itertools.count()
 
     def add(self, record):
-        path = record.path
-        paths = self.places.get(record.sequence)
-        if paths is None:
-            paths = self.places[record.sequence] = {}
-        attempts = paths.get(path)
-        if attempts is None:
-            self.paths[path] = None
-            attempts = paths[path] = []
+        self.paths.setdefault(record.path)
+        attempts = self.places.setdefault(record.sequence, {}).setdefault(record.path, [])
         for place, (number, known) in enumerate(attempts):
             if known[2:4] == record[2:4]:
                 attempts[place] = number, record
                 return
         attempts.append((next(self._numbers), record))
 
-    def fold(self, path, sequence, kind):
+    def fold(self, record):
         """Drop all records of a task that has succeeded, but count it."""
-        if sequence in self.places:
-            self.places[sequence].pop(path, None)
-            if not self.places[sequence]:
-                del self.places[sequence]
-        if path not in self.paths:
-            self.paths[path] = None
-        self.folded[path, kind] += 1
+        paths = self.places.get(record.sequence, {})
+        paths.pop(record.path, None)
+        if not paths:
+            self.places.pop(record.sequence, None)
+        self.paths.setdefault(record.path)
+        self.folded[record.path, record.kind] += 1
 
     def records(self):
         """Return all records, in the order in which they were first stored."""
@@ -9633,29 +9609,18 @@ class _Batch:
             self._timers.drop('moved')
             self._add_moved()
         rows, store = self.rows, self.store
-        # What a volatile store folds away is told to those who want to know all, and not stored.
-        told = list(rows) if store.volatile and self.observers.closely else rows
-        for task in self.dirty:
-            folded = store.volatile and task.status == SUCCESS and store.fold(
-                self.run, task.step.path, task.sequence, task.step.kind)
-            if folded and told is rows:
-                continue
-            record = self.record(task)
-            if told is not rows:
-                told.append(record)
-            if not folded:
-                rows.append(record)
+        rows += map(self.record, self.dirty)
         ahead, answers = self._ahead_rows, self.answers
         self.rows, self.dirty, self._ahead_rows, self.answers = [], {}, [], []
         self.until, self.urgent = None, False
         if _parameters.secrets:
-            rows, told, ahead = map(_masked, (rows, told, ahead))
+            rows, ahead = map(_masked, (rows, ahead))
         if answers:
             store.commit(self.run, rows + ahead, answers)
         elif rows or ahead:
             store.commit(self.run, rows + ahead if ahead else rows)
-        if told:
-            self.observers.tell('committed', told)
+        if rows:
+            self.observers.tell('committed', rows)
 
     def tell_start(self, task):
         """Tell observers of a start that was stored ahead."""
@@ -9784,7 +9749,7 @@ class Observer:
         flow.observe(Failures())
     """
 
-    #: Whether to show each start and each success, also those that a volatile store only counts.
+    #: Whether to show each start, also those that a volatile store is not told of.
     closely = True
     #: Seconds after which a call is warned of, as nothing else is done meanwhile.
     SLOW = 1.0

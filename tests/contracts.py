@@ -548,9 +548,6 @@ class KeepingStoreContract(StoreContract):
             assert told(store.summary(run)) == told(sequent.Store.summary(store, run))
         assert told(store.summary(run, 0)) == told(sequent.Store.summary(store, run, 0))
 
-    def test_every_task_needs_a_record(self, store, run):
-        assert store.fold(run, 's_a', '1.2', 'leaf') is False
-
     def test_successes_in_iterations_are_kept(self, store, run):
         tasks = [a_task('s_a', '1.%d' % number, result=b'x') for number in range(1, 4)]
         store.commit(run, tasks)
