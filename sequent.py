@@ -3487,9 +3487,9 @@ class Store(abc.ABC):
     A task is named by (path, sequence); its *latest* record is the one with the highest
     (recovery, attempt).
 
-    `open`, `close`, `private_fds`, `active_runs`, `latest`, `latest_runs`, `keep_plan`,
-    `plan`, `post`, `requests`, `answers`, `wakeup` and `summary` have defaults; the rest is
-    abstract. ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
+    `open`, `close`, `private_fds`, `latest`, `latest_runs`, `keep_plan`, `plan`, `post`,
+    `requests`, `answers`, `wakeup` and `summary` have defaults; the rest is abstract.
+    ``tests/contracts.py`` holds `StoreContract`, which tests every promise made here.
     """
 
     #: Forgets everything when the program ends: nothing to recover from, nothing for orphans.
@@ -3552,19 +3552,12 @@ class Store(abc.ABC):
         """Give back what `lock` of this object claimed; do nothing if it claimed nothing."""
 
     @abc.abstractmethod
-    def runs(self, flow=None):
-        """Iterate over the RunRecords of one flow, or of all: one per (run, recovery).
+    def runs(self, flow=None, status=None):
+        """Iterate over the RunRecords, of one flow, or with one status: one per (run, recovery).
 
         They come in the order in which they were first begun. Nothing is held between two of
         them that could keep a writer waiting.
         """
-
-    def active_runs(self, flow):
-        """Iterate over the RunRecords of a flow whose status is ``active``, as `runs` does.
-
-        Where this would be slow, a store does better.
-        """
-        return (run for run in self.runs(flow) if run.status == ACTIVE)
 
     def latest(self, flow, run_id=''):
         """Return the RunRecord with the highest recovery of a run, or None if there is none.
@@ -4114,7 +4107,7 @@ class _LockingStore(Store):
 def _rivals(store, flow, run_id, run_only):
     """Return the active runs beside which a run may not start unless their supervisors are
     dead."""
-    return [run for run in store.active_runs(flow) if run.run_id == run_id or not run_only]
+    return [run for run in store.runs(flow, ACTIVE) if run.run_id == run_id or not run_only]
 
 
 def _refuse_living(store, flow, run_id, run_only):
@@ -4194,8 +4187,9 @@ class MemoryStore(_LockingStore):
     def _lock_file(self):
         return self._locks
 
-    def runs(self, flow=None):
-        return iter([run for run in self._runs.values() if flow in (None, run.flow)])
+    def runs(self, flow=None, status=None):
+        return iter([run for run in self._runs.values()
+                     if flow in (None, run.flow) and status in (None, run.status)])
 
     def keep_plan(self, text):
         digest = _digest_of(text)
@@ -4261,8 +4255,10 @@ class MemoryStore(_LockingStore):
         return iter(self._kept.get(run[:2], _NOTHING_KEPT).records())
 
     def summary(self, run, upto=None):
-        known = {(one.path, one.kind): one for one in super().summary(run, upto)}
-        kept = self._kept.get(run[:2], _NOTHING_KEPT)
+        found, kept = super().summary(run, upto), self._kept.get(run[:2], _NOTHING_KEPT)
+        if not kept.folded:
+            return found
+        known = {(one.path, one.kind): one for one in found}
         for key, n in kept.folded.items():
             known.setdefault(key, StepSummary(*key)).count(SUCCESS, n, None, None)
         order = {path: place for place, path in enumerate(kept.paths)}
@@ -4802,13 +4798,10 @@ class SqliteStore(_SqliteFile):
     def __repr__(self):
         return 'SqliteStore(%r)' % (self.path,)
 
-    def runs(self, flow=None):
-        return self._read_on(_run_record, 'SELECT id, {run} FROM runs WHERE flow = '
-                             'coalesce(?, flow) AND id > ? ORDER BY id LIMIT ?', flow)
-
-    def active_runs(self, flow):
-        return self._read_on(_run_record, "SELECT id, {run} FROM runs WHERE flow = ? AND "
-                             "status = 'active' AND id > ? ORDER BY id LIMIT ?", flow)
+    def runs(self, flow=None, status=None):
+        return self._read_on(_run_record, 'SELECT id, {run} FROM runs WHERE flow = coalesce(?, '
+                             'flow) AND status = coalesce(?, status) AND id > ? ORDER BY id '
+                             'LIMIT ?', flow, status)
 
     def latest(self, flow, run_id=''):
         if not run_id:
@@ -11617,7 +11610,7 @@ class _Origin:
         name, settings = self.flow.name, self.flow.settings()
         if not settings['exclusive']:
             return []
-        dead = [old for old in self.store.active_runs(name) if old.run_id != self.run_id]
+        dead = [old for old in self.store.runs(name, ACTIVE) if old.run_id != self.run_id]
         stopped = []    # Their constructs may have left something running.
         if any(one.calls and one.step.construct.leaves for one in self.flow.compile().steps):
             stopped = [old for old in self.store.latest_runs(name, 5) if old.status == 'stopped']

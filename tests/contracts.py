@@ -219,13 +219,13 @@ class StoreContract:
         assert list(store.runs()) == [run]
         assert type(list(store.runs())[0]) is RunRecord
 
-    def test_active_runs_are_those_of_a_flow_that_have_not_ended(self, store):
-        assert list(store.active_runs('etl')) == []
+    def test_runs_of_a_flow_are_found_by_their_status(self, store):
+        assert list(store.runs('etl', 'active')) == []
         active = [a_run(), a_run(run_id='r3'), a_run(recovery=1)]
         for one in active[:2] + [a_run(run_id='r2', status='stopped'), a_run(flow='report'),
                                  a_run(run_id='r4', status='success')] + active[2:]:
             store.begin(one)
-        assert list(store.active_runs('etl')) == active
+        assert list(store.runs('etl', 'active')) == active
 
     def test_the_latest_runs_are_those_begun_last_with_their_latest_recovery(self, store):
         assert store.latest_runs('etl', 2) == []
