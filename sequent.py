@@ -6752,15 +6752,14 @@ class Command:
     """
 
     def __init__(self, command, cwd=None, env=None, shell=False, ok=(0,), stdin=None):
-        if not isinstance(shell, bool):
-            raise FlowTypeError('Command: shell must be True or False, not %r' % (shell,))
+        _must_be(isinstance(shell, bool), 'Command: shell', 'True or False', shell)
         self.shell = shell
         self.parts = (_checked_script(command),) if shell else _checked_parts(command)
-        self.cwd = None if cwd is None else _checked_text(cwd, 'cwd must be a path')
+        self.cwd = None if cwd is None else _checked_text(cwd, 'cwd', 'a path')
         self.env = _checked_variables(env)
         self.ok = _checked_codes(ok)
         self.stdin = None if stdin is None else _checked_text(
-            stdin, 'stdin must be the path of a file or None')
+            stdin, 'stdin', 'the path of a file or None')
         # What mentions nothing needs no filling.
         self._filled = not self.placeholders() and not any(
             brace in text for text in self._texts() for brace in '{}')
@@ -7033,16 +7032,14 @@ def _fill(text, lookup, quoted=False):
 
 
 def _checked_script(command):
-    if not isinstance(command, str):
-        raise FlowTypeError('Command: with shell=True the command must be a str, not %r'
-                            % (command,))
+    _must_be(isinstance(command, str), 'Command: with shell=True the command', 'a str', command)
     if not command.strip():
         raise FlowError('Command: the command is empty')
     for name, where in _misplaced_names(command):
         raise FlowError('Command: %s stands %s in %r%s' % (name, where, command, (
             '; leave them out, as its value is quoted anyway' if where == 'inside quotes' else
             ', where its value cannot be quoted; set a variable to it before, and use that')))
-    return _checked_text(command, '')
+    return _checked_text(command, 'the command', 'a str')
 
 
 #: The start of a here-document: its delimiter, after what quotes it.
@@ -7108,8 +7105,8 @@ def _checked_parts(command):
         except ValueError as error:
             raise FlowError('Command: %r cannot be split into arguments (%s)'
                             % (command, error)) from None
-    if not isinstance(command, (list, tuple)):
-        raise FlowTypeError('Command: the command must be a list or a str, not %r' % (command,))
+    _must_be(isinstance(command, (list, tuple)), 'Command: the command', 'a list or a str',
+             command)
     parts = tuple(_checked_part(part) for part in command)
     if not parts or parts[0] == '':
         raise FlowError('Command: %r names no program' % (command,))
@@ -7121,13 +7118,12 @@ def _checked_part(part):
         return part
     if isinstance(part, (int, float)) and not isinstance(part, bool):
         return str(part)
-    return _checked_text(part, 'arguments must be str, paths, numbers or placeholders')
+    return _checked_text(part, 'arguments', 'str, paths, numbers or placeholders')
 
 
-def _checked_text(text, demand):
+def _checked_text(text, what, wanted):
     """Return a text, or a path as text."""
-    if not isinstance(text, (str, os.PathLike)):
-        raise FlowTypeError('Command: %s, not %r' % (demand, text))
+    _must_be(isinstance(text, (str, os.PathLike)), 'Command: ' + what, wanted, text)
     text = os.fsdecode(os.fspath(text))
     if '\0' in text:
         raise FlowError('Command: %r has a null character in it' % text)
@@ -7145,29 +7141,22 @@ def _are_variables(env):
 def _checked_variables(env):
     if env is None:
         return {}
-    if not isinstance(env, dict):
-        raise FlowTypeError('Command: env must be a dict of str: str or None, not %r' % (env,))
+    _must_be(isinstance(env, dict), 'Command: env', 'a dict of str: str or None', env)
     values = {name: value if value is None else _checked_text(
-        value, 'the values of env must be str or None') for name, value in env.items()}
-    if not _are_variables(values):
-        raise FlowTypeError("Command: the names in env must be str without '=', not %r"
-                            % (list(env),))
+        value, 'the values of env', 'str or None') for name, value in env.items()}
+    _must_be(_are_variables(values), 'Command: the names in env', "str without '='", list(env))
     return values
 
 
 def _checked_codes(ok):
     try:
-        codes = ok if isinstance(ok, (range, str, bytes)) else tuple(ok)
+        codes = ok if isinstance(ok, (range, str, bytes)) else tuple(ok)  # type: typing.Any
     except TypeError:
         codes = ''
-    if isinstance(codes, (str, bytes)):
-        raise FlowTypeError('Command: ok must be exit codes such as (0, 2) or range(0, 4), not %r'
-                            % (ok,))
-    wrong = [code for code in codes[:257] if isinstance(code, bool)
-             or not isinstance(code, int) or not 0 <= code <= 255]
-    if wrong or not codes:
-        raise FlowError('Command: ok must be exit codes from 0 to 255, at least one, not %r'
-                        % (ok,))
+    _must_be(not isinstance(codes, (str, bytes)), 'Command: ok',
+             'exit codes such as (0, 2) or range(0, 4)', ok)
+    _must_be(codes and all(_is_int(code) and 0 <= code <= 255 for code in codes[:257]),
+             'Command: ok', 'exit codes from 0 to 255, at least one', ok, FlowError)
     return codes
 
 
