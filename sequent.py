@@ -62,7 +62,8 @@ import types
 import typing
 
 __all__ = [
-    'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'Command',
+    'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'OutsidePool',
+    'Command',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
     'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
@@ -902,6 +903,45 @@ class ResourcePool:
         return '<ResourcePool %s of %d>' % (self.name, self.resource_limit)
 
 
+class OutsidePool:
+    """Units that are counted outside of the run: shared by runs or hosts, or a rate.
+
+    The base class of such pools. A step acquires units as of a `ResourcePool`. The supervisor asks
+    when the task's turn has come and all else that it needs is free; a task that gets no units
+    keeps its place, holds nothing, and asks again. All that a task took is given back when it
+    ends, so its step has no ``releases``. The methods are called in the supervisor's thread, and
+    must return soon. What an exception of theirs says is logged, and the task asks again.
+
+    ``task`` names who takes: (flow, run id, path, sequence). A supervisor that dies gives nothing
+    back: the pool knows the task by its name when a recovery asks for it again.
+
+    Attributes:
+        name: names it in messages.
+        cadence: the seconds after which a task asks again.
+    """
+
+    cadence = 1.0
+
+    def __init__(self, name):
+        self.name = name
+
+    def open(self, wake):
+        """Note that a run begins, whose tasks ask again when some thread calls ``wake()``."""
+
+    def close(self):
+        """Note that the run is over, or pauses."""
+
+    def try_take(self, units, task):
+        """Take so many units, all or none; return whether there were enough."""
+        raise NotImplementedError
+
+    def give(self, units, task):
+        """Give back what a task had taken, maybe from an earlier supervisor (semantics 7.6)."""
+
+    def __repr__(self):
+        return '<%s %s>' % (type(self).__name__, self.name)
+
+
 _step_numbers = itertools.count()
 
 #: What is given to most steps: shared, as there may be very many of them, and never changed.
@@ -1356,9 +1396,10 @@ class PlanContainer(PlanStep):
 # ``dynamic``: sequences come from events (an Eventor), not from the tree. ``events`` maps an
 # event's name to its gate in the root (dynamic plans). ``pools`` are (name, limit) pairs, the
 # numbers in ``uses``, ``needs`` and ``gives`` count in it; only resource pools have a name, the
-# others are the cap of a step, or what `_SLOTS` and its like number. ``lanes`` are the (uses,
-# needs, whether tasks may be queued ahead of a slot) of steps, each once.
-Plan = collections.namedtuple('Plan', 'root steps compiled pools lanes events dynamic')
+# others are the cap of a step, or what `_SLOTS` and its like number. ``outside`` maps the numbers
+# of those that have no limit here, as they are counted elsewhere, to them. ``lanes`` are the
+# (uses, needs, whether tasks may be queued ahead of a slot) of steps, each once.
+Plan = collections.namedtuple('Plan', 'root steps compiled pools outside lanes events dynamic')
 
 
 def plan_text(plan, called):
@@ -1500,7 +1541,8 @@ class _Compiler:
         self.steps = []
         self.compiled = {}       # Step -> PlanStep
         self.pools = [(None, _NO_LIMIT), (None, 1), (None, _NO_LIMIT)]
-        self.pool_numbers = {}   # ResourcePool -> its number
+        self.outside = {}        # number -> OutsidePool
+        self.pool_numbers = {}   # ResourcePool or OutsidePool -> its number
         self.event_gates = {}    # (Event, container) -> its gate (None: it always holds), outer
         self.failing = {}        # see `mentions_failure`
         self.implied = {}        # PlanStep -> its requirement and that of what it asks for
@@ -1524,7 +1566,7 @@ class _Compiler:
                     self.compiled[atom.step].expected = True
         if not self.ordered and self.events is None:
             check_circles(self.steps, self.compiled, self.requirement)
-        return Plan(top, self.steps, self.compiled, self.pools, self.lanes(), events,
+        return Plan(top, self.steps, self.compiled, self.pools, self.outside, self.lanes(), events,
                     self.events is not None)
 
     def lanes(self):
@@ -1579,6 +1621,11 @@ class _Compiler:
         plan_step.needs = self.amounts(step.acquires)
         releases = step.acquires if step.releases is None else step.releases
         plan_step.gives = self.amounts(releases)
+        for number, _ in plan_step.needs + plan_step.gives if step.releases is not None else ():
+            if number in self.outside:
+                raise FlowError('step %r has releases, and %r in it: what a step acquires of a '
+                                'pool outside the run is given back when it ends'
+                                % (step.path, self.outside[number]))
         for number, amount in plan_step.needs:
             holders = [(path, n) for path, pool, n in held if pool == number]
             asked = amount + sum(n for _, n in holders)
@@ -1596,8 +1643,11 @@ class _Compiler:
         total = collections.OrderedDict()  # type: typing.Dict[int, int]
         for pool, amount in pairs:
             if pool not in self.pool_numbers:
-                self.pool_numbers[pool] = len(self.pools)
-                self.pools.append((pool.name, pool.resource_limit))
+                number = self.pool_numbers[pool] = len(self.pools)
+                outside = isinstance(pool, OutsidePool)
+                self.pools.append((pool.name, _NO_LIMIT if outside else pool.resource_limit))
+                if outside:
+                    self.outside[number] = pool
             number = self.pool_numbers[pool]
             total[number] = total.get(number, 0) + amount
         return tuple(total.items())
@@ -1890,11 +1940,14 @@ def _raise_circle(waiting, possible, thing):
 #
 # The engine decides everything and does nothing. The driver calls a method of it for each thing
 # that happened (`begin`, `trigger`, `tick`, `done`, `lost`, `opened`, `loop_over`, `hold`,
-# `unhold`, `halt`), with the time in seconds as the last argument. Each returns a list of the
-# actions that follow:
+# `unhold`, `granted`, `ask_again`, `halt`), with the time in seconds as the last argument. Each
+# returns a list of the actions that follow:
 #
 #     ('record', task)   its status is to be stored, with the next commit, before what follows
 #     ('submit', task)   its status is to be stored; start it, once that is committed
+#     ('ask', task)      it is to start if it gets what it needs of the pools outside the run:
+#                        answer with `granted` before any other input
+#     ('give', (task, number, amount))   so much is given back to a pool outside the run
 #     ('open', task)     the container asks for its next loop item: answer with `opened` or
 #                        `loop_over` before any other input
 #     ('attempt', (task, recovery, attempt, status, error))   that attempt ended, and another one
@@ -2225,14 +2278,19 @@ class Requirements:
 
 
 class _Lane:
-    """Tasks that are ready and need the same, in ready order."""
+    """Tasks that are ready and need the same, in ready order.
 
-    __slots__ = ('uses', 'needs', 'ahead', 'tasks')
+    ``asks``: some of it is outside the run; ``refused``: there was not enough for the first task.
+    """
 
-    def __init__(self, uses, needs, ahead):
+    __slots__ = ('uses', 'needs', 'ahead', 'asks', 'refused', 'tasks')
+
+    def __init__(self, outside, uses, needs, ahead):
         self.uses = uses
         self.needs = needs
         self.ahead = ahead
+        self.asks = any(number in outside for number, _ in needs)
+        self.refused = False
         self.tasks = collections.deque()  # type: typing.Deque[Task]
 
 
@@ -2251,12 +2309,13 @@ class Admission:
     a task that waits for a pool.
 
     ``limits`` and ``out`` are, of each counter of the plan, how much there is, and how much of it
-    is out. ``ahead`` is how many tasks may be queued ahead of a slot. ``held`` are the ready tasks
+    is out. ``ahead`` is how many tasks may be queued ahead of a slot. ``refused``: some task waits
+    only for a pool outside the run. ``held`` are the ready tasks
     that match one of ``patterns`` (an ordered set).
     """
 
-    __slots__ = ('pools', 'limits', 'out', 'holders', 'ahead', 'lanes', 'waiting', 'patterns',
-                 'held', 'known')
+    __slots__ = ('pools', 'limits', 'out', 'holders', 'ahead', 'lanes', 'waiting', 'refused',
+                 'patterns', 'held', 'known')
 
     def __init__(self, plan, max_concurrent):
         self.pools = plan.pools
@@ -2267,8 +2326,9 @@ class Admission:
         self.holders = [
             collections.OrderedDict() for _ in plan.pools]  # type: typing.List[typing.Dict]
         self.ahead = 0
-        self.lanes = [_Lane(*needs) for needs in plan.lanes]
+        self.lanes = [_Lane(plan.outside, *needs) for needs in plan.lanes]
         self.waiting = []  # type: typing.List[_Lane]
+        self.refused = False
         self.patterns = set()  # type: typing.Set[str]
         self.held = collections.OrderedDict()  # type: typing.Dict[Task, None]
         self.known = {}  # type: typing.Dict[PlanStep, bool]
@@ -2292,22 +2352,28 @@ class Admission:
             return
         lane = self.lanes[task.step.lane]
         if not lane.tasks:
+            lane.refused = False
             self.waiting.append(lane)
         lane.tasks.append(task)
 
     def next(self):
-        """Take out the first task in ready order that can start, with what it needs; or None."""
+        """Return the lane of the first task in ready order that can start; or None."""
         if len(self.waiting) > 1 or self.waiting[0].tasks[0].scope.stop is not None:
             self._put_in_order()
+        self.refused = False
         asked = None  # type: typing.Optional[typing.Set[int]]
         for lane in self.waiting:
             if self._has_room(lane, asked):
-                break
+                if not lane.refused:
+                    return lane
+                self.refused = True
             if lane.needs:
                 asked = asked or set()
                 asked.update(number for number, _ in lane.needs)
-        else:
-            return None
+        return None
+
+    def take(self, lane):
+        """Take out the first task of a lane, with what it needs."""
         task = lane.tasks.popleft()
         if not lane.tasks:
             self.waiting.remove(lane)
@@ -2322,7 +2388,12 @@ class Admission:
         for lane in self.waiting:
             while lane.tasks and is_dropped(lane.tasks[0]):
                 lane.tasks.popleft()
+                lane.refused = False
         self.waiting = sorted([lane for lane in self.waiting if lane.tasks], key=_first_order)
+
+    def ask_again(self):
+        for lane in self.waiting:
+            lane.refused = False
 
     def give_up(self):
         """Take out the first task that waits, as nobody gives back what it waits for."""
@@ -2478,7 +2549,7 @@ class Engine:
         # Idle scopes in which something waits.
         self._quiet = []  # type: typing.List[Scope]
         self._over = []                 # containers that are over
-        self._opening = 0               # open actions not yet answered
+        self._opening = 0               # open and ask actions not yet answered
         self._delays = []               # heap of (due, index, order, task)
         self._actions = []
         self._now = 0.0
@@ -2588,7 +2659,7 @@ class Engine:
             self._become_ready(task)
 
     def _next_attempt(self, task):
-        self.admission.give_back(task, task.step.needs)
+        self._give_back(task, task.step.needs)
         task.attempt = task.attempt + 1 if task.recovery == self.recovery else 1
         task.recovery = self.recovery
         task.adopted = False
@@ -2683,6 +2754,22 @@ class Engine:
         self.halted = True
         return self._proceed()
 
+    def granted(self, task, granted, now):
+        """Answer ``ask``: whether the task got what it needs of the pools outside the run."""
+        self._now = now
+        self._opening -= 1
+        lane = self.admission.lanes[task.step.lane]
+        if granted:
+            self._activate(self.admission.take(lane))
+        lane.refused = not granted
+        return self._proceed()
+
+    def ask_again(self, now):
+        """A pool outside the run may have units for tasks that it had refused."""
+        self._now = now
+        self.admission.ask_again()
+        return self._proceed()
+
     # What follows from an input.
 
     def _proceed(self):
@@ -2706,11 +2793,15 @@ class Engine:
             elif self.halted or not admission.waiting:
                 break
             else:
-                task = admission.next()
-                if task is not None:
-                    self._activate(task)
-                elif admission.out[_SLOTS] or not self._fail_deadlocked():
-                    break
+                lane = admission.next()
+                if lane is None:
+                    if admission.out[_SLOTS] or not self._fail_deadlocked():
+                        break
+                elif lane.asks:
+                    self._opening += 1
+                    self._actions.append(('ask', lane.tasks[0]))
+                else:
+                    self._activate(admission.take(lane))
         if self.plan.dynamic and not (
                 self.running or self.ready or self.delayed or self.over or self._opening):
             self._finish()
@@ -2920,7 +3011,7 @@ class Engine:
     def _end(self, task, status):
         """A task is over: give back, record, raise, and see to a failure."""
         if task.step.gives:
-            error = self.admission.give_back(task, task.step.gives)
+            error = self._give_back(task, task.step.gives)
             if error and status == SUCCESS:
                 status, task.error = FAILURE, error
         task.status = status
@@ -2929,6 +3020,14 @@ class Engine:
             self._conclude(task, status)
         if task.step.handles and status == SUCCESS:
             self._make_good(task)
+
+    def _give_back(self, task, amounts):
+        """Give back amounts of pools; return an error if that is more than is out."""
+        for number, amount in amounts if self.plan.outside else ():
+            if number in self.plan.outside:
+                self._actions.append(('give', (task, number, amount)))
+                self.admission.ask_again()
+        return self.admission.give_back(task, amounts)
 
     def _conclude(self, task, status):
         """Raise the final status of a task, and see to a failure."""
@@ -3107,7 +3206,7 @@ class Engine:
                 self._end(task, FAILURE if task.verdict == _FAILED else SUCCESS)
             else:    # it stays active
                 self._lose(task.scope)
-                self.admission.give_back(task, task.step.gives)
+                self._give_back(task, task.step.gives)
             self._leave(task.scope)
 
     def _judge(self, task):
@@ -3191,9 +3290,10 @@ class Engine:
 
     def _fail_deadlocked(self):
         """When all that is left waits for resources that nobody will give back, fail the first."""
-        if self.delayed or not self.admission.waiting or self.held():
+        admission = self.admission
+        if self.delayed or not admission.waiting or admission.refused or self.held():
             return False
-        task = self.admission.give_up()
+        task = admission.give_up()
         self.ready -= 1
         task.scope.waiting.pop(task, None)
         task.status = FAILURE
@@ -9952,7 +10052,7 @@ class PlanWalk:
         self.retries = _Retries(plan, run)
         self.triggers = collections.deque()  # type: typing.Deque[tuple]
         self.orphans = {}  # type: typing.Dict[tuple, _Left]
-        self._opens = collections.deque()  # type: typing.Deque[ContainerTask]
+        self._opens = collections.deque()  # type: typing.Deque[tuple]
         if history is not None:
             history.retries = self.retries
 
@@ -9990,11 +10090,23 @@ class PlanWalk:
                 elif kind == 'submit':
                     dirty[what] = None
                     batch.starting.append(what)
-                elif kind == 'open':
-                    opens.append(what)
+                elif kind == 'open' or kind == 'ask':
+                    opens.append((kind, what))
                 else:
                     self.note(kind, what)
-            actions = self._open_iteration(opens.popleft()) if opens else None
+            actions = self._answer(*opens.popleft()) if opens else None
+
+    def _answer(self, kind, task):
+        if kind == 'open':
+            return self._open_iteration(task)
+        return self.engine.granted(task, self.take(task), self.clock())
+
+    def take(self, task):
+        """Take what a task needs of the pools outside the run; return whether it is there."""
+        return True
+
+    def give(self, task, number, amount):
+        """Give back what a task had of a pool outside the run."""
 
     def failed(self, task):
         """Note that a task has failed."""
@@ -10011,6 +10123,8 @@ class PlanWalk:
         elif kind == 'skip':
             self.skip(*what)
             self.results.skip(what[0], what[1].result)
+        elif kind == 'give':
+            self.give(*what)
         elif kind == 'attempt':
             self._note_attempt(*what)
         elif kind == 'dropped':
@@ -10490,6 +10604,65 @@ class _Constructs:
                 construct.recall(job)
 
 
+class _OutsidePools:
+    """Takes units of the pools outside the run, and gives them back."""
+
+    def __init__(self, driver):
+        self._driver = driver
+        self._pools = driver.plan.outside
+        self._broken = set()    # those that raised when they were asked last
+
+    def open(self):
+        for pool in self._pools.values():
+            pool.open(functools.partial(self._driver.port.call, self._ask_again))
+
+    def _ask_again(self):
+        self._driver.feed(self._driver.engine.ask_again(self._driver.clock()))
+
+    def _name(self, path, sequence):
+        run = self._driver.run_record
+        return run.flow, run.run_id, path, sequence
+
+    def take(self, task):
+        taken, name = [], self._name(task.step.path, task.sequence)
+        for number, amount in task.step.needs:
+            pool = self._pools.get(number)
+            if pool is None:
+                continue
+            if not self._call(pool, pool.try_take, amount, name):
+                for other, units in taken:
+                    self._call(other, other.give, units, name)
+                timers = self._driver.timers
+                timers.set(pool, timers.clock() + pool.cadence, self._ask_again)
+                return False
+            taken.append((pool, amount))
+        return True
+
+    def give(self, path, sequence, number, amount):
+        pool = self._pools[number]
+        self._call(pool, pool.give, amount, self._name(path, sequence))
+
+    def _call(self, pool, method, amount, name):
+        try:
+            answer = method(amount, name)
+        except Exception as error:
+            if pool not in self._broken:
+                logger.exception('pool %s: %s', pool.name, describe_error(error))
+            self._broken.add(pool)
+            return False
+        self._broken.discard(pool)
+        return answer
+
+    def close(self):
+        """Give back what the tasks of a run that stops have; let the pools rest."""
+        engine = self._driver.engine
+        for number, pool in self._pools.items():
+            for (path, sequence), amount in engine.admission.holders[
+                    number].items() if engine.halted else ():
+                self.give(path, sequence, number, amount)
+            pool.close()
+
+
 class _Outcomes:
     """Takes the outcomes of jobs, and hands them to the engine."""
 
@@ -10884,6 +11057,7 @@ class Driver(PlanWalk):
         self.pid = None  # type: typing.Optional[int]
         self._environment = EnvironmentLayer()
         self.constructs = _Constructs(self)
+        self.outside = _OutsidePools(self)
         self.outcomes = _Outcomes(self)
         self._between_cycles = False    # nothing is due yet (semantics 8.1)
 
@@ -11046,6 +11220,12 @@ class Driver(PlanWalk):
         PlanWalk.failed(self, task)
         self.constructs.failed()
 
+    def take(self, task):
+        return self.outside.take(task)
+
+    def give(self, task, number, amount):
+        self.outside.give(task.step.path, task.sequence, number, amount)
+
     def call(self, function, argument):
         return self.stop.call(function, argument)
 
@@ -11072,6 +11252,7 @@ class Driver(PlanWalk):
         self.log.open(self.logdir)
         self.observers.open()
         self.port.open()
+        self.outside.open()
         # Threads share the environment, so only what does not change can stand in it for them.
         self._environment.hold(self.starter.constant_env)
         for step in self.plan.steps:
@@ -11080,6 +11261,7 @@ class Driver(PlanWalk):
 
     def _close(self):
         self.constructs.close()
+        self.outside.close()
         self.log.flush()
         self._environment.hold({})
         self._leave_folders()
@@ -11837,7 +12019,7 @@ def _checked_amounts(who, what, pairs):
     _must_be(isinstance(pairs, (tuple, list)), who, 'a list of (ResourcePool, amount)', pairs)
     for pair in pairs:
         _must_be(isinstance(pair, (tuple, list)) and len(pair) == 2
-                 and isinstance(pair[0], ResourcePool) and _is_int(pair[1]),
+                 and isinstance(pair[0], (ResourcePool, OutsidePool)) and _is_int(pair[1]),
                  who, 'a list of (ResourcePool, int)', pairs)
         _must_be(pair[1] >= 0, '%s of %r' % (who, pair[0]), '0 or more', pair[1], FlowError)
     return tuple((pool, amount) for pool, amount in pairs if amount)

@@ -132,6 +132,7 @@ class Flow:
         handled_by: ``'handles'``, ``'failure'`` or ``'complete'`` (semantics 3.3).
         queue: (how many tasks the construct that queues runs, how many more it takes ahead), or
             None where that is not known.
+        outside: those of the pools that are counted outside the run.
         order: the paths in the order in which the steps are added; a container comes before
             what is in it. By default each step is followed by what is in it.
 
@@ -139,9 +140,10 @@ class Flow:
     """
 
     def __init__(self, children, pools=None, max_concurrent=0, stop=None, handled_by='handles',
-                 order=None, queue=None):
+                 order=None, queue=None, outside=()):
         self.root = Node('', children, stop=stop)
         self.pools = dict(pools or {})
+        self.outside = set(outside)
         self.max_concurrent = max_concurrent
         self.handled_by = handled_by
         self.queue = queue
@@ -191,6 +193,8 @@ class Flow:
             head.append('stop=%s' % self.root.stop)
         if self.pools:
             head.append('pools=%s' % ','.join('%s:%d' % one for one in sorted(self.pools.items())))
+        if self.outside:
+            head.append('outside=%s' % ','.join(sorted(self.outside)))
         lines = [' '.join(head)]
         lines.extend('%s%s' % ('  ' * node.depth, node) for node in self.root.below())
         if self.order != [node.path for node in self.root.below()]:
@@ -351,7 +355,17 @@ def random_flow(seed, max_nodes=15, max_tasks=60):
         _add_constructs(chance, flow)
     _add_handlers(chance, flow)
     _let_loops_fail_alone(flow)
+    if flow.pools and chance.likely(0.4):
+        _move_pools_outside(chance, flow)
     return flow
+
+
+def _move_pools_outside(chance, flow):
+    """Let pools whose units each task gives back itself be counted outside the run."""
+    given = {pool for node in flow.nodes.values() if node.releases is not None
+             for pool, _ in node.acquires + node.releases}
+    flow.outside = {pool for pool in sorted(flow.pools)
+                    if pool not in given and chance.likely(0.7)}
 
 
 def _let_loops_fail_alone(flow):

@@ -47,7 +47,8 @@ f.  (7.2) What a recovery passes over raises ready, active, success and complete
     may start. Any other container is gone through again, whatever its own mapping says. A due
     time that was recorded stays (4.4), unless what runs again had succeeded.
 g.  (4.3) When nothing runs, nothing is delayed and all that is ready waits for resources, the
-    first in ready order fails; that failure is treated like any.
+    first in ready order fails; that failure is treated like any. Not so while one of them waits
+    only for a pool that is counted outside the run.
 h.  (3.4) What became ready in the moment of a stop, and was not stored yet, was never ready. A
     container that is stopped from further out, and has not failed, succeeds if the
     stop kept nothing in it from starting: nothing was dropped, no requirement came to hold
@@ -233,6 +234,8 @@ class Reference:
         self.now = now
         self.rounds = 0                 # how often tasks were put in order
         self.out = {pool: 0 for pool in flow.pools}
+        self.limits = dict(flow.pools)          # outside the run they change
+        self.refused = False            # something waits only for a pool outside the run
         self.tasks = {}                 # (path, sequence as a tuple): Task, in order of arrival
         self.iterations = []            # the open ones, in the order in which they started
         self.stops = 0                  # how often a failure stopped something
@@ -288,6 +291,11 @@ class Reference:
         for task in list(self.tasks.values()):
             if self._is_delayed(task) and task.due <= self.now:
                 self._make_ready(task)
+        self._settle()
+
+    def resize(self, pool, limit):
+        """A pool outside the run has so many units for this run now."""
+        self.limits[pool] = limit
         self._settle()
 
     def hold(self, pattern):
@@ -477,11 +485,10 @@ class Reference:
         return bool(begun)
 
     def _had_begun(self, task):
-        """7.5: what is over stays over, and a leaf that was active runs again, whatever stops."""
+        """7.5: what is over stays over, and what was active goes on, whatever stops."""
         past = self.earlier.get(task.name)
-        return (self.continued and past is not None and past.run >= task.floor and (
-            past.status in ('success', 'failure')
-            or past.status == 'active' and task.kind == 'leaf'))
+        return (self.continued and past is not None and past.run >= task.floor
+                and past.status != 'ready')
 
     def _begin(self, task):
         self.tasks[task.node.path, task.sequence] = task
@@ -636,14 +643,18 @@ class Reference:
     def _start_what_can(self):
         """Start the first in ready order that can (4.1, 4.3)."""
         asked = set()
+        self.refused = False
         for task in self._ready():
             if self._is_held(task):
                 continue
             pools = dict(self._acquired_by(task))
-            free = all(self.out[pool] + n <= self.flow.pools[pool] for pool, n in pools.items())
-            if free and not asked & set(pools) and self._has_slot(task):
-                self._start(task)
-                return True
+            short = {pool for pool, n in pools.items() if self.out[pool] + n > self.limits[pool]}
+            if not asked & set(pools) and self._has_slot(task):
+                if not short:
+                    self._start(task)
+                    return True
+                if short <= self.flow.outside:
+                    self.refused = True
             asked.update(pools)
         return False
 
@@ -703,7 +714,7 @@ class Reference:
     def _fail_if_stuck(self):
         ready = self._ready()
         tasks = self.tasks.values()
-        if not ready or self.held() or any(
+        if not ready or self.refused or self.held() or any(
                 task.running or self._is_delayed(task) for task in tasks):
             return False
         self.deadlocks += 1

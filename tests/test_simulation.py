@@ -60,7 +60,8 @@ def effective_stop(flow, node):
 def build_plan(flow):
     """Return the plan of a described flow, made of the library's own steps."""
     owner = object()
-    pools = {name: sequent.ResourcePool(name, limit) for name, limit in flow.pools.items()}
+    pools = {name: sequent.OutsidePool(name) if name in flow.outside else
+             sequent.ResourcePool(name, limit) for name, limit in flow.pools.items()}
     root = sequent.Step(owner, None, '', stop_on_exception=effective_stop(flow, flow.root))
     steps = {'': root}
     events = {}
@@ -139,18 +140,22 @@ class Engine:
         self.lifetime = lifetime
         self.commits_first = commits_first
         self.before = dict(records)
+        self.outside = {}               # pool outside the run: its units for this run
+        self.taken = {}                 # (pool, path, sequence): what it has of such a pool
         self.running = {}               # (path, sequence): engine's task
         self.started = set()            # (path, sequence, attempt) submitted in this run
         self.now_failed = set()         # (path, sequence) recorded as failed in this run
         self.borne = set()
         self.made_good = set()
         self.kept = set()
+        self.asked = set()              # the answers of pools outside the run
         self.dropped = set()
         self.tried = set()              # (path, sequence, attempt) that failed and is tried again
         self.stored = {}                # (path, sequence): attempt, as recorded in this run
         self.failed = []                # tasks that failed or count as failed
         self.result = None
         self.engine = sequent.Engine(build_plan(flow), flow.max_concurrent, recovery, mode)
+        self.outside = {pool: flow.pools[pool] for pool in flow.outside}
         if flow.queue is not None:
             self.engine.admission.limit_queue(*flow.queue)
         self.now = now
@@ -198,11 +203,16 @@ class Engine:
                     dirty[what[0]] = None
                 elif kind == 'kept':
                     self.kept.add((what[0].path, what[1].sequence))
-                elif kind == 'open':
-                    opens.append(what)
+                elif kind in ('open', 'ask'):
+                    opens.append((kind, what))
+                elif kind == 'give':
+                    self.give(*what)
                 elif kind == 'finish':
                     self.result = what
-            actions = self.open(opens.pop(0)) if opens else None
+                    assert not self.taken, 'it has not given back %s' % self.taken
+            kind, task = opens.pop(0) if opens else (None, None)
+            actions = (self.open(task) if kind == 'open' else self.ask(task) if kind == 'ask'
+                       else None)
         self.commit(tried, dirty)
         for task in dropped:
             self.drop(task)
@@ -236,6 +246,28 @@ class Engine:
         assert name not in self.dropped
         self.dropped.add(name)
         self.failed.append(task)
+
+    def ask(self, task):
+        """Answer whether the pools outside the run have what a task needs."""
+        pools = self.engine.plan.pools
+        needs = [(pools[number][0], n) for number, n in task.step.needs
+                 if number in self.engine.plan.outside]
+        granted = all(sum(units for (name, *_), units in self.taken.items() if name == pool) + n
+                      <= self.outside[pool] for pool, n in needs)
+        for pool, n in needs if granted else ():
+            name = pool, task.step.path, task.sequence
+            assert name not in self.taken
+            self.taken[name] = n
+        self.asked.add(granted)
+        return self.engine.granted(task, granted, self.now)
+
+    def give(self, task, number, n):
+        name = self.engine.plan.pools[number][0], task.step.path, task.sequence
+        assert self.taken.pop(name) == n
+
+    def resize(self, pool, limit):
+        self.outside[pool] = limit
+        self.feed(self.engine.ask_again)
 
     def open(self, task):
         """Answer with the next iteration of a container."""
@@ -486,6 +518,8 @@ class Simulation:
     def undisturbed(self, recovery):
         """Run the reference alone, as if it were the run with this number but with no past."""
         reference = Reference(self.flow, None, recovery)
+        for pool in self.flow.outside:
+            reference.resize(pool, 99)
         while not reference.over():
             running = sorted(reference.running())
             if running:
@@ -511,6 +545,14 @@ class Simulation:
             self.patterns.add(pattern)
             reference.hold(pattern)
             engine.feed(engine.engine.hold, pattern)
+        elif self.flow.outside and (not running and due is None or self.chance.likely(0.2)):
+            pool = self.chance.choice(sorted(self.flow.outside))
+            limit = self.chance.below(self.flow.pools[pool] + 1)
+            if not running and due is None and self.chance.likely(0.5):
+                limit = 99      # so that tasks of this run do not wait for one another
+            self.story.append('%d of %s outside' % (limit, pool))
+            reference.resize(pool, limit)
+            engine.resize(pool, limit)
         elif not running or (due is not None and self.chance.likely(0.4)):
             if running and due > reference.now + 1 and self.chance.likely(0.5):
                 due = reference.now + 1
@@ -546,6 +588,7 @@ class Simulation:
         same('is held', {(task.step.path, task.sequence) for task in engine.engine.held()},
              reference.held())
         self.seen.update(['held'] if reference.held() else ())
+        self.seen.update(['refused outside'] if False in engine.asked else ())
         same('is due at', *self.dues(engine, reference))
         if engine.result is None:
             same('is due', {engine.engine.next_due()}, {reference.next_due()})
@@ -806,7 +849,7 @@ def test_the_simulations_meet_with_everything():
                     'tried again after a crash', 'borne', 'exceeded by number',
                     'exceeded by share', 'exceeded by share at the end', 'spared', 'repeated',
                     'kept', 'in_vain', 'given_up', 'continue', 'not_run', 'held',
-                    'inline', 'queued ahead'}
+                    'inline', 'queued ahead', 'refused outside'}
 
 
 @pytest.mark.parametrize('owner, name, broken', [

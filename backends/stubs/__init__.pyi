@@ -33,7 +33,8 @@ from typing import (
 from typing_extensions import Literal, TypeAlias
 
 __all__ = [
-    'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'Command',
+    'Sequent', 'Eventor', 'or_', 'current', 'parameter', 'item', 'ResourcePool', 'OutsidePool',
+    'Command',
     'StepStatus', 'StepState', 'TaskStatus', 'StepReplay', 'RunMode',
     'STEP_READY', 'STEP_ACTIVE', 'STEP_SUCCESS', 'STEP_FAILURE', 'STEP_COMPLETE',
     'STEP_RERUN', 'STEP_SKIP', 'RUN_RESTART', 'RUN_RECOVER', 'RUN_CONTINUE',
@@ -178,6 +179,15 @@ class ResourcePool:
     resource_limit: int
     def __init__(self, name: str, resource_limit: int) -> None: ...
 
+class OutsidePool:
+    name: str
+    cadence: float
+    def __init__(self, name: str) -> None: ...
+    def open(self, wake: Callable[[], None]) -> None: ...
+    def close(self) -> None: ...
+    def try_take(self, units: int, task: Tuple[str, str, str, str]) -> bool: ...
+    def give(self, units: int, task: Tuple[str, str, str, str]) -> None: ...
+
 class Step:
     kind: str
     func: Optional[Callable[..., object]]
@@ -247,7 +257,9 @@ _Expression: TypeAlias = Union[
 _Function: TypeAlias = Callable[..., object]    # a `Command` is one, too
 _Arguments: TypeAlias = Union[Tuple[Any, ...], List[Any]]
 _Loop: TypeAlias = Union[Iterable[Any], Callable[[], Iterable[Any]], Placeholder]
-_Amounts: TypeAlias = Union[Tuple[Tuple[ResourcePool, int], ...], List[Tuple[ResourcePool, int]]]
+_Pool: TypeAlias = Union[ResourcePool, OutsidePool]
+_Amounts: TypeAlias = Union[Tuple[Tuple[_Pool, int], ...], List[Tuple[ResourcePool, int]],
+                            List[Tuple[OutsidePool, int]], List[Tuple[_Pool, int]]]
 _Config: TypeAlias = Union[Dict[str, Any], _Path]
 _Recovery: TypeAlias = Mapping[Any, _Replay]    # of _Status; but keys of mappings are invariant
 _CommandLine: TypeAlias = Union[str, Sequence[Union[_Path, float, Placeholder]]]
