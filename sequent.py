@@ -369,7 +369,7 @@ def as_process(run, name, line, parent):
             ``parent_process()`` can tell its end.
         parent: pid of the parent.
     """
-    import multiprocessing
+    import multiprocessing.util    # here once, and not in each child
     process = multiprocessing.get_context(  # type: typing.Any
         'fork').Process(target=run, name=name)
     process._parent_pid = parent
