@@ -3,6 +3,7 @@
 Jobs are files in a folder, and a server, a process that no supervisor has started, runs them.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -57,13 +58,10 @@ class BatchConstruct(TaskConstruct):
         self.jobs[job] = False
         write_aside(self.path(job), pack_job(job))
 
-    def withdraw(self, job):
-        os.unlink(os.path.join(self.folder, job.process))
-
-    def settle(self, job):
-        for name in os.listdir(self.folder):
-            if name == job.process or name.startswith(job.process + '.'):
-                os.unlink(os.path.join(self.folder, name))
+    def settle(self, job):    # No number is given twice.
+        for ending in ('', '.began', '.outcome', '.kill'):    # The server does not begin it again.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path(job) + ending)
 
     def kill(self, job, force):
         self.killed.add(job)
