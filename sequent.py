@@ -5070,7 +5070,7 @@ class _Types(dict):
 
     def __init__(self, record):
         self._fields = [getattr(hint, '__args__', (int if hint is bool else hint,))
-                        for hint in typing.get_type_hints(record).values()]
+                        for hint in record.__annotations__.values()]
 
     def __missing__(self, types):
         self[types] = len(types) == len(self._fields) and all(
