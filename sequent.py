@@ -10882,8 +10882,10 @@ class Stop:
         for job in driver.starter.drop():
             jobs.pop(job, None)
             driver.outcomes.interrupt(job.task, Outcome(ACTIVE, 'not started', interrupted=True))
-        self._end_jobs(False, driver.settings['shutdown_grace'])
-        self._end_jobs(True, 5.0)
+        self.end_jobs(force=False)
+        self._await_end(False, driver.settings['shutdown_grace'])
+        self.end_jobs(force=True)
+        self._await_end(True, 5.0)
         self.abandoned = [(job, construct) for job, construct in jobs.items()
                           if not construct.leaves]
         for job, _ in self.abandoned:
@@ -10895,17 +10897,19 @@ class Stop:
         if self._broken is not broken:
             raise self._broken
 
-    def _end_jobs(self, force, patience):
-        """Ask all that runs to end, and wait so many seconds; ``force``: do not ask."""
-        jobs = self.driver.jobs
-        for job, construct in list(jobs.items()):
+    def end_jobs(self, force):
+        """Ask all that runs to end; ``force``: do not ask."""
+        for job, construct in list(self.driver.jobs.items()):
             if construct.can_kill and not construct.leaves:
                 construct.kill(job, force)
             elif construct.queues and not construct.leaves:
                 construct.recall(job)
+
+    def _await_end(self, forced, patience):
+        """Wait so many seconds for the end of all that runs; ``forced``: that can be killed."""
         until = time.monotonic() + patience
-        while time.monotonic() < until and (force or not self._urged) and any(
-                one.can_kill or not force for one in jobs.values() if not one.leaves):
+        while time.monotonic() < until and (forced or not self._urged) and any(
+                one.can_kill or not forced for one in self.driver.jobs.values() if not one.leaves):
             self._drain(min(0.2, max(0.0, until - time.monotonic())))
 
     def _drain(self, timeout):

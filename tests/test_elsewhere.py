@@ -291,6 +291,11 @@ def opened_store(programs):  # noqa: F811
         store.close()
 
 
+def has_run(programs):  # noqa: F811
+    with opened_store(programs) as store:
+        return store.latest('etl') is not None
+
+
 def identity_of(programs, path):  # noqa: F811
     """Return what is stored of what was started for a step."""
     with opened_store(programs) as store:
@@ -536,6 +541,6 @@ leave(flow)
         if supervisor.process.poll() is None:
             supervisor.kill()
         supervisor.wait()
-        supervisor = programs.start(mode if os.path.exists(programs.store_path) else 'restart')
+        supervisor = programs.start(mode if has_run(programs) else 'restart')
     assert supervisor.wait() == 0, supervisor.errors()
     assert sorted(journal.words()) == sorted('abcd' * 2)
