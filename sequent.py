@@ -7490,10 +7490,7 @@ class InlineConstruct(TaskConstruct):
         _task_log_handler.install()
 
     def release(self, jobs):
-        for job in jobs:
-            self._run(job)
-
-    def _run(self, job):
+        [job] = jobs
         try:
             if job.config.get('cwd') or job.config.get('env'):
                 outcome = self._call_elsewhere(job)
@@ -10352,7 +10349,8 @@ class _Starter:
                 ready.append((job, construct))
             else:
                 jobs.append((job, construct))
-        self.release(ready)
+        if ready:
+            self.release(ready)
         return jobs
 
     def _prepare(self, job, construct, prepared):
@@ -11183,7 +11181,8 @@ class Driver(PlanWalk):
             for job, construct in jobs:
                 construct.withdraw(job)
             raise
-        starter.release(jobs)    # These go first, as somebody waits for them.
+        if jobs:
+            starter.release(jobs)    # These go first, as somebody waits for them.
         batch.settle()
 
     def _wait(self):
