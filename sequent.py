@@ -4436,7 +4436,6 @@ def _never_begun(run, store):
 # SQL that SQLite 3.7.17 knows.
 
 _APPLICATION = 0x53657175  # 'Sequ', in the header of every file of ours
-_HOT_JOURNAL = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'  # so it begins while it may be played back
 _BUSY = 60  # seconds to wait for a file that another process has locked
 _CHUNK = 200  # rows read at a time
 _CHECKED = 1 << 23  # bytes: a larger file is not checked as a whole, which takes over 0.2 s
@@ -4582,15 +4581,13 @@ class _SqliteFile(_LockingStore):
 
     def _connect(self, create):
         """Open the file and set ``_db``; leave it None if there is nothing to look at."""
-        import pathlib
         sqlite3 = _import_sqlite3()
         db = None
         try:
             with _looking, _sqlite_use:
                 if not self._find(create):
                     return
-                db = sqlite3.connect(pathlib.Path(self.path).as_uri() + '?mode=rw', uri=True,
-                                     timeout=_BUSY, isolation_level=None)
+                db = self._connect_to(self.path)
                 self._file = _file_key(self.path)
                 _opened[os.getpid(), self._file] += 1
             with _sqlite_use:
@@ -4619,12 +4616,10 @@ class _SqliteFile(_LockingStore):
                              'store' % (folder, self.path))
         self.check_trust(folder, create)
         if create and not os.path.lexists(self.path):
-            # Whoever finds the file while it is empty finds no runs in it: see `_prepare`.
-            with contextlib.suppress(FileExistsError):    # another supervisor was faster
-                os.close(_make_private(self.path))
+            self._make()
         if not os.path.exists(self.path):
             return False
-        if create and os.stat(self.path).st_nlink > 1:
+        if create and os.stat(self.path).st_nlink > 1 and not self._remove_asides():
             logger.warning('the store %r has several names (hard links): remove all but one, as '
                            'its journal, outcomes and logs stand beside one name', self.path)
         objection = '' if _opened[os.getpid(), _file_key(self.path)] else _objection(self.path)
@@ -4632,6 +4627,41 @@ class _SqliteFile(_LockingStore):
             raise StoreError('%r cannot be a store: %s; it was not touched. Move it away, or '
                              'give another store' % (self.path, objection))
         return True
+
+    def _make(self):
+        """Make the file aside and link it into place, so that nobody sees half a store."""
+        aside = '%s.new-%d-%d' % (self.path, os.getpid(), threading.get_ident())
+        try:
+            os.close(_make_private(aside))
+            with contextlib.closing(self._connect_to(aside)) as db:
+                self._prepare(db)
+            os.link(aside, self.path)
+        except FileExistsError:
+            pass    # another supervisor was faster
+        except OSError as exc:    # links are not possible here: `_prepare` fills an empty file
+            logger.debug('%s is made in place: %s', self.path, exc)
+            with contextlib.suppress(FileExistsError):
+                os.close(_make_private(self.path))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
+
+    def _remove_asides(self):
+        """Remove the names under which the file was made; return whether there were such names.
+
+        Whoever made the file may have been killed between the link and the removal.
+        """
+        folder, name = os.path.split(self.path)
+        asides = [one for one in os.listdir(folder) if one.startswith(name + '.new-')]
+        for aside in asides:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, aside))
+        return bool(asides)
+
+    def _connect_to(self, path):
+        import pathlib
+        return _import_sqlite3().connect(pathlib.Path(path).as_uri() + '?mode=rw', uri=True,
+                                         timeout=_BUSY, isolation_level=None)
 
     def check_trust(self, folder, create):
         """Refuse what another user could have written: pickles are read from here, which run code.
@@ -5176,12 +5206,11 @@ def _objection(path):
     """
     if not os.path.isfile(path):
         return 'it is not a regular file'
-    header, journal = _first_bytes(path, 108), _first_bytes(path + '-journal', 20)
-    # The journal of a file that was empty: SQLite empties it again if its making was cut short.
-    if not header or journal[:8] == _HOT_JOURNAL and journal[16:] == bytes(4):
-        return ''
-    if not header.strip(b'\0'):
-        return 'it is damaged, and begins with zeros'
+    with open(path, 'rb') as file:
+        header = file.read(108)
+    if not header.strip(b'\0'):    # an empty file, or its making was cut short
+        lost = header and not os.path.exists(path + '-journal')
+        return 'it is damaged, and begins with zeros' if lost else ''
     if header[:16] != b'SQLite format 3\0':
         return 'it is not an SQLite database'
     application = int.from_bytes(header[68:72], 'big')
@@ -5190,14 +5219,6 @@ def _objection(path):
             application == 0 and no_tables and not os.path.exists(path + '-wal')):
         return ''
     return "it is another application's database"
-
-
-def _first_bytes(path, size):
-    try:
-        with open(path, 'rb') as file:
-            return file.read(size)
-    except FileNotFoundError:
-        return b''
 
 
 def _file_key(file):

@@ -145,6 +145,20 @@ def test_a_finished_task_whose_result_cannot_be_written_is_not_run_again(night, 
     assert night.count('process') == 1
 
 
+@needs_strace
+@pytest.mark.parametrize('calls', ['pwrite64', 'fdatasync', 'link,linkat'])
+def test_a_store_whose_making_is_killed_is_not_there(night, calls):
+    """A store is made aside and linked into place when it is whole, so nobody sees half of one."""
+    done = night.run('run', before=[
+        'strace', '-f', '-qq', '-o', os.path.join(night.folder, 'strace'), '-e', 'trace=' + calls,
+        '-e', 'inject=%s:error=EIO:signal=KILL:when=1' % calls], PYTHONDONTWRITEBYTECODE='1')
+
+    assert done.code == -signal.SIGKILL, done
+    assert not os.path.exists(night.store)
+    assert night.count('process') == 0
+    night.recover()
+
+
 # Full disks
 
 
