@@ -1515,22 +1515,6 @@ def mentioned(expression, seen=None):
             yield atom
 
 
-class _Reading:
-    """Where an expression is read: for which step, in whose container; what it was found to say.
-
-    ``outer``: its atoms about steps further out, as in `PlanStep`. ``reacts``: it mentions a
-    failure or a completion.
-    """
-
-    __slots__ = ('container', 'step', 'outer', 'reacts')
-
-    def __init__(self, container, step):
-        self.container = container
-        self.step = step
-        self.outer = []  # type: typing.List[tuple]
-        self.reacts = False
-
-
 class _Compiler:
     """Compiles one plan."""
 
@@ -1560,7 +1544,7 @@ class _Compiler:
                     self.handle(plan_step)
         events = {}
         for event in self.events or ():
-            events[event.name] = self.event_gate(event, _Reading(top, top))
+            events[event.name] = self.event_gate(event, top, top)
             for atom in event.sources:
                 if isinstance(atom, Atom) and atom.status in (FAILURE, COMPLETE):
                     self.compiled[atom.step].expected = True
@@ -1724,55 +1708,57 @@ class _Compiler:
     def require(self, plan_step):
         """Compile what a step requires into gates of its container."""
         container, expression = plan_step.parent, self.requirement(plan_step)
-        reading = _Reading(container, plan_step)
-        gate = None if expression is _UNCONDITIONAL else self.gate(expression, reading)
+        gate = None
+        if expression is not _UNCONDITIONAL:
+            gate = self.gate(expression, container, plan_step)
         if gate is None:
             container.initial.append(plan_step)
             return
         container.starts[gate] = plan_step
-        plan_step.reacts = reading.reacts
-        if reading.outer:
-            plan_step.outer = tuple(reading.outer)
+        if plan_step.outer:
             container.awaits.append(plan_step)
 
-    def gate(self, expression, reading):
-        """Return a new gate that opens when an expression holds; None if it always holds."""
+    def gate(self, expression, container, step):
+        """Return a new gate that opens when an expression of a step holds; None if it always
+        holds."""
         operands = expression.operands if isinstance(expression, (All, Any)) else (expression,)
-        gate = reading.container.gate(len(operands) if isinstance(expression, All) else 1)
+        gate = container.gate(len(operands) if isinstance(expression, All) else 1)
         for operand in operands:
-            self.feed(operand, gate, reading)
-        return gate if reading.container.missing[gate] > 0 else None
+            self.feed(operand, gate, container, step)
+        return gate if container.missing[gate] > 0 else None
 
-    def event_gate(self, event, reading):
+    def event_gate(self, event, container, step):
         """Return the gate of an event: its expression is read where it is used (semantics 2.4)."""
-        container = reading.container
         if (event, container) not in self.event_gates:
             self.ordered = False
-            gate, inside = container.gate(1), _Reading(container, reading.step)
-            self.event_gates[event, container] = gate, inside.outer
+            gate, known = container.gate(1), len(step.outer)
+            self.event_gates[event, container] = gate, ()
             for source in event.sources:
-                self.feed(source, gate, inside)
+                self.feed(source, gate, container, step)
+            self.event_gates[event, container] = gate, tuple(step.outer[known:])
             if container.missing[gate] < 1:
                 if self.events is None:
                     self.event_gates[event, container] = None, ()
                 else:    # an Eventor's event is raised by what happens
                     container.missing[gate] = 1
+            return self.event_gates[event, container][0]
         gate, outer = self.event_gates[event, container]
-        reading.outer.extend(outer)
-        reading.reacts = reading.reacts or self.mentions_failure(event)
+        if outer:
+            step.outer = [*step.outer, *outer]
+        step.reacts = step.reacts or self.mentions_failure(event)
         return gate
 
-    def feed(self, operand, gate, reading):
+    def feed(self, operand, gate, container, step):
         """Let an operand count down a gate: now, if it always holds."""
         if type(operand) is Atom:
-            self.feed_atom(operand, gate, reading)
+            self.feed_atom(operand, gate, container, step)
             return
         is_event = isinstance(operand, Event)
-        source = (self.event_gate if is_event else self.gate)(operand, reading)
+        source = (self.event_gate if is_event else self.gate)(operand, container, step)
         if source is None:
-            reading.container.missing[gate] -= 1
+            container.missing[gate] -= 1
         else:
-            reading.container.leads[source] += (gate,)
+            container.leads[source] += (gate,)
 
     def mentions_failure(self, operand):
         """Whether a failure or a completion stands behind an event or a timer."""
@@ -1781,13 +1767,13 @@ class _Compiler:
                                         for atom in mentioned(operand))
         return self.failing[operand]
 
-    def feed_atom(self, atom, gate, reading):
-        target, status, container = self.compiled[atom.step], atom.status, reading.container
+    def feed_atom(self, atom, gate, container, step):
+        target, status = self.compiled[atom.step], atom.status
         if status in (FAILURE, COMPLETE) or (
                 atom.step.kind == 'timer' and self.mentions_failure(atom)):
-            reading.reacts = True
-        levels = 0 if target.parent is container else self.levels(target, reading)
-        if target.last >= reading.step.rank:
+            step.reacts = True
+        levels = 0 if target.parent is container else self.levels(target, step)
+        if target.last >= step.rank:
             self.ordered = False
         if levels == 0:
             target.told |= _BITS[status]
@@ -1801,7 +1787,8 @@ class _Compiler:
             target.told = _ANY    # further in it matters, too, what cannot be any more
             target.awaited = True
             container.imports.append((levels, target, status, gate))
-            reading.outer.append((levels, target, _BITS[status]))
+            step.outer = step.outer or []
+            step.outer.append((levels, target, _BITS[status]))
             for _ in range(levels):    # what was not raised then may be raised in a recovery
                 container.replayed = container.replayed or container is not target
                 container = container.parent
@@ -1838,12 +1825,12 @@ class _Compiler:
                 'no trigger on a failure or a completion starts it: give one to another step'))
         plan_step.handles = tuple(handled)
 
-    def levels(self, target, reading):
-        """How many levels further out than the reader's scope a required step stands."""
-        scopes = reading.step.around()
+    def levels(self, target, step):
+        """How many levels further out than a step one stands that it requires."""
+        scopes = step.around()
         if target.parent in scopes:
-            return scopes.index(target.parent) - scopes.index(reading.container)
-        path, outside = reading.step.path, target
+            return scopes.index(target.parent)
+        path, outside = step.path, target
         if target.parent is None:
             raise FlowError('step %r requires the flow itself' % path)
         while outside.parent not in scopes:
@@ -1867,70 +1854,68 @@ def _tolerance(step):
 def check_circles(steps, compiled, requirement):
     """Raise `CycleError` if some step can never start because steps wait for one another.
 
-    Every step is two things that can come to be: its start and its end. A step can start when its
-    container can and its expression can hold; a leaf can end when it can start, a container when
-    all that is inside can end (semantics 2.6). What is left when nothing more can come to be
-    waits in a circle.
+    Gates are counted down as if all happened that can. A step can start when its container can
+    and its requirement can hold; a leaf can end when it can start, a container when all that is
+    inside can end (semantics 2.6). What is left then waits in a circle.
     """
-    waiting = collections.defaultdict(list)   # thing -> [counter] of what waits for it
-    possible = set()  # type: typing.Set[tuple]
-    known = set()  # type: typing.Set[int]
-    agenda = []
+    containers = [step for step in steps if step.children is not None]
+    counts = {one: list(one.missing) for one in containers}
+    left = {one: len(one.children) for one in containers}    # children that cannot end yet
+    holding = {child for one in containers for child in one.initial}
+    further_in = collections.defaultdict(list)
+    for one in containers:
+        for _, target, status, gate in one.imports:
+            further_in[target, status].append((one, gate))
+    begun, ended, agenda = set(), set(), [steps[0]]  # type: set, set, list
 
-    def await_all(thing, needs, missing):
-        counter = [missing, thing]
-        for need in needs:
-            waiting[need].append(counter)
-        if missing == 0:
-            agenda.append(thing)
+    def count_down(container, gates):
+        for gate in gates:
+            counts[container][gate] -= 1
+            if counts[container][gate] == 0:
+                count_down(container, container.leads[gate])
+                holding.add(container.starts[gate])
+                if container in begun:
+                    agenda.append(container.starts[gate])
 
-    def holding(expression):
-        """Return the thing that stands for an expression's holding."""
-        if isinstance(expression, Atom):
-            side = 'start' if expression.status in (READY, ACTIVE) else 'end'
-            return side, compiled[expression.step]
-        thing = 'expression', id(expression)
-        if id(expression) not in known:
-            known.add(id(expression))
-            operands = (expression.sources if isinstance(expression, Event)
-                        else expression.operands)
-            await_all(thing, [holding(one) for one in operands],
-                      1 if isinstance(expression, Any) else len(operands))
-        return thing
+    def reach(step, *statuses):
+        for status in statuses:
+            gates = step.after if status == SUCCESS else step.on.get(status)
+            count_down(step.parent, gates or ())
+            for container, gate in further_in[step, status]:
+                count_down(container, (gate,))
 
-    for step in steps:
-        needs = [('start', step.parent)] if step.parent is not None else []
-        if step.requires():
-            needs.append(holding(requirement(step)))
-        await_all(('start', step), needs, len(needs))
-        needs = [('start', step)] + [('end', one) for one in step.children or ()]
-        await_all(('end', step), needs, len(needs))
     while agenda:
-        thing = agenda.pop()
-        if thing in possible:
+        step = agenda.pop()
+        if step is None or step in begun:
             continue
-        possible.add(thing)
-        for counter in waiting[thing]:
-            counter[0] -= 1
-            if counter[0] == 0:
-                agenda.append(counter[1])
-    stuck = [step for step in steps if ('start', step) not in possible]
+        begun.add(step)
+        agenda += [child for child in step.children or () if child in holding]
+        reach(step, READY, ACTIVE)
+        while step is not None and not left.get(step):
+            ended.add(step)
+            reach(step, SUCCESS, FAILURE, COMPLETE)
+            step = step.parent
+            if step is not None:
+                left[step] -= 1
+    stuck = [step for step in steps if step not in begun]
     if stuck:
-        _raise_circle(waiting, possible, ('start', stuck[0]))
+        _raise_circle(stuck[0], begun, ended, compiled, requirement)
 
 
-def _raise_circle(waiting, possible, thing):
-    """Walk from something that cannot come to be along what it waits for, until it repeats."""
-    awaits = {}  # type: typing.Dict[tuple, tuple]
-    for need, counters in waiting.items():
-        if need not in possible:
-            for _, waiter in counters:
-                awaits.setdefault(waiter, need)
-    seen = []
-    while thing not in seen:
-        seen.append(thing)
-        thing = awaits[thing]
-    paths = [one[1].path for one in seen[seen.index(thing):] if one[0] != 'expression']
+def _raise_circle(step, begun, ended, compiled, requirement):
+    """Walk from a step that cannot start along what it waits for, until that repeats."""
+    end, seen = False, []  # type: bool, list
+    while (step, end) not in seen:
+        seen.append((step, end))
+        if step in begun:
+            step, end = next(child for child in step.children if child not in ended), True
+        elif step.parent not in begun:
+            step, end = step.parent, False
+        else:
+            needs = [(compiled[atom.step], atom.status not in (READY, ACTIVE))
+                     for atom in mentioned(requirement(step))]
+            step, end = next(one for one in needs if one[0] not in (ended if one[1] else begun))
+    paths = [one.path for one, _ in seen[seen.index((step, end)):]]
     circle = [path for n, path in enumerate(paths) if path != paths[n - 1]] or paths[:1]
     raise CycleError('steps wait for one another, so that none can start: %s'
                      % ' -> '.join(circle + circle[:1]))
