@@ -1515,88 +1515,14 @@ def mentioned(expression, seen=None):
             yield atom
 
 
-class _Compiler:
-    """Compiles one plan."""
+class _Counters:
+    """The counters of a plan, and what each step needs of them."""
 
-    def __init__(self, handled_by, events):
-        self.handling = {'failure': (FAILURE,), 'complete': (FAILURE, COMPLETE)}.get(
-            handled_by, ())  # type: typing.Tuple[str, ...]
-        self.events = events
-        self.steps = []
-        self.compiled = {}       # Step -> PlanStep
+    def __init__(self, dynamic):
+        self.dynamic = dynamic
         self.pools = [(None, _NO_LIMIT), (None, 1), (None, _NO_LIMIT)]
-        self.outside = {}        # number -> OutsidePool
-        self.pool_numbers = {}   # ResourcePool or OutsidePool -> its number
-        self.event_gates = {}    # (Event, container) -> its gate (None: it always holds), outer
-        self.failing = {}        # see `mentions_failure`
-        self.implied = {}        # PlanStep -> its requirement and that of what it asks for
-        self.ordered = True      # every atom points backward: there can be no circle
-
-    def compile(self, root):
-        top = self.add_step(root, None, 0, {}, ())
-        for plan_step in self.steps:
-            if plan_step.step.asks is not None:
-                self.ask(plan_step)
-        for plan_step in self.steps:
-            if plan_step.requires():
-                self.require(plan_step)
-                if plan_step.reacts or plan_step.step.handles:
-                    self.handle(plan_step)
-        events = {}
-        for event in self.events or ():
-            events[event.name] = self.event_gate(event, top, top)
-            for atom in event.sources:
-                if isinstance(atom, Atom) and atom.status in (FAILURE, COMPLETE):
-                    self.compiled[atom.step].expected = True
-        if not self.ordered and self.events is None:
-            check_circles(self.steps, self.compiled, self.requirement)
-        return Plan(top, self.steps, self.compiled, self.pools, self.outside, self.lanes(), events,
-                    self.events is not None)
-
-    def lanes(self):
-        """Number the lanes: steps whose tasks need the same wait in the same one."""
-        numbers = collections.OrderedDict()  # type: typing.Dict[tuple, int]
-        for step in self.steps:
-            if step.uses or step.needs:
-                # Where a step waits for another one to be active, its start is not put off.
-                ahead = _QUEUED in step.uses and not (step.needs or step.told & _ACTIVE)
-                step.lane = numbers.setdefault((step.uses, step.needs, ahead), len(numbers))
-        return list(numbers)
-
-    # The tree.
-
-    def add_step(self, step, parent, slot, recovery, held):
-        """Compile a step and those below it, without their requirements.
-
-        A leaf with a loop is a container; its body is a leaf with the same path, one component
-        deeper.
-        """
-        body = parent is not None and parent.step is step
-        leaf_loop = step.loop is not None and not step.children and not body
-        container = parent is None or bool(step.children) or leaf_loop
-        kind = step.kind if step.kind != 'leaf' else (
-            'loop' if leaf_loop else 'container' if container else 'leaf')
-        plan_step = (PlanContainer if container else PlanStep)(step, kind, parent, slot)
-        self.steps.append(plan_step)
-        self.compiled.setdefault(step, plan_step)
-        recovery = dict(recovery, **step.recovery) if step.recovery else recovery
-        if recovery:
-            plan_step.recovery = dict(_REPLAYS, **recovery)
-            plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
-        if not leaf_loop:
-            held = self.resources(plan_step, step, held)
-        if not container:
-            plan_step.retries = step.retries
-            self.cap(plan_step)
-        if body:
-            plan_step.delay = 0
-            parent.initial.append(plan_step)
-        for slot, below in enumerate((step,) if leaf_loop else step.children):
-            child = self.add_step(below, plan_step, slot, recovery, held)
-            plan_step.children.append(child)
-            plan_step.last = max(plan_step.last, child.last)
-            plan_step.replayed = plan_step.replayed or child.replayed
-        return plan_step
+        self.outside = {}    # number -> OutsidePool
+        self.numbers = {}    # ResourcePool or OutsidePool -> its number
 
     def resources(self, plan_step, step, held):
         """Fill in what a step acquires and releases; return all that is held at its depth."""
@@ -1626,13 +1552,13 @@ class _Compiler:
     def amounts(self, pairs):
         total = collections.OrderedDict()  # type: typing.Dict[int, int]
         for pool, amount in pairs:
-            if pool not in self.pool_numbers:
-                number = self.pool_numbers[pool] = len(self.pools)
+            if pool not in self.numbers:
+                number = self.numbers[pool] = len(self.pools)
                 outside = isinstance(pool, OutsidePool)
                 self.pools.append((pool.name, _NO_LIMIT if outside else pool.resource_limit))
                 if outside:
                     self.outside[number] = pool
-            number = self.pool_numbers[pool]
+            number = self.numbers[pool]
             total[number] = total.get(number, 0) + amount
         return tuple(total.items())
 
@@ -1642,7 +1568,7 @@ class _Compiler:
         limit, outer = plan_step.step.max_concurrent, plan_step.parent
         if plan_step.step is outer.step:
             outer = outer.parent
-        while outer is not None and outer.limit == 1 and (self.events is None or outer.parent):
+        while outer is not None and outer.limit == 1 and (not self.dynamic or outer.parent):
             outer = outer.parent
         if limit is None or limit < 1 or outer is None or not plan_step.calls:
             return
@@ -1650,6 +1576,89 @@ class _Compiler:
         number = len(self.pools) - 1
         plan_step.needs += ((number, 1),)
         plan_step.gives += ((number, 1),)
+
+    def lanes(self, steps):
+        """Number the lanes: steps whose tasks need the same wait in the same one."""
+        numbers = collections.OrderedDict()  # type: typing.Dict[tuple, int]
+        for step in steps:
+            if step.uses or step.needs:
+                # Where a step waits for another one to be active, its start is not put off.
+                ahead = _QUEUED in step.uses and not (step.needs or step.told & _ACTIVE)
+                step.lane = numbers.setdefault((step.uses, step.needs, ahead), len(numbers))
+        return list(numbers)
+
+
+class _Compiler:
+    """Compiles one plan."""
+
+    def __init__(self, handled_by, events):
+        self.handling = {'failure': (FAILURE,), 'complete': (FAILURE, COMPLETE)}.get(
+            handled_by, ())  # type: typing.Tuple[str, ...]
+        self.events = events
+        self.steps = []
+        self.compiled = {}       # Step -> PlanStep
+        self.counters = _Counters(events is not None)
+        self.event_gates = {}    # (Event, container) -> its gate (None: it always holds), outer
+        self.failing = {}        # see `mentions_failure`
+        self.implied = {}        # PlanStep -> its requirement and that of what it asks for
+        self.ordered = True      # every atom points backward: there can be no circle
+
+    def compile(self, root):
+        top = self.add_step(root, None, 0, {}, ())
+        for plan_step in self.steps:
+            if plan_step.step.asks is not None:
+                self.ask(plan_step)
+        for plan_step in self.steps:
+            if plan_step.requires():
+                self.require(plan_step)
+                if plan_step.reacts or plan_step.step.handles:
+                    self.handle(plan_step)
+        events = {}
+        for event in self.events or ():
+            events[event.name] = self.event_gate(event, top, top)
+            for atom in event.sources:
+                if isinstance(atom, Atom) and atom.status in (FAILURE, COMPLETE):
+                    self.compiled[atom.step].expected = True
+        if not self.ordered and self.events is None:
+            check_circles(self.steps, self.compiled, self.requirement)
+        counters = self.counters
+        return Plan(top, self.steps, self.compiled, counters.pools, counters.outside,
+                    counters.lanes(self.steps), events, counters.dynamic)
+
+    # The tree.
+
+    def add_step(self, step, parent, slot, recovery, held):
+        """Compile a step and those below it, without their requirements.
+
+        A leaf with a loop is a container; its body is a leaf with the same path, one component
+        deeper.
+        """
+        body = parent is not None and parent.step is step
+        leaf_loop = step.loop is not None and not step.children and not body
+        container = parent is None or bool(step.children) or leaf_loop
+        kind = step.kind if step.kind != 'leaf' else (
+            'loop' if leaf_loop else 'container' if container else 'leaf')
+        plan_step = (PlanContainer if container else PlanStep)(step, kind, parent, slot)
+        self.steps.append(plan_step)
+        self.compiled.setdefault(step, plan_step)
+        recovery = dict(recovery, **step.recovery) if step.recovery else recovery
+        if recovery:
+            plan_step.recovery = dict(_REPLAYS, **recovery)
+            plan_step.replayed = plan_step.recovery[SUCCESS] == 'rerun'
+        if not leaf_loop:
+            held = self.counters.resources(plan_step, step, held)
+        if not container:
+            plan_step.retries = step.retries
+            self.counters.cap(plan_step)
+        if body:
+            plan_step.delay = 0
+            parent.initial.append(plan_step)
+        for slot, below in enumerate((step,) if leaf_loop else step.children):
+            child = self.add_step(below, plan_step, slot, recovery, held)
+            plan_step.children.append(child)
+            plan_step.last = max(plan_step.last, child.last)
+            plan_step.replayed = plan_step.replayed or child.replayed
+        return plan_step
 
     # Placeholders.
 

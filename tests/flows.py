@@ -354,7 +354,6 @@ def random_flow(seed, max_nodes=15, max_tasks=60):
     if chance.likely(0.4):
         _add_constructs(chance, flow)
     _add_handlers(chance, flow)
-    _let_loops_fail_alone(flow)
     if flow.pools and chance.likely(0.4):
         _move_pools_outside(chance, flow)
     return flow
@@ -366,17 +365,6 @@ def _move_pools_outside(chance, flow):
              for pool, _ in node.acquires + node.releases}
     flow.outside = {pool for pool in sorted(flow.pools)
                     if pool not in given and chance.likely(0.7)}
-
-
-def _let_loops_fail_alone(flow):
-    """Let no loop raise in iterations that are in flight together.
-
-    Which of two loops raises first at one moment, and so stops the other, depends on the order in
-    which an iteration ends in one turn.
-    """
-    for node in flow.nodes.values():
-        if any(one.max_concurrent not in (None, 1) for one in node.above()):
-            node.loop_fails = None
 
 
 def _random_tree(chance, max_nodes):
