@@ -316,7 +316,7 @@ class Sharers:
         with open(str(self.folder / (name + '.out')), 'ab') as stream:
             process = subprocess.Popen(
                 [sys.executable, 'shared.py', name, mode, construct], cwd=str(self.folder),
-                stdout=stream)
+                stdout=stream, stderr=stream)
         self.processes.append(process)
         return process
 
@@ -343,7 +343,7 @@ def test_two_supervisors_share_the_units_in_a_file(sharers, tmp_path):      # se
     sharers.wait_to_read('one', 'one is in the room')
     other = sharers.start('other')
     sharers.wait_to_read('other', 'other did what is free')
-    assert 'room' not in (tmp_path / 'other.out').read_text()
+    assert 'is in the room' not in (tmp_path / 'other.out').read_text()
 
     (tmp_path / 'wait').unlink()
 
@@ -362,6 +362,21 @@ def test_a_recovery_takes_again_what_a_dead_supervisor_had_taken(sharers, tmp_pa
 
     (tmp_path / 'wait').unlink()
     recovery = sharers.start('one', 'recover', construct='thread')
+
+    assert recovery.wait(60) == 0
+    assert (tmp_path / 'units').read_text() == '{}'
+
+
+@needs_fcntl
+def test_an_adopted_task_gives_back_what_a_dead_supervisor_had_taken(sharers, tmp_path):
+    one = sharers.start('one')
+    sharers.wait_to_read('one', 'one is in the room')
+    one.kill()
+    one.wait()
+
+    recovery = sharers.start('one', 'recover')
+    sharers.wait_to_read('one', 'adopted')
+    (tmp_path / 'wait').unlink()
 
     assert recovery.wait(60) == 0
     assert (tmp_path / 'units').read_text() == '{}'
