@@ -1781,7 +1781,7 @@ class _Compiler:
         if status in (FAILURE, COMPLETE) or (
                 atom.step.kind == 'timer' and self.mentions_failure(atom)):
             step.reacts = True
-        levels = 0 if target.parent is container else self.levels(target, step)
+        levels = 0 if target.parent is container else _levels(target, step)
         if target.last >= step.rank:
             self.ordered = False
         if levels == 0:
@@ -1834,19 +1834,20 @@ class _Compiler:
                 'no trigger on a failure or a completion starts it: give one to another step'))
         plan_step.handles = tuple(handled)
 
-    def levels(self, target, step):
-        """How many levels further out than a step one stands that it requires."""
-        scopes = step.around()
-        if target.parent in scopes:
-            return scopes.index(target.parent)
-        path, outside = step.path, target
-        if target.parent is None:
-            raise FlowError('step %r requires the flow itself' % path)
-        while outside.parent not in scopes:
-            outside = outside.parent
-        raise FlowError('step %r requires step %r, which is inside the container %r and has no '
-                        'single sequence here; require the container instead: (%r, %r)'
-                        % (path, target.path, outside.path, outside.path, 'success'))
+
+def _levels(target, step):
+    """How many levels further out than a step one stands that it requires."""
+    scopes = step.around()
+    if target.parent in scopes:
+        return scopes.index(target.parent)
+    path, outside = step.path, target
+    if target.parent is None:
+        raise FlowError('step %r requires the flow itself' % path)
+    while outside.parent not in scopes:
+        outside = outside.parent
+    raise FlowError('step %r requires step %r, which is inside the container %r and has no '
+                    'single sequence here; require the container instead: (%r, %r)'
+                    % (path, target.path, outside.path, outside.path, 'success'))
 
 
 def _tolerance(step):
@@ -10045,6 +10046,7 @@ class PlanWalk:
     """
 
     signals = ()  # type: typing.Sequence[int]
+    outside = None  # type: typing.Any
 
     def __init__(self, plan, store, run, settings, history, flow, engine=None, clock=None):
         self.plan = plan
@@ -10111,14 +10113,8 @@ class PlanWalk:
     def _answer(self, kind, task):
         if kind == 'open':
             return self._open_iteration(task)
-        return self.engine.granted(task, self.take(task), self.clock())
-
-    def take(self, task):
-        """Take what a task needs of the pools outside the run; return whether it is there."""
-        return True
-
-    def give(self, task, number, amount):
-        """Give back what a task had of a pool outside the run."""
+        granted = self.outside is None or self.outside.take(task)
+        return self.engine.granted(task, granted, self.clock())
 
     def failed(self, task):
         """Note that a task has failed."""
@@ -10136,7 +10132,7 @@ class PlanWalk:
             self.skip(*what)
             self.results.skip(what[0], what[1].result)
         elif kind == 'give':
-            self.give(*what)
+            self.outside.give(*what)
         elif kind == 'attempt':
             self._note_attempt(*what)
         elif kind == 'dropped':
@@ -10626,38 +10622,54 @@ class _OutsidePools:
         self._broken = set()    # those that raised when they were asked last
 
     def open(self):
+        driver = self._driver
+        if not self._pools:
+            return
         for pool in self._pools.values():
-            pool.open(functools.partial(self._driver.port.call, self._ask_again))
+            pool.open(functools.partial(driver.port.call, self._ask_again))
+        needs = {step.path: step.needs for step in driver.plan.steps if step.children is None}
+        for path, sequence in driver.history.left if driver.history and not driver.begun else ():
+            for number, amount in needs.get(path, ()):    # It ended without a supervisor.
+                if number in self._pools:
+                    self._give(number, amount, path, sequence)
+
+    def close(self):
+        """Give back what the tasks of a run that stops have; let the pools rest."""
+        engine = self._driver.engine
+        for number, pool in self._pools.items():
+            for name, amount in engine.admission.holders[number].items() if engine.halted else ():
+                self._give(number, amount, *name)
+            pool.close()
 
     def _ask_again(self):
         self._driver.feed(self._driver.engine.ask_again(self._driver.clock()))
 
-    def _name(self, path, sequence):
-        run = self._driver.run_record
-        return run.flow, run.run_id, path, sequence
-
     def take(self, task):
-        taken, name = [], self._name(task.step.path, task.sequence)
+        """Take all that a task needs of the pools, or nothing; return whether it was there."""
+        taken, timers = [], self._driver.timers
         for number, amount in task.step.needs:
             pool = self._pools.get(number)
             if pool is None:
                 continue
-            if not self._call(pool, pool.try_take, amount, name):
-                for other, units in taken:
-                    self._call(other, other.give, units, name)
-                timers = self._driver.timers
+            if not self._call(pool, pool.try_take, amount, task.step.path, task.sequence):
+                for one in taken:
+                    self.give(task, *one)
                 timers.set(pool, timers.clock() + pool.cadence, self._ask_again)
                 return False
-            taken.append((pool, amount))
+            taken.append((number, amount))
         return True
 
-    def give(self, path, sequence, number, amount):
-        pool = self._pools[number]
-        self._call(pool, pool.give, amount, self._name(path, sequence))
+    def give(self, task, number, amount):
+        self._give(number, amount, task.step.path, task.sequence)
 
-    def _call(self, pool, method, amount, name):
+    def _give(self, number, amount, path, sequence):
+        pool = self._pools[number]
+        self._call(pool, pool.give, amount, path, sequence)
+
+    def _call(self, pool, method, amount, path, sequence):
+        run = self._driver.run_record
         try:
-            answer = method(amount, name)
+            answer = method(amount, (run.flow, run.run_id, path, sequence))
         except Exception as error:
             if pool not in self._broken:
                 logger.exception('pool %s: %s', pool.name, describe_error(error))
@@ -10665,15 +10677,6 @@ class _OutsidePools:
             return False
         self._broken.discard(pool)
         return answer
-
-    def close(self):
-        """Give back what the tasks of a run that stops have; let the pools rest."""
-        engine = self._driver.engine
-        for number, pool in self._pools.items():
-            for (path, sequence), amount in engine.admission.holders[
-                    number].items() if engine.halted else ():
-                self.give(path, sequence, number, amount)
-            pool.close()
 
 
 class _Outcomes:
@@ -11237,12 +11240,6 @@ class Driver(PlanWalk):
     def failed(self, task):
         PlanWalk.failed(self, task)
         self.constructs.failed()
-
-    def take(self, task):
-        return self.outside.take(task)
-
-    def give(self, task, number, amount):
-        self.outside.give(task.step.path, task.sequence, number, amount)
 
     def call(self, function, argument):
         return self.stop.call(function, argument)

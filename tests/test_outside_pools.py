@@ -368,15 +368,20 @@ def test_a_recovery_takes_again_what_a_dead_supervisor_had_taken(sharers, tmp_pa
 
 
 @needs_fcntl
-def test_an_adopted_task_gives_back_what_a_dead_supervisor_had_taken(sharers, tmp_path):
+@pytest.mark.parametrize('adopted', [True, False])
+def test_a_recovery_gives_back_what_a_task_without_supervisor_had(adopted, sharers, tmp_path):
     one = sharers.start('one')
     sharers.wait_to_read('one', 'one is in the room')
     one.kill()
     one.wait()
+    if not adopted:
+        (tmp_path / 'wait').unlink()
+        wait_for(lambda: not (tmp_path / 'room').exists(), 'the end of the task')
 
     recovery = sharers.start('one', 'recover')
-    sharers.wait_to_read('one', 'adopted')
-    (tmp_path / 'wait').unlink()
+    if adopted:
+        sharers.wait_to_read('one', 'it is adopted')
+        (tmp_path / 'wait').unlink()
 
     assert recovery.wait(60) == 0
     assert (tmp_path / 'units').read_text() == '{}'
