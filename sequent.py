@@ -340,24 +340,6 @@ def _without_collecting():
         _paused.pop()
 
 
-if hasattr(os, 'register_at_fork'):  # since 3.7, where there is fork
-    _process_mark = None  # type: typing.Any
-
-    def _this_process():
-        """Return what is another object in a process forked from this one; os.getpid() takes four
-        times as long. A fork that C code makes without telling Python is not seen."""
-        if _process_mark is None:
-            os.register_at_fork(after_in_child=_renew_process_mark)
-            _renew_process_mark()
-        return _process_mark
-
-    def _renew_process_mark():
-        global _process_mark
-        _process_mark = object()
-else:
-    _this_process = os.getpid
-
-
 def as_process(run, name, line, parent):
     """Return a function that calls ``run()`` in a process made by os.fork(), as multiprocessing
     does in a child of its own: with its name, its number, and what is registered for a fork.
@@ -5785,7 +5767,7 @@ def run_job(job, **more):
     """
     before = getattr(_running, 'job', None)
     _running.job = job
-    process = _this_process()
+    process = os.getpid()
     try:
         if more:
             result, error = job.func(*job.args, **job.kwargs, **more), None
@@ -5797,7 +5779,7 @@ def run_job(job, **more):
         result, error = None, raised
     finally:
         _running.job = before
-    if _this_process() != process:
+    if os.getpid() != process:
         _end_fork(error)
     if error is None and result is None:
         return SUCCEEDED
@@ -6298,24 +6280,15 @@ class _LastingStream:
 
 def _discard(stream):
     """Empty the buffer of a stream that cannot be written, so that no later flush fails."""
-    with contextlib.suppress(OSError, ValueError, AttributeError), _diverted(stream.fileno()):
-        stream.flush()
-
-
-@contextlib.contextmanager
-def _diverted(*fds):
-    """Let what is written to descriptors go nowhere meanwhile."""
-    kept, void = [], os.open(os.devnull, os.O_WRONLY)
-    try:
-        for fd in fds:
-            kept.append((fd, os.dup(fd)))
-            os.dup2(void, fd)
-        yield
-    finally:
-        for fd, before in kept:
-            os.dup2(before, fd)
-            os.close(before)
-        os.close(void)
+    with contextlib.suppress(OSError, ValueError, AttributeError), open(os.devnull, 'w') as void:
+        fd = stream.fileno()
+        kept = os.dup(fd)
+        try:
+            os.dup2(void.fileno(), fd)
+            stream.flush()
+        finally:
+            os.dup2(kept, fd)
+            os.close(kept)
 
 
 class _StandardStreams:
@@ -8406,14 +8379,6 @@ def await_line(fd, lives):
     return True
 
 
-def prepare_children():
-    """Open the streams for the logs of the children of this process, while something like a log
-    is there."""
-    global _log_streams
-    with _diverted(1, 2):
-        _log_streams = _open_log_streams()
-
-
 def _run_here(job):
     global _child_job
     try:
@@ -8489,7 +8454,6 @@ def _redirect(job):
     Returns:
         an `Outcome` that says why that cannot be, or None.
     """
-    global _log_streams
     path = _mark_of(job) or (job.log if _has_log(job) else None)
     if path is None:
         return None
@@ -8503,17 +8467,9 @@ def _redirect(job):
     for fd in (1, 2):
         os.dup2(log, fd)
     os.close(log)
-    sys.stdout, sys.stderr = _log_streams or _open_log_streams()
-    _log_streams = None
+    sys.stdout, sys.stderr = [open(fd, 'w', buffering=1, encoding='utf-8', closefd=False,
+                                   errors='backslashreplace') for fd in (1, 2)]
     return None
-
-
-_log_streams = None    # made ahead, for a process that will have a log file
-
-
-def _open_log_streams():
-    return [open(fd, 'w', buffering=1, encoding='utf-8', errors='backslashreplace', closefd=False)
-            for fd in (1, 2)]
 
 
 def _deliver(job, fd, identity, outcome, lives):

@@ -55,7 +55,7 @@ from . import (  # type: ignore
     Program, ProgramError, as_process, await_line, begin_elsewhere, close_private,
     find_construct, flush_streams, fork, framed, leave_supervisor, make_line, manner_of_end,
     missing_of_frame, occupy_standard_fds, own_fds, own_signals, pack_job, pack_outcome,
-    prepare_children, process_alive, process_identity, process_members, refuse_name, run_job,
+    process_alive, process_identity, process_members, refuse_name, run_job,
     serve_child, start_lock, take_frame, unpack_job, write_aside, write_outcome)
 
 BACKEND = {'accelerates': 'process'}
@@ -693,7 +693,6 @@ class _Tending:
         os.environ.update(environment)
         if folder is not None:
             os.chdir(folder)
-        prepare_children()
         if self._steps:
             begin_elsewhere(next(iter(self._steps.values())).flow, self.job.run_id)
         self._learned = True
