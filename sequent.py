@@ -5471,6 +5471,9 @@ class TaskConstruct(abc.ABC):
     3. `settle`, once the outcome that came by ``port.done`` is in the store;
     4. `close`, once, however the run ended.
 
+    After a crash, `look` is asked about what an earlier supervisor has started, before `open`, and
+    `adopt` takes over what still runs.
+
     Every method is called from the driver's thread and must not block it; ``port.done`` may be
     called from any. A construct has no opinion about statuses: whatever becomes of a released
     job, exactly one `Outcome` is reported for it. ``success`` means that the function returned;
@@ -5569,7 +5572,8 @@ class TaskConstruct(abc.ABC):
     def settle(self, job):  # noqa: B027 (optional)
         """Clear away what is left of a job whose outcome is in the store.
 
-        Until then, what runs the job must be able to leave the outcome elsewhere, if it can.
+        Until then, what runs the job must be able to leave the outcome elsewhere, if it can. Also
+        called before `open`, for what `look` has found ended with an outcome.
         """
 
     def kill(self, job, force):
@@ -7914,14 +7918,14 @@ class ProcessConstruct(TaskConstruct):
 
     def settle(self, job):
         child = job.state
-        if child.fd is not None:
+        if child is not None and child.fd is not None:
             child.settle()
             if _mark_of(job):
                 _remove(_mark_of(job))
         elif job.outcome is not None:    # It may have left its outcome in the file.
             for ending in ('', '.process', '.began'):
                 _remove(job.outcome + ending)
-        if child in self._children:
+        if child is not None and child in self._children:
             self._part(child)
 
     def kill(self, job, force):
@@ -9201,6 +9205,7 @@ class _History:
         self.noted = noted or {}
         self.living = {}  # type: typing.Dict[tuple, _Left]
         self.left = {}  # type: typing.Dict[tuple, tuple]
+        self._taken = []  # type: typing.List[tuple]
         self.retries = None  # type: typing.Any
         self._settings = settings
         self._steps = {one.path: one.step for one in plan.steps if one.calls}
@@ -9219,6 +9224,8 @@ class _History:
         if not settle:
             return
         self.store.commit(self.run, [record for record, _ in self.left.values()])
+        for job, construct in self._taken:
+            construct.settle(job)
         self._remove_outcomes()
         for record, outcome in self.left.values():
             logger.info('step %s at %s %s while no supervisor was there', record.path,
@@ -9239,6 +9246,7 @@ class _History:
             if settle:
                 record = record._replace(result=store_result(self.store, place, outcome))
             self.left[key] = record, outcome._replace(result=None)
+            self._taken.append((job, construct))
         elif sight.state == 'never_began':
             self.left[key] = record._replace(status=READY, started=None, process=None), None
         elif sight.state == 'running':
@@ -9268,7 +9276,7 @@ class _History:
         return job, construct, construct.look(job)
 
     def _remove_outcomes(self):
-        """Remove the files that have been read, and those of tasks whose end was known already."""
+        """Remove the files of tasks whose end was known already."""
         if not self.store.folder:
             return
         living = [left.job.outcome for left in self.living.values()]

@@ -1052,6 +1052,8 @@ class AdoptionContract:
                                     if one.state == 'ended'])[0]
         assert pickle.loads(sight.outcome.result) == 'a'
         assert abs(sight.outcome.ended - time.time()) < PATIENCE
+        adopter[0].settle(job)
+        assert adopter[0].look(job).outcome is None, 'it was settled'
 
     def test_the_outcome_of_what_has_ended_since_it_was_seen_comes(self, adopter, tmp_path):
         # semantics 7.6

@@ -337,6 +337,7 @@ def test_what_a_batch_system_has_ended_meanwhile_is_taken(batch, programs, journ
     assert programs.run('recover') == 0
     assert sorted(journal.words()) == ['a', 'b']
     assert programs.tasks() == {'a': [('1', 0, 1, 'success')], 'b': [('1', 0, 1, 'success')]}
+    assert [one for one in os.listdir(str(batch)) if '.job' in one] == []
 
 
 def test_a_batch_job_whose_step_is_gone_is_found_by_its_identity(batch, programs, journal):  # noqa: F811
