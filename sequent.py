@@ -4088,6 +4088,29 @@ def _trust_problem(path, info):
     return ''
 
 
+def check_trust(store, create):
+    """Refuse a store, given by its path, that another user could have written.
+
+    Pickles are read from there, which run code. The file beside it whose name ends in -journal is
+    played back into the store by SQLite.
+    """
+    beside = ('', '-journal', '-wal', '.lock', '.outcomes', '.logs', '.results', '.requests')
+    paths = [store + ending for ending in beside]
+    if create or os.path.lexists(store):
+        paths.append(os.path.dirname(store))
+    for path in paths:
+        try:
+            info = os.lstat(path)
+        except OSError:
+            continue
+        problem = _trust_problem(path, info)
+        if not problem and stat.S_ISLNK(info.st_mode) and path in paths[:4]:
+            problem = '%r is a symbolic link; look at it, then remove it' % path
+        if problem:
+            raise StoreError('the store %r could have been written by another user: %s'
+                             % (store, problem))
+
+
 def _open_own(path, what):
     """Open a file that only we could have written; raise StoreError, FileNotFoundError."""
     try:
@@ -4591,7 +4614,7 @@ class _SqliteFile(_LockingStore):
         if not found:
             raise StoreError('there is no folder %r for the store %r; make it, or give another '
                              'store' % (folder, self.path))
-        self.check_trust(folder, create)
+        check_trust(self.path, create)
         if create and not os.path.lexists(self.path):
             self._make()
         if not os.path.exists(self.path):
@@ -4639,27 +4662,6 @@ class _SqliteFile(_LockingStore):
         import pathlib
         return _import_sqlite3().connect(pathlib.Path(path).as_uri() + '?mode=rw', uri=True,
                                          timeout=_BUSY, isolation_level=None)
-
-    def check_trust(self, folder, create):
-        """Refuse what another user could have written: pickles are read from here, which run code.
-
-        The file beside it whose name ends in -journal is played back into the store by SQLite.
-        """
-        beside = ('', '-journal', '-wal', '.lock', '.outcomes', '.logs', '.results', '.requests')
-        paths = [self.path + ending for ending in beside]
-        if create or os.path.lexists(self.path):
-            paths.append(folder)
-        for path in paths:
-            try:
-                info = os.lstat(path)
-            except OSError:
-                continue
-            problem = _trust_problem(path, info)
-            if not problem and stat.S_ISLNK(info.st_mode) and path in paths[:4]:
-                problem = '%r is a symbolic link; look at it, then remove it' % path
-            if problem:
-                raise StoreError('the store %r could have been written by another user: %s'
-                                 % (self.path, problem))
 
     def _check_format(self, db, create):
         """Say whether the file holds our tables; if it may, make it hold them."""
@@ -4709,26 +4711,11 @@ class _SqliteFile(_LockingStore):
         if found != 'ok':
             raise self._damaged(' '.join(found.split()))
         if version:
-            self._look_at_columns(db)
+            _look_at_columns(db, self._tables, self._damaged)
             for row in _rows(db, 'SELECT {run} FROM runs'.format(**self._columns)):
                 json_object(_run_record(row).steps)
             for row in _rows(db, 'SELECT {task} FROM tasks'.format(**self._columns)):
                 _task_record(row)
-
-    def _look_at_columns(self, db):
-        """Refuse a file in which the name or the type of a column is another one.
-
-        SQLite takes any word for both, and such a store would fail only when it is written.
-        """
-        with contextlib.closing(_import_sqlite3().connect(':memory:')) as model:
-            for statement in list(_TABLES) + [
-                    one for table, added in _ADDITIONS if table in self._tables for one in added]:
-                model.execute(statement)
-            for table in ('runs', 'tasks', 'plans', 'answers'):
-                columns, known = [[row[1:3] for row in _rows(
-                    one, 'PRAGMA table_info(%s)' % table)] for one in (db, model)]
-                if columns[:len(known)] != known:
-                    raise self._damaged('its table %r has other columns' % table)
 
     def _damaged(self, how):
         return StoreError('the store %r is damaged: %s; it was not touched. Put a backup in its '
@@ -5051,6 +5038,22 @@ def _rows(db, sql, *parameters):
 
 def _tables(db):
     return {name for name, in _rows(db, 'SELECT name FROM sqlite_master')}
+
+
+def _look_at_columns(db, tables, damaged):
+    """Refuse a file in which the name or the type of a column is another one.
+
+    SQLite takes any word for both, and such a store would fail only when it is written.
+    """
+    with contextlib.closing(_import_sqlite3().connect(':memory:')) as model:
+        for statement in list(_TABLES) + [
+                one for table, added in _ADDITIONS if table in tables for one in added]:
+            model.execute(statement)
+        for table in ('runs', 'tasks', 'plans', 'answers'):
+            columns, known = [[row[1:3] for row in _rows(
+                one, 'PRAGMA table_info(%s)' % table)] for one in (db, model)]
+            if columns[:len(known)] != known:
+                raise damaged('its table %r has other columns' % table)
 
 
 def _commit(db, rows, answers=()):

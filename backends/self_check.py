@@ -36,6 +36,7 @@ from . import (  # type: ignore
     SqliteStore,
     StoreError,
     backend_names,
+    check_trust,
     describe_error,
     interpreter_command,
     load_backend,
@@ -258,9 +259,9 @@ def _try(what, *given):
 def _make_trial_folder(store):
     folder = None
     if store:
-        there = SqliteStore(store)
-        folder = os.path.dirname(there.path)
-        there.check_trust(folder, create=True)
+        path = SqliteStore(store).path
+        check_trust(path, create=True)
+        folder = os.path.dirname(path)
     return tempfile.mkdtemp(prefix='sequent-check-', dir=folder)
 
 
