@@ -4355,14 +4355,11 @@ class MemoryStore(_LockingStore):
         return iter(self._kept.get(run[:2], _NOTHING_KEPT).records())
 
     def summary(self, run, upto=None):
-        found, kept = super().summary(run, upto), self._kept.get(run[:2], _NOTHING_KEPT)
-        if not kept.folded:
-            return found
-        known = {(one.path, one.kind): one for one in found}
-        for key, n in kept.folded.items():
+        known = collections.OrderedDict(
+            ((one.path, one.kind), one) for one in super().summary(run, upto))
+        for key, n in self._kept.get(run[:2], _NOTHING_KEPT).folded.items():
             known.setdefault(key, StepSummary(*key)).count(SUCCESS, n, None, None)
-        order = {path: place for place, path in enumerate(kept.paths)}
-        return sorted(known.values(), key=lambda one: order[one.path])
+        return list(known.values())
 
 
 class _Kept:
@@ -4372,12 +4369,10 @@ class _Kept:
         # {sequence: {path: [(number, record)]}}, a record for each attempt; numbers are in the
         # order in which records were first stored.
         self.places = {}
-        self.paths = collections.OrderedDict()  # keys: in the order in which they were stored
         self.folded = collections.Counter()  # (path, kind): how many successes were dropped
         self._numbers = itertools.count()
 
     def add(self, record):
-        self.paths.setdefault(record.path)
         attempts = self.places.setdefault(record.sequence, {}).setdefault(record.path, [])
         for place, (number, known) in enumerate(attempts):
             if known[2:4] == record[2:4]:
@@ -4391,7 +4386,6 @@ class _Kept:
         paths.pop(record.path, None)
         if not paths:
             self.places.pop(record.sequence, None)
-        self.paths.setdefault(record.path)
         self.folded[record.path, record.kind] += 1
 
     def records(self):
