@@ -12149,10 +12149,6 @@ class _Container:
 
     __slots__ = ()
 
-    def _place(self):
-        """Return the flow, and the step that is the container."""
-        raise NotImplementedError
-
     def add_step(self, name, func=..., args=(), kwargs={}, *more, loop=None, require=(), delay=0,
                  acquires=(), releases=None, recovery={}, config={}, command=None, handles=False,
                  **aliases):
@@ -12194,7 +12190,8 @@ class _Container:
         Raises:
             FlowError, FlowTypeError, ConfigError: what is wrong with it, at once.
         """
-        flow, parent = self._place()
+        parent = getattr(self, '_root', self)  # type: typing.Any  # of a flow, or this step
+        flow = parent.flow
         who = 'step %r' % (name,)
         if more:
             raise FlowTypeError('%s: what follows kwargs is given by keyword, not as %r: require= '
@@ -12226,7 +12223,8 @@ class _Container:
         Args:
             require: an expression as in `add_step`; it is read where the event is used.
         """
-        flow, _ = self._place()
+        parent = getattr(self, '_root', self)  # type: typing.Any
+        flow = parent.flow
         return Event(flow, '', parse_expression(() if require is None else require, flow,
                                                 'an event'))
 
@@ -12239,9 +12237,6 @@ class FlowStep(Step, _Container):
     """A step of a `Sequent` flow; made by ``add_step``."""
 
     __slots__ = ()
-
-    def _place(self):
-        return self.flow, self
 
 
 def _check_places(who, given):
@@ -12540,7 +12535,7 @@ class _Flow(_Declaration):
             raise ClosedError('%r is running: run() cannot be called from within' % self)
         before = self._current
         if run_mode is not None:
-            before = self._begin_anew(run_mode, run_id, recovery_run)
+            self._begin_anew(run_mode, run_id, recovery_run)
         elif run_id is not None or recovery_run is not None:
             raise FlowTypeError('run_id and recovery_run mean nothing to run() without run_mode')
         run = self._current
@@ -12559,8 +12554,7 @@ class _Flow(_Declaration):
                 self._current = before
 
     def _begin_anew(self, run_mode, run_id, recovery_run):
-        """Let go of the run of this object, and begin another or recover one; return the former.
-        """
+        """Let go of the run of this object, and begin another or recover one."""
         before = self._current
         if run_mode != RunMode.restart and run_id in (None, ''):
             run_id = before.run_id if before.began else self._given_run_id
@@ -12573,7 +12567,6 @@ class _Flow(_Declaration):
         if before.held is not None:
             before.let_go()
         self._current = run
-        return before
 
     def _run(self, run, max_loops):
         install_logging(self.logging_level)
@@ -12709,9 +12702,6 @@ class Sequent(_Container, _Flow):
     set on steps, too, from which the leaves below inherit them, except ``max_concurrent``. These
     are the keys, with their defaults; files in ``backends/`` have more:
     """
-
-    def _place(self):
-        return self, self._root
 
     def _compile(self, settings):
         for step in self._paths.values():
