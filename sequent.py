@@ -11922,19 +11922,8 @@ class _Run(_Origin):
         self.driver.triggers.extend(map(tuple, flow.pending))
         self.driver.observers.tell('begun', run)
 
-    # What happened.
-
-    def is_elsewhere(self):
-        """Return whether its supervisor is another process than this one."""
-        return self.driver is not None and self.driver.pid not in (None, os.getpid())
-
     def tasks(self):
-        """Return what ran, a list of `TaskInfo`; from any thread of the supervisor."""
-        if self.driver is not None and self.flow.is_running() and not self.driver.is_here():
-            return self.driver.port.ask(self._told_tasks)
-        return self._told_tasks()
-
-    def _told_tasks(self):
+        """Return what ran, a list of `TaskInfo`; in the thread of the driver, while it works."""
         flow = self.flow
         if not self.began:
             return []
@@ -11944,17 +11933,6 @@ class _Run(_Origin):
             elif self.store.volatile:
                 self.driver.catch_up()
             return told_tasks(self.store, flow.name, self.run_id, flow.module)
-
-    def count_todos(self, initial):
-        """See `Sequent.count_todos`; ``initial`` counts what is there before anything happens."""
-        if self.is_over():
-            return 0, None
-        if self.driver is None:
-            return initial, None
-        engine, due = self.driver.engine, self.driver.engine.next_due()
-        left = None if due is None else max(0.0, due - self.driver.clock())
-        outstanding = engine.running + engine.ready + engine.delayed + len(self.driver.triggers)
-        return outstanding + (0 if self.driver.begun else initial), left
 
 
 def _checked_func(who, func, command):
@@ -12667,10 +12645,13 @@ class _Flow(_Declaration):
         Raises:
             StoreError: the store cannot be read, or, in a process step, is in memory.
         """
-        if self._elsewhere or self._current.is_elsewhere():
+        run, driver = self._current, self._current.driver
+        if self._elsewhere or driver is not None and driver.pid not in (None, os.getpid()):
             self.store = self.store or self._make_store()
             return tasks_elsewhere(self.store, self.name, self.run_id, self.module)
-        return self._current.tasks()
+        if driver is not None and self._running and not driver.is_here():
+            return driver.port.ask(run.tasks)
+        return run.tasks()
 
     def count_todos(self):
         """Return (tasks and triggers outstanding, seconds to the next due delay or None).
@@ -12678,7 +12659,14 @@ class _Flow(_Declaration):
         Outstanding is what is delayed, ready or running, and triggers not yet raised; before the
         run the steps that require nothing.
         """
-        return self._current.count_todos(self._count_initial())
+        run, initial = self._current, self._count_initial()
+        if run.is_over() or run.driver is None:
+            return 0 if run.is_over() else initial, None
+        engine, driver = run.driver.engine, run.driver
+        outstanding = engine.running + engine.ready + engine.delayed + len(driver.triggers)
+        due = engine.next_due()
+        left = None if due is None else max(0.0, due - driver.clock())
+        return outstanding + (0 if driver.begun else initial), left
 
 
 class Sequent(_Container, _Flow):
