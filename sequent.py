@@ -1075,22 +1075,16 @@ def placeholders_in(value, rest=None):
     deep as they go. All other objects in it are added to ``rest``, a list: see `hidden_in`.
     """
     found, agenda, seen = [], [value], set()
+    rest = [] if rest is None else rest
     while agenda:
         one = agenda.pop()
-        if type(one) in _PLAIN_TYPES:
-            continue
         if isinstance(one, Placeholder):
             found.append(one)
-            continue
-        parts = _parts(one)
-        if parts is None:
-            if rest is not None:
-                rest.append(one)
-        elif id(one) not in seen:
+        elif type(one) not in _PLAIN_TYPES and id(one) not in seen:
             seen.add(id(one))
-            agenda.extend(reversed(parts))
-            if rest is not None and isinstance(one, dict):
-                rest.extend(one)
+            parts = _parts(one)
+            agenda.extend(() if parts is None else reversed(parts))
+            rest.extend([one] if parts is None else one if isinstance(one, dict) else ())
     return found
 
 
@@ -1122,13 +1116,11 @@ def filled(value, find, made=None):
     """
     if isinstance(value, Placeholder):
         return find(value)
-    parts = None if type(value) in _PLAIN_TYPES else _parts(value)
-    if not parts:
-        return value
     made = {} if made is None else made
     if id(value) in made:
         return made[id(value)]
-    if not placeholders_in(value):
+    parts = None if type(value) in _PLAIN_TYPES else _parts(value)
+    if not parts or not placeholders_in(value):
         return value
     if isinstance(value, tuple):
         content = [filled(one, find, made) for one in value]
