@@ -4573,7 +4573,7 @@ class _SqliteFile(_LockingStore):
             with _looking, _sqlite_use:
                 if not self._find(create):
                     return
-                db = self._connect_to(self.path)
+                db = _connect_to(self.path)
                 self._file = _file_key(self.path)
                 _opened[os.getpid(), self._file] += 1
             with _sqlite_use:
@@ -4589,23 +4589,13 @@ class _SqliteFile(_LockingStore):
 
     def _find(self, create):
         """Say whether there is a file to open, after making it or refusing it."""
-        folder = os.path.dirname(self.path)
-        try:
-            found = stat.S_ISDIR(os.stat(folder).st_mode)
-        except PermissionError as error:
-            raise StoreError('the folder %r for the store %r may not be looked at; change that, '
-                             'or give another store' % (folder, self.path)) from error
-        except OSError:
-            found = False
-        if not found:
-            raise StoreError('there is no folder %r for the store %r; make it, or give another '
-                             'store' % (folder, self.path))
+        _check_folder(self.path)
         check_trust(self.path, create)
         if create and not os.path.lexists(self.path):
             self._make()
         if not os.path.exists(self.path):
             return False
-        if create and os.stat(self.path).st_nlink > 1 and not self._remove_asides():
+        if create and os.stat(self.path).st_nlink > 1 and not _remove_asides(self.path):
             logger.warning('the store %r has several names (hard links): remove all but one, as '
                            'its journal, outcomes and logs stand beside one name', self.path)
         objection = '' if _opened[os.getpid(), _file_key(self.path)] else _objection(self.path)
@@ -4619,7 +4609,7 @@ class _SqliteFile(_LockingStore):
         aside = '%s.new-%d-%d' % (self.path, os.getpid(), threading.get_ident())
         try:
             os.close(_make_private(aside))
-            with contextlib.closing(self._connect_to(aside)) as db:
+            with contextlib.closing(_connect_to(aside)) as db:
                 self._prepare(db)
             os.link(aside, self.path)
         except FileExistsError:
@@ -4631,23 +4621,6 @@ class _SqliteFile(_LockingStore):
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(aside)
-
-    def _remove_asides(self):
-        """Remove the names under which the file was made; return whether there were such names.
-
-        Whoever made the file may have been killed between the link and the removal.
-        """
-        folder, name = os.path.split(self.path)
-        asides = [one for one in os.listdir(folder) if one.startswith(name + '.new-')]
-        for aside in asides:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, aside))
-        return bool(asides)
-
-    def _connect_to(self, path):
-        import pathlib
-        return _import_sqlite3().connect(pathlib.Path(path).as_uri() + '?mode=rw', uri=True,
-                                         timeout=_BUSY, isolation_level=None)
 
     def _check_format(self, db, create):
         """Say whether the file holds our tables; if it may, make it hold them."""
@@ -5011,6 +4984,40 @@ class SqliteStore(_SqliteFile):
             if (record.path, record.kind) in found:
                 found[record.path, record.kind].show(record)
         return list(found.values())
+
+
+def _check_folder(path):
+    """Refuse a store for whose file there is no folder."""
+    folder = os.path.dirname(path)
+    try:
+        found = stat.S_ISDIR(os.stat(folder).st_mode)
+    except PermissionError as error:
+        raise StoreError('the folder %r for the store %r may not be looked at; change that, or '
+                         'give another store' % (folder, path)) from error
+    except OSError:
+        found = False
+    if not found:
+        raise StoreError('there is no folder %r for the store %r; make it, or give another store'
+                         % (folder, path))
+
+
+def _remove_asides(path):
+    """Remove the names under which a store was made; return whether there were such names.
+
+    Whoever made the file may have been killed between the link and the removal.
+    """
+    folder, name = os.path.split(path)
+    asides = [one for one in os.listdir(folder) if one.startswith(name + '.new-')]
+    for aside in asides:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, aside))
+    return bool(asides)
+
+
+def _connect_to(path):
+    import pathlib
+    return _import_sqlite3().connect(pathlib.Path(path).as_uri() + '?mode=rw', uri=True,
+                                     timeout=_BUSY, isolation_level=None)
 
 
 def _rows(db, sql, *parameters):
