@@ -12955,8 +12955,7 @@ def _main(start, stdout):
         with _output(stdout) as say:
             if options.text is None:
                 return _find_function(options.row)(options, say)
-            for line in options.text.splitlines():
-                say(line)
+            say_lines(say, options.text)
             return _EXIT_SUCCESS
     except _StartAgain:
         raise
@@ -13333,6 +13332,11 @@ def _output(stdout):
             raise
 
 
+def say_lines(say, text):
+    for line in text.splitlines():
+        say(line)
+
+
 def _in_one_line(text):
     """Return a text as it is printed within a line."""
     return printable(text).replace('\n', '\\n')
@@ -13342,6 +13346,11 @@ def _complain(text, trace=''):
     """Say on stderr why there is nothing to be had; the exit code says it, too."""
     with contextlib.suppress(OSError, ValueError, AttributeError):    # a module has replaced it
         sys.stderr.write(printable('%s%s: error: %s\n' % (trace, _program(), text)))
+
+
+def told_error(error):
+    """Return an exception as a message tells it: its class is said of those of others only."""
+    return str(error) if isinstance(error, SequentError) else describe_error(error)
 
 
 def _relevant_trace(error):
@@ -13524,7 +13533,7 @@ def _texts_of(run):
     return {name: text for name, text in recorded.items() if not isinstance(text, dict)}
 
 
-def _readable(text):
+def readable(text):
     return str(text) if text is None or text.isprintable() else repr(text)
 
 
@@ -13675,49 +13684,32 @@ class _Session:
             one = _parameters.missing()[0]
             error = _UsageError(
                 'parameter %r is missing, and without it there is no flow, nor its store (%s): %s'
-                % (one.name, error if isinstance(error, SequentError) else describe_error(error),
-                   one.how()))
+                % (one.name, told_error(error), one.how()))
         if not isinstance(error, (_UsageError, _LoadError, ParameterError)):
             trace = _relevant_trace(error)
             error = _LoadError('module %r cannot be loaded: %s' % (
-                self.options.module,
-                error if isinstance(error, SequentError) else describe_error(error)))
+                self.options.module, told_error(error)))
             error.trace = trace
         if not self.code:
             raise error from None
         _end(error)
 
     def _help(self):
-        """Show the help, and the parameters that the module declares."""
-        trouble = None
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                self._load_flow()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            if self.code is None and not isinstance(error, _UsageError):
-                trouble = str(error) if isinstance(error, SequentError) else describe_error(error)
+        """Show the help, and, with ``backends/module_help.py``, what the module declares."""
         with _output(self.options.stdout) as say:
-            for line in self.options.text.splitlines():
-                say(line)
-            _say_help(say, self.options.module, trouble)
+            say_lines(say, self.options.text)
+            shown = load_backend('module_help')
+            if shown is not None:
+                shown.show(self._load_for_help, self.options.module, _parameters.declared, say)
         return _EXIT_SUCCESS
 
-
-def _say_help(say, module, trouble):
-    """Print the parameters that a module has declared, with their defaults."""
-    say('')
-    say('parameters of %s:' % module)
-    for one in _parameters.declared.values():
-        default = ('required' if one.default is ... else 'optional' if one.default is None else
-                   'default ***' if one.secret else 'default ' + _readable(one.default_text()))
-        say('  %-20s  %s' % (one.name, '; '.join(
-            ['secret'] * one.secret + [default] + [one.help] * bool(one.help))))
-    if not _parameters.declared and trouble is None:
-        say('  none')
-    if trouble is not None:
-        say('  loading %s ended here: %s' % (module, trouble))
+    def _load_for_help(self):
+        try:
+            self._load_flow()
+        except BaseException as error:
+            # It does not matter which flow is meant, nor what follows the call of a flow.
+            if self.code is None and not isinstance(error, _UsageError):
+                raise
 
 
 def _strange_flow(module, flow):
@@ -13831,17 +13823,14 @@ def _find_function(row):
 
 def _override(flow, options):
     """Let the options have their say in the flow."""
-    config = {}
-    if options.construct is not None:
-        try:
+    try:
+        if options.construct is not None:
             find_construct(options.construct)
-        except ConstructError as error:
-            raise _UsageError('--construct: %s' % error) from error
-        config['task_construct'] = options.construct
-    if options.max_concurrent is not None:
-        config['max_concurrent'] = options.max_concurrent
-    if options.assume_dead:
-        config['assume_dead'] = True
+    except ConstructError as error:
+        raise _UsageError('--construct: %s' % error) from error
+    given = {'task_construct': options.construct, 'max_concurrent': options.max_concurrent,
+             'assume_dead': options.assume_dead}
+    config = {key: value for key, value in given.items() if value is not None}
     mode = _RUN_MODES.get(options.verb)
     flow.override(options.store, mode, options.run_id if mode else None, options.recovery_run,
                   options.log_level, config)
@@ -13928,7 +13917,7 @@ def _say_status(say, view, in_full):
     say('flow %s, run %s, recovery %d: %s, start %s, end %s' % (
         run.flow, run.run_id, run.recovery, _run_status(view), local_time(run.started),
         local_time(run.ended)))
-    parameters = ['%s=%s' % (name, _readable(text)) for name, text in view.parameters().items()]
+    parameters = ['%s=%s' % (name, readable(text)) for name, text in view.parameters().items()]
     if parameters:
         say('parameters: ' + ', '.join(parameters))
     rows = _TaskRows(view)
@@ -14072,7 +14061,7 @@ def _list(flow, options, say):
     plan = listed(flow)
     say(flow.name)
     for one in plan['parameters']:
-        say('  parameter %s=%s (%s)%s' % (one['name'], _readable(one['value']), one['source'],
+        say('  parameter %s=%s (%s)%s' % (one['name'], readable(one['value']), one['source'],
                                           one['help'] and ': ' + one['help']))
     for one in plan['events']:
         say('  event ' + ': '.join(filter(None, (one['name'], one['raised_by']))))

@@ -320,6 +320,7 @@ def test_a_loader_makes_a_flow_of_a_file_that_takes_every_verb(copy):
     # semantics 21.7
     copy.add('lines.py', LINES)
     copy.add('as_json.py')
+    copy.add('module_help.py')
     (copy.folder / 'jobs').mkdir()
     path = os.path.join('jobs', 'monthly.lines')
     copy.write(path, """\
