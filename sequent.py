@@ -3687,7 +3687,7 @@ class Store(abc.ABC):
         Args:
             records: an iterable of TaskRecord; it may be empty.
             answers: (Request, text) pairs, stored together with the records. `requests` does not
-                list these requests any more.
+                list these requests any more. An answer replaces an earlier one of its number.
         Raises:
             StoreError: nothing of it is stored.
         """
@@ -4318,8 +4318,10 @@ class MemoryStore(_LockingStore):
             raise _never_begun(run, self)
         records = list(records)    # an error comes before anything is stored
         for request, text in answers:
+            self._answers = [one for one in self._answers if one[0].number != request.number]
             self._answers.append((request, text))
-            self._requests.remove(request)
+            if request in self._requests:
+                self._requests.remove(request)
         for record in records:
             if self.volatile and record.kind == 'iteration':
                 continue
@@ -5052,6 +5054,7 @@ def _look_at_columns(db, tables, damaged):
 def _commit(db, rows, answers=()):
     db.executemany(_SQL_COMMIT, rows)
     for answer in answers:
+        db.execute('DELETE FROM answers WHERE run = ? AND number = ?', answer[:2])
         db.execute('INSERT INTO answers (run, number, request, answer) '
                    'VALUES (?, ?, ?, ?)', answer)
 
@@ -9661,6 +9664,8 @@ class _Batch:
         self.until, self.urgent = None, False
         if _parameters.secrets:
             rows, ahead = map(_masked, (rows, ahead))
+        if self.observers.named and not store.volatile and (rows or ahead):
+            answers.append(self.observers.owed(self.run, rows + ahead))
         if answers:
             store.commit(self.run, rows + ahead, answers)
         elif rows or ahead:
@@ -9797,6 +9802,9 @@ class Observer:
 
     #: Whether to show each start, also those that a volatile store is not told of.
     closely = True
+    #: A name by which a recovery knows the observer: the records that a supervisor stored just
+    #: before it was killed, and perhaps told nobody, are told again to the observer of that name.
+    name = None  # type: typing.Optional[str]
     #: Seconds after which a call is warned of, as nothing else is done meanwhile.
     SLOW = 1.0
 
@@ -9841,13 +9849,36 @@ class _Observers:
         self._observers = list(observers)
         self._slow = set()  # type: typing.Set[int]
         self.closely = False
+        self.named = any(one.name is not None for one in self._observers)
 
     def open(self):
         self.closely = any(one.closely for one in self._observers)
 
-    def tell(self, method, *what):
-        """Call a method of each observer."""
+    def owed(self, run, records):
+        """Return what a commit of records stores for those with a name, as a (request, answer).
+
+        A standing request of the observers is answered with the records that they are told next.
+        The next commit replaces the answer, so that it stays only where the supervisor is killed.
+        """
+        import json
+        return Request(run.flow, run.run_id, 'tell', number='tell'), json.dumps({
+            'names': [one.name for one in self._observers if one.name is not None],
+            'records': [_record_key(one) for one in records]})
+
+    def tell_owed(self, store, run):
+        """Tell those with a name what a supervisor that was killed has stored last."""
+        for request, text in store.answers(run) if self.named else ():
+            if request.verb == 'tell':
+                owed = json_object(text)
+                keys = set(map(tuple, owed['records']))
+                self.tell('committed', [one for one in store.attempts(run)
+                                        if _record_key(one) in keys], names=owed['names'])
+
+    def tell(self, method, *what, names=None):
+        """Call a method of each observer, or of each with one of the names."""
         for one in list(self._observers):
+            if names is not None and one.name not in names:
+                continue
             began = time.monotonic()
             try:
                 getattr(one, method)(*what)
@@ -9860,6 +9891,10 @@ class _Observers:
                 self._slow.add(id(one))
                 logger.warning('observer %r took %.3g s in %s(), in which nothing else was done; '
                                'let it do that in a process of its own', one, took, method)
+
+
+def _record_key(record):
+    return record.path, record.sequence, record.recovery, record.attempt
 
 
 class _LogObserver(Observer):
@@ -11920,6 +11955,8 @@ class _Run(_Origin):
                              settings['logdir'] or store.logs)
         self.driver.triggers.extend(map(tuple, flow.pending))
         self.driver.observers.tell('begun', run)
+        if last is not None and last.status == ACTIVE:
+            self.driver.observers.tell_owed(store, last)
 
     def tasks(self):
         """Return what ran, a list of `TaskInfo`; in the thread of the driver, while it works."""

@@ -489,6 +489,16 @@ class StoreContract:
         assert store.answers(run) == [(listed[0], 'held: 1 step')]
         assert list(store.tasks(run)) == [a_task()]
 
+    def test_an_answer_replaces_an_earlier_one_of_its_number(self, store, run):
+        standing = sequent.Request('etl', 'r1', 'tell', number='tell')
+        store.post(sequent.Request('etl', 'r1', 'stop'))
+        [stop] = store.requests(run)
+        store.commit(run, [], [(stop, 'stopping'), (standing, 'first')])
+
+        store.commit(run, [a_task()], [(standing, 'second')])
+
+        assert store.answers(run) == [(stop, 'stopping'), (standing, 'second')]
+
     def test_a_commit_that_fails_answers_nothing(self, store, run):
         store.post(sequent.Request('etl', 'r1', 'stop'))
         [request] = store.requests(run)

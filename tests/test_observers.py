@@ -1,6 +1,11 @@
 """Observers: what is told of a run, when, and what an observer that fails does to it."""
 
+import contextlib
 import logging
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -211,3 +216,106 @@ def test_the_log_says_when_a_step_begins_and_ends(flow, caplog):
     assert [line for line in lines if line.startswith('step ')] == [
         'step a at 1 starts', 'step a at 1 ended with success', 'step b at 1 starts',
         'step b at 1 failed: ValueError: no']
+
+
+# What a dead supervisor owed ######################################################
+
+JOURNAL = '''
+    import os
+    import signal
+    import sequent as seq
+
+
+    class Journal(seq.Observer):
+        name = os.environ.get('NAME')
+        calls = 0
+
+        def committed(self, records):
+            self.calls += 1
+            if os.environ.get('DIE_AT') == str(self.calls):
+                os.kill(os.getpid(), signal.SIGKILL)
+            with open('journal', 'a') as file:
+                for one in records:
+                    file.write('%s %s %d\\n' % (one.path, one.status, one.recovery))
+
+
+    flow = seq.Sequent('night', store='night.db', config={
+        'task_construct': os.environ['CONSTRUCT'], 'group_commit': 0, 'max_concurrent': 1})
+    before = ()
+    for name in 'abc':
+        before = flow.add_step(name, func=print, args=(name,), require=before)
+    flow.observe(Journal())
+'''
+
+
+class Told:
+    """A flow with an observer that writes a journal, run from the command line in a folder."""
+
+    def __init__(self, folder, construct, name):
+        self.folder = folder
+        self.variables = dict(os.environ, CONSTRUCT=construct)
+        if name is not None:
+            self.variables['NAME'] = name
+        (folder / 'night.py').write_text(textwrap.dedent(JOURNAL))
+
+    def run(self, verb, **variables):
+        """Return the exit code; a supervisor that killed itself leaves -9."""
+        return subprocess.run(
+            [sys.executable, '-m', 'sequent', 'night', verb], cwd=str(self.folder), timeout=60,
+            env=dict(self.variables, **variables), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE).returncode
+
+    def journal(self):
+        path = self.folder / 'journal'
+        return path.read_text().splitlines() if path.exists() else []
+
+    def stored(self):
+        store = sequent.SqliteStore(str(self.folder / 'night.db'))
+        store.open(create=False)
+        with contextlib.closing(store):
+            run = store.latest('night', '')
+            return ['%s %s %d' % (one.path, one.status, one.recovery)
+                    for one in store.attempts(run)]
+
+
+@pytest.mark.parametrize('construct, verb', [('inline', 'recover'), ('process', 'continue')])
+@pytest.mark.parametrize('call', range(1, 5))
+def test_a_recovery_tells_again_what_was_stored_and_not_told_before_a_kill_9(
+        tmp_path, construct, verb, call):
+    # semantics 14.2
+    told = Told(tmp_path, construct, 'journal')
+    assert told.run('run', DIE_AT=str(call)) == -9
+    owed = set(told.stored()) - set(told.journal())
+    assert owed
+
+    assert told.run(verb) == 0
+
+    assert owed <= set(told.journal())
+    assert {'%s success' % name for name in 'abc'} <= {
+        line.rpartition(' ')[0] for line in told.journal()}
+
+
+def test_an_observer_without_a_name_is_told_nothing_again(tmp_path):
+    # semantics 14.2
+    told = Told(tmp_path, 'inline', None)
+    assert told.run('run', DIE_AT='3') == -9
+    owed = [line for line in told.stored() if 'success' in line and line not in told.journal()]
+
+    assert told.run('recover') == 0
+
+    assert owed and not set(owed) & set(told.journal())
+
+
+def test_what_a_supervisor_told_before_it_ended_is_not_told_again(tmp_path):
+    # semantics 14.2
+    told = Told(tmp_path, 'inline', 'journal')
+    (tmp_path / 'night.py').write_text(textwrap.dedent(JOURNAL) + textwrap.dedent('''
+        flow.add_step('d', func=os.stat, args=('mended',), require=before)
+    '''))
+    assert told.run('run') == 1
+    first = told.journal()
+    (tmp_path / 'mended').write_text('')
+
+    assert told.run('recover') == 0
+
+    assert all(line.startswith('d ') for line in told.journal()[len(first):])

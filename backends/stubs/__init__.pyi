@@ -434,6 +434,7 @@ class Job:
 
 class Observer:
     closely: bool
+    name: Optional[str]
     SLOW: float
     def begun(self, run: RunRecord) -> None: ...
     def committed(self, records: List[TaskRecord]) -> None: ...
