@@ -10936,7 +10936,7 @@ class Stop:
         This is asked when the outcome is taken, as a thread may report it before the signal is
         handled.
         """
-        return construct is not None and self.driver.port.stopping and (
+        return construct is not None and self.driver.port.stopping and not construct.leaves and (
             outcome.status == FAILURE and (
                 not construct.can_kill or -(outcome.code or 0) in CHILD_SIGNALS
                 or 'builtins.KeyboardInterrupt' in outcome.kinds))

@@ -545,3 +545,29 @@ leave(flow)
         supervisor = programs.start(mode if has_run(programs) else 'restart')
     assert supervisor.wait() == 0, supervisor.errors()
     assert sorted(journal.words()) == sorted('abcd' * 2)
+
+
+class Failing(TaskConstruct):
+    """Stops the run beside its job, which it leaves running, and which fails in that moment."""
+
+    can_adopt = leaves = polls = True
+
+    def prepare(self, job):
+        job.process = '1'
+
+    def release(self, jobs):
+        [self.job] = jobs
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def poll(self):
+        if self.port.stopping and self.job is not None:
+            self.port.done(self.job, Outcome('failure', 'no such city'))
+            self.job = None
+
+
+def test_a_stop_is_not_why_a_job_has_failed_that_its_construct_leaves(tmp_path):
+    # semantics 8.3
+    flow = flow_in(Failing(), tmp_path / 'flow.db')
+    with pytest.raises(SystemExit):
+        flow.run()
+    assert (str(the_task(flow).status), the_task(flow).error) == ('failure', 'no such city')
