@@ -12055,8 +12055,10 @@ class _Preparation:
             step.serial = construct.inline
             # That one takes long is to be said of what runs, not of what is queued.
             step.queues = construct.queues and settings['warn_after'] is None
-            given = [filled(one, lambda placeholder: None)    # which is not known yet
-                     for one in (step.func, step.args, step.kwargs)]
+            given = step.func, step.args, step.kwargs  # type: typing.Any
+            if step.args or step.kwargs or type(step.func) is not types.FunctionType:
+                # with None for what is not known yet
+                given = [filled(one, lambda placeholder: None) for one in given]
             construct.check(step.path, *given, settings)
         for child in step.children:
             self.configure(child, settings)
@@ -12366,8 +12368,8 @@ class _Declaration(abc.ABC):
         who = 'step %r' % (name,)
         if self._closed or self._current.driver is not None:
             raise ClosedError('%s cannot be added to %r: it has been run' % (who, self))
-        _must_be(isinstance(name, str), 'the name of a step', 'a str', name)
-        _must_be(name, 'the name of a step', 'a non-empty str', name, FlowError)
+        _must_be(isinstance(name, str) and name, 'the name of a step', 'a non-empty str', name,
+                 FlowError if isinstance(name, str) else FlowTypeError)
         _check_text(name, 'the name of a step')
         if parent.func is not None:
             raise FlowError('%s cannot be added to step %r: that has a func, so it cannot be a '
@@ -12375,8 +12377,9 @@ class _Declaration(abc.ABC):
         func = _checked_func(who, func, command)
         _must_be(isinstance(handles, bool), who + ': handles', 'True or False', handles)
         _must_be(isinstance(args, (tuple, list)), who + ': args', 'a tuple or list', args)
-        _must_be(isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs),
-                 who + ': kwargs', 'a dict with str keys', kwargs)
+        _must_be(isinstance(kwargs, dict) and (not kwargs or all(
+            isinstance(key, str) for key in kwargs)), who + ': kwargs', 'a dict with str keys',
+                 kwargs)
         if (args or kwargs) and isinstance(func, Command):
             raise FlowTypeError('%s: the arguments of a program stand in its Command, not in args '
                                 'or kwargs' % who)
