@@ -411,6 +411,7 @@ class Job:
     epoch: Optional[float]
     failures: Tuple[int, Tuple[Tuple[str, str, str], ...]]
     began: Optional[float]
+    maker: str
     def __init__(
         self, name: str, sequence: str = '1', recovery: int = 0, attempt: int = 1, flow: str = '',
         run_id: str = '', func: Optional[_Function] = None, args: Sequence[Any] = (),
@@ -430,7 +431,6 @@ class Job:
     def log(self, path: Optional[str]) -> None: ...
     def identity(self) -> Optional[str]: ...
     def load(self, program: bool = False) -> None: ...
-    def __copy__(self) -> Job: ...
 
 class Observer:
     closely: bool
