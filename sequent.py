@@ -7713,15 +7713,20 @@ class Child:
 
     def release(self):
         """Let it pass its gate."""
-        _send(self.fd, b'g')
+        self.say(b'g')
 
     def settle(self):
         """Say that its outcome is stored, or that there is not going to be one."""
-        if self.fd is not None:
-            _send(self.fd, b'k')
+        self.say(b'k')
 
     def withdraw(self):
         """Say that it is not going to be released; the end of the line says so."""
+
+    def say(self, content):
+        """Send bytes to the process."""
+        with contextlib.suppress(OSError):    # It is dead, which the end of the line tells.
+            if self.fd is not None:
+                os.write(self.fd, content)
 
     def hang_up(self):
         """Close the line to it, if that is open."""
@@ -7884,12 +7889,12 @@ class ProcessConstruct(TaskConstruct):
                                  "'thread'} or 'inline'" % (name, sys.platform))
         if isinstance(func, Command):
             import subprocess  # noqa: F401 (once here, and not in each child)
-        method = _child_method(func, config, name)
+        method = start_method(config, name, func)
         if method != 'fork':
             _spawner(method, name).check(name, func, args, kwargs, method)
 
     def prepare(self, job):
-        method = _child_method(job.func, job.config, job.name)
+        method = start_method(job.config, job.name, job.func)
         with start_lock:
             if method != 'fork':
                 child = _spawner(method, job.name).start(job, method)
@@ -8099,20 +8104,18 @@ class ProcessConstruct(TaskConstruct):
         self._leaving = staying
 
 
-def start_method(config, name):
-    """Return the start method of a step; raise ConstructError for one that is not known here."""
+def start_method(config, name, func=None):
+    """Return the start method of a step. The child of a program needs no new interpreter.
+
+    Raises:
+        ConstructError: it is not known here.
+    """
     known = start_methods()
     method = config.get('start_method') or known[0]
     if method not in known:
         raise ConstructError('step %r: no start_method %r here%s' % (
             name, method, _choices(method, known)))
-    return method
-
-
-def _child_method(func, config, name):
-    """Return the start method for a child: that of a program needs no new interpreter."""
-    method = start_method(config, name)
-    return start_methods()[0] if isinstance(func, Command) else method
+    return known[0] if isinstance(func, Command) else method
 
 
 def _spawner(method, name):
@@ -8181,14 +8184,6 @@ def starting():
                 yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _send(fd, content):
-    """Return how many bytes were sent; None: it is dead, which the end of the stream tells."""
-    try:
-        return os.write(fd, content)
-    except OSError:
-        return None
 
 
 def occupy_standard_fds():
@@ -8491,16 +8486,11 @@ def _leave_patiently(path, outcome):
             return
         except OSError as error:
             if not number:
-                _say_at_last('the outcome cannot be written to %r (%s): make room, or see to the '
-                             'disk; it is tried again for an hour' % (path, error.strerror))
+                with contextlib.suppress(OSError, ValueError, AttributeError):    # closed, or full too
+                    sys.stderr.write(
+                        'the outcome cannot be written to %r (%s): make room, or see to the disk; '
+                        'it is tried again for an hour\n' % (path, error.strerror))
         time.sleep(0.5 if number else 0.05)
-
-
-def _say_at_last(text):
-    try:
-        sys.stderr.write(text + '\n')
-    except (OSError, ValueError, AttributeError):
-        pass  # closed, or on the disk that is full: there is nobody left to tell
 
 
 # Process: a child that loads modules ----------------------------------------------------------

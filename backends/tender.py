@@ -65,7 +65,7 @@ logger = logging.getLogger('sequent')
 _PLAIN_LOOPS = (list, tuple, range, str)    # Going over these runs nothing of the user's.
 _ORDER_SIZE = 1 << 16    # bytes; more may not fit into a socket
 _PID_SIZE = 8      # bytes that tell the pid of a program, 0: it was not started
-_SETTLED = ord('k')    # Other bytes that follow the order of a program are signals for it.
+_SETTLED = b'k'    # Other bytes that follow the order of a program are signals for it.
 # What all jobs of a run have alike.
 _OF_RUN = ('flow', 'run_id', 'logger_name', 'epoch', 'shared')
 if sys.version_info >= (3, 11):
@@ -509,23 +509,17 @@ class _TendedProgram(_Tended):
         """Have the tender send it: before that reaps the program, the group is no other's."""
         if number == signal.SIGKILL:
             self.deadline = min(self.deadline, time.monotonic() + self.tender.PATIENCE)
-        self._say(number)
+        self.say(bytes([number]))    # If the tender is dead, the program is ended.
         return True
-
-    def _say(self, byte):
-        with contextlib.suppress(OSError):    # The tender is dead, and the program is ended.
-            if self.fd is not None:
-                os.write(self.fd, bytes([byte]))
 
     def settle(self):
         self.settled = True
-        self._say(_SETTLED)
+        self.say(_SETTLED)
 
     def withdraw(self):
         """Send an empty order, lest the tender takes us for dead."""
         self.settled = True
-        with contextlib.suppress(OSError):
-            os.write(self.fd, framed(b''))
+        self.say(framed(b''))
 
     def hang_up(self):
         super().hang_up()
@@ -795,7 +789,7 @@ class _Program:
                 self._settle()
         if self._job is not None:
             for byte in bytes(self._inbox):
-                if byte == _SETTLED:
+                if byte == ord(_SETTLED):
                     self._settle()
                 else:
                     self._signal(byte)
