@@ -8486,7 +8486,7 @@ def _leave_patiently(path, outcome):
             return
         except OSError as error:
             if not number:
-                with contextlib.suppress(OSError, ValueError, AttributeError):    # closed, or full too
+                with contextlib.suppress(OSError, ValueError, AttributeError):    # closed
                     sys.stderr.write(
                         'the outcome cannot be written to %r (%s): make room, or see to the disk; '
                         'it is tried again for an hour\n' % (path, error.strerror))
@@ -11395,8 +11395,8 @@ def _check_value(key, value, who):
         wanted, fits, _ = _VALUE_KINDS[kind]
         _must_be(fits(value), '%s: config %r' % (who, key), wanted, value, ConfigError)
     else:
-        choices = kind.split('|') if '|' in kind else [None] + start_methods()
-        if value not in choices:
+        choices = kind.split('|') if '|' in kind else start_methods()
+        if value not in choices and (value is not None or '|' in kind):
             raise ConfigError('%s: config %r cannot be %r%s' % (
                 who, key, value, _choices(value, choices)))
     if kind == 'JSON object':
