@@ -99,7 +99,7 @@ def _in_common(name, value):
 
 # 1 Compatibility #################################################################
 #
-# Each private name of the standard library is asked for here, and nowhere else. What an adapter
+# Each private name of the standard library that this file uses is asked for here. What an adapter
 # says after "Without:" happens where a version of Python has the name no more.
 
 
