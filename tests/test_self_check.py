@@ -70,9 +70,10 @@ def write(path, text):
 
 
 def copy_beside(folder):
-    """Copy the self-check into the folder backends/ beside a copy of the core."""
+    """Copy the self-check, and the start methods that it tries, beside a copy of the core."""
     os.mkdir(os.path.join(folder, 'backends'))
-    shutil.copy(os.path.join(ROOT, 'backends', 'self_check.py'), os.path.join(folder, 'backends'))
+    for name in ('self_check.py', 'spawn.py'):
+        shutil.copy(os.path.join(ROOT, 'backends', name), os.path.join(folder, 'backends'))
 
 
 #: Leaves out what takes time and is not what a test is about.
@@ -151,7 +152,7 @@ def test_a_copy_in_a_zip_checks_itself_under_switches_of_python(folder):
     import zipfile
     path = os.path.join(folder, 'lib.zip')
     with zipfile.ZipFile(path, 'w') as archive:
-        for file in ('sequent.py', 'backends/self_check.py'):
+        for file in ('sequent.py', 'backends/self_check.py', 'backends/spawn.py'):
             archive.write(os.path.join(ROOT, *file.split('/')), file)
     program = FEW % {'path': path, 'only': ('thread', 'process steps by spawn', 'programs'),
                      'patience': 20.0}
