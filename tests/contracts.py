@@ -1000,6 +1000,8 @@ class AdoptionContract:
     making = 'seq.ProcessConstruct()'
     #: An identity of what cannot be looked at from here.
     STRANGE = ''
+    #: What the error of an adopted job says that was killed.
+    KILLED = ''
 
     def make_construct(self):
         raise NotImplementedError
@@ -1091,7 +1093,7 @@ class AdoptionContract:
         outcome = port.outcome(construct, job)
         construct.settle(job)
         assert (outcome.status, outcome.interrupted) == ('failure', False)
-        assert outcome.error
+        assert outcome.error and self.KILLED in outcome.error
 
     def test_what_was_not_released_has_not_begun_and_never_will(self, adopter, tmp_path):
         # semantics 7.6

@@ -554,6 +554,7 @@ def gone(identity):
 @pytest.mark.skipif('fork' not in METHODS, reason='not for systems without fork')
 class TestOrphans(AdoptionContract):
     STRANGE = '{"host": "afar", "boot": "b", "ns": "n", "pid": 1, "start": 1}'
+    KILLED = 'without leaving an outcome'
 
     def make_construct(self):
         return ProcessConstruct()
