@@ -530,6 +530,22 @@ RUN_RESTART, RUN_RECOVER, RUN_CONTINUE = RunMode.restart, RunMode.recover, RunMo
 # Inside, statuses are plain strings: the members compare equal to them, and strings are faster.
 READY, ACTIVE, SUCCESS, FAILURE, COMPLETE = 'ready', 'active', 'success', 'failure', 'complete'
 
+#: Every change of a task's stored status that may happen, and why. None: not stored yet.
+STATUS_CHANGES = {
+    (None, READY): 'its requirement holds (a due time says that its delay is not over); or the '
+                   'attempt before this one has failed and may be made again',
+    (None, ACTIVE): 'it became ready and started within one turn',
+    (None, SUCCESS): 'nothing to call: a leaf without func, an empty loop',
+    (None, FAILURE): 'it became ready within the turn in which it had to fail',
+    (READY, ACTIVE): 'it got its slot and its resources',
+    (READY, SUCCESS): 'nothing to call',
+    (READY, FAILURE): 'its resources can never be granted',
+    (ACTIVE, SUCCESS): 'its function returned; all iterations of a container succeeded',
+    (ACTIVE, FAILURE): 'its function raised or died; something in a container failed unhandled',
+    (ACTIVE, READY): 'its start was committed ahead, but a stop came before it was called, or '
+                     'what it was queued for died',
+}
+
 
 class SequentError(Exception):
     """The base of all errors that this library raises."""

@@ -25,22 +25,6 @@ SIMULATIONS = int(os.environ.get('SEQUENT_SIMULATIONS') or 5000)
 FIRST = int(os.environ.get('SEQUENT_SIMULATION_SEED') or 0)
 BATCHES = 20
 
-#: Every change of a task's stored status that may happen, and why. None: not stored yet.
-STATUS_CHANGES = {
-    (None, 'ready'): 'its requirement holds (a due time says that its delay is not over); or the '
-                     'attempt before this one has failed and may be made again',
-    (None, 'active'): 'it became ready and started within one turn',
-    (None, 'success'): 'nothing to call: a leaf without func, an empty loop',
-    (None, 'failure'): 'it became ready within the turn in which it had to fail',
-    ('ready', 'active'): 'it got its slot and its resources',
-    ('ready', 'success'): 'nothing to call',
-    ('ready', 'failure'): 'its resources can never be granted',
-    ('active', 'success'): 'its function returned; all iterations of a container succeeded',
-    ('active', 'failure'): 'its function raised or died; something in it failed unhandled',
-    ('active', 'ready'): 'its start was committed ahead, but a stop came before it was called, or '
-                         'what it was queued for died',
-}
-
 
 class Crash(Exception):
     """The supervisor died."""
@@ -313,7 +297,7 @@ class Engine:
             assert task.attempt == self.stored[name] + 1, (name, task.attempt)
             before = None
         if before != task.status:
-            assert (before, task.status) in STATUS_CHANGES, (name, before, task.status)
+            assert (before, task.status) in sequent.STATUS_CHANGES, (name, before, task.status)
         if task.status == 'failure':
             if name not in self.now_failed:
                 self.failed.append(task)
