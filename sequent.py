@@ -13665,10 +13665,13 @@ class _Session:
 
     def _warn_of_the_rest(self, flow, frame):
         """Say what of the module does not run because the program ends with this flow."""
-        logger.debug('the command line ends the program where the module runs its flow')
         advice = load_backend('what_follows')
         if advice is not None:
             advice.warn(frame)
+        else:
+            logger.warning('the command line ends the program where the module runs its flow: if '
+                           'something follows there, it does not run (with the file '
+                           'backends/what_follows.py a warning comes only then)')
         others = [one.name for one in self.flows if one is not flow]
         if others:
             logger.warning('the module makes other flows, which the command line does not run: %s',

@@ -362,7 +362,7 @@ def test_what_is_wrong_in_a_file_is_said_without_the_lines_of_its_loader(copy):
     assert_refused(copy('empty.lines'), "'empty.lines' cannot be loaded: step 'line0': ", 3)
 
 
-def test_the_core_alone_goes_on_where_a_module_runs_its_flow_and_a_file_warns_of_the_rest(copy):
+def test_a_warning_says_that_the_rest_does_not_run_and_with_a_file_only_if_there_is_one(copy):
     # semantics 20.4
     copy.write('night.py', NIGHT + "    flow()\n    print('never')\n")
     alone = copy('night')
@@ -370,5 +370,6 @@ def test_the_core_alone_goes_on_where_a_module_runs_its_flow_and_a_file_warns_of
     warned = copy('night')
 
     assert (alone.returncode, alone.stdout) == (1, 'it is a\n')
+    assert 'if something follows there, it does not run' in alone.stderr
     assert (warned.returncode, warned.stdout) == (1, 'it is a\n')
     assert 'what follows flow() at line 14 does not run, from line 15 on' in warned.stderr
