@@ -7911,6 +7911,7 @@ class ProcessConstruct(TaskConstruct):
 
     def prepare(self, job):
         method = start_method(job.config, job.name, job.func)
+        self._reap()    # Nothing polls while no job runs, and a zombie counts as a process.
         with start_lock:
             if method != 'fork':
                 child = _spawner(method, job.name).start(job, method)

@@ -267,6 +267,19 @@ class ProcessContract(ConstructContract):
         construct.settle(job)
         wait_until(lambda: not sequent.process_alive(job.process))
 
+    def test_a_child_that_has_exited_is_reaped_before_the_next_one_starts(self, construct):
+        """While no job runs, nothing polls: a zombie would count as a process for ever."""
+        # semantics 4.14
+        job, another = self.job(add, 1), self.job(add, 2)
+        self.start(construct, job)
+        construct.port.outcome(construct, job)
+        construct.settle(job)
+        wait_until(lambda: not sequent.process_alive(job.process))
+        construct.prepare(another)
+        with pytest.raises(ProcessLookupError):
+            os.kill(job.state.pid, 0)
+        construct.withdraw(another)
+
     def test_output_goes_to_the_log_file(self, construct, tmp_path):
         path = tmp_path / 'log'
         path.write_bytes(b'earlier\n')
