@@ -4613,7 +4613,9 @@ class _SqliteFile(_LockingStore):
             self._make()
         if not os.path.exists(self.path):
             return False
-        if create and os.stat(self.path).st_nlink > 1 and not _remove_asides(self.path):
+        if create and os.stat(self.path).st_nlink > 1:
+            _remove_asides(self.path)
+        if create and os.stat(self.path).st_nlink > 1:
             logger.warning('the store %r has several names (hard links): remove all but one, as '
                            'its journal, outcomes and logs stand beside one name', self.path)
         objection = '' if _opened[os.getpid(), _file_key(self.path)] else _objection(self.path)
@@ -5020,16 +5022,17 @@ def _check_folder(path):
 
 
 def _remove_asides(path):
-    """Remove the names under which a store was made; return whether there were such names.
+    """Remove the names that a store has only from its making.
 
-    Whoever made the file may have been killed between the link and the removal.
+    Whoever made it may have been killed between the link and the removal. A file that another
+    supervisor is just making is another file, and stays.
     """
     folder, name = os.path.split(path)
-    asides = [one for one in os.listdir(folder) if one.startswith(name + '.new-')]
-    for aside in asides:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(folder, aside))
-    return bool(asides)
+    for one in os.listdir(folder):
+        aside = os.path.join(folder, one)
+        if one.startswith(name + '.new-') and _file_key(aside) == _file_key(path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
 
 
 def _connect_to(path):

@@ -310,6 +310,19 @@ def test_an_empty_or_half_made_file_opened_to_look_holds_no_runs(path, kind):
         assert list(store.runs()) == []
 
 
+def test_a_name_left_by_the_making_goes_and_what_another_one_is_making_stays(
+        tmp_path, path, caplog):
+    with opened(path):
+        pass
+    left, made = [tmp_path / (os.path.basename(path) + end) for end in ('.new-1-1', '.new-2-2')]
+    os.link(path, str(left))
+    made.write_bytes(b'')
+    with opened(path) as store:
+        assert list(store.runs()) == []
+    assert (left.exists(), made.exists()) == (False, True)
+    assert 'several names' not in caplog.text
+
+
 # Looking only
 
 
