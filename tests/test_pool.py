@@ -633,18 +633,28 @@ def fail_unless_open(journal, gate):  # noqa: F811
         raise ValueError('not yet')
 
 
-def test_a_recall_at_any_moment_of_a_report_drops_neither_that_nor_another_job(journal):  # noqa: F811
+def test_a_recall_at_any_moment_of_a_report_drops_neither_that_nor_another_job(
+        journal, monkeypatch):  # noqa: F811
+    submit, futures = concurrent.futures.ProcessPoolExecutor.submit, []
+
+    def keep(*args, **kwargs):
+        futures.append(submit(*args, **kwargs))
+        return futures[-1]
+    monkeypatch.setattr(concurrent.futures.ProcessPoolExecutor, 'submit', keep)
     for line in range(1, 40):
-        if not recall_while_reported(line, journal):
+        if not recall_while_reported(line, journal, futures):
             break
     assert line > 5
 
 
-def recall_while_reported(line, journal):  # noqa: F811
+def recall_while_reported(line, journal, futures):  # noqa: F811
     """Recall a job when the thread that reports its end is at a line of the pool, the n-th.
 
     At that moment the worker has begun the next job, and another one is queued behind that.
     Return whether the thread has come to so many lines.
+
+    Args:
+        futures: a list to which each future is added.
     """
     lines, there, go_on, here = [], threading.Event(), threading.Event(), os.getpid()
 
@@ -666,6 +676,8 @@ def recall_while_reported(line, journal):  # noqa: F811
         for job in (a, b):
             construct.prepare(job)
             construct.release([job])
+        # The thread has sent the second job to the worker, and only then it can stop.
+        wait_until(futures[-1].running, 'the second job to be sent')
         journal.open('a%d' % line)
         wait_until(lambda: there.is_set() or a in port.outcomes, 'the report')
         jobs = [a, b, c] if there.is_set() else [a, b]
