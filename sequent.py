@@ -13394,8 +13394,11 @@ def _in_one_line(text):
 
 def _complain(text, trace=''):
     """Say on stderr why there is nothing to be had; the exit code says it, too."""
+    text = printable('%s%s: error: %s\n' % (trace, _program(), text))
     with contextlib.suppress(OSError, ValueError, AttributeError):    # a module has replaced it
-        sys.stderr.write(printable('%s%s: error: %s\n' % (trace, _program(), text)))
+        # By a stream, for example, that raises where its encoding lacks a character.
+        encoding = getattr(sys.stderr, 'encoding', None) or 'ascii'
+        sys.stderr.write(text.encode(encoding, 'backslashreplace').decode(encoding))
 
 
 def told_error(error):
